@@ -1,0 +1,80 @@
+"""Settings that several verbs share: where to run, on what device, and what to record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codex_ray.config.fields import setting
+
+DEFAULT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a stage runs and how much of it."""
+
+    address: str | None = setting(
+        None, help="Ray address to join; unset joins RAY_ADDRESS or starts embedded Ray"
+    )
+    workers: int = setting(2, minimum=1, help="training workers (one process each)")
+    cpus_per_worker: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per worker")
+    gpus_per_worker: float = setting(0.0, minimum=0.0, help="GPUs reserved per worker")
+    threads_per_worker: int | None = setting(
+        None, minimum=1, help="compute threads per worker; unset shares the node's cores evenly"
+    )
+    logical_cpus: int | None = setting(
+        None, minimum=1, help="CPUs that embedded Ray counts; unset leaves room for data tasks"
+    )
+    object_store_bytes: int = setting(
+        256 * 2**20, minimum=80 * 2**20, help="object store of embedded Ray, in bytes"
+    )
+    dashboard: bool = setting(False, help="start Ray's dashboard with embedded Ray (loopback only)")
+    max_failures: int = setting(3, minimum=0, help="worker failures survived before the run ends")
+    start_timeout_seconds: float = setting(
+        120.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
+    )
+    collective_timeout_seconds: float = setting(
+        300.0, minimum=5.0, help="longest wait for another worker within a step"
+    )
+
+
+@dataclass(frozen=True)
+class Mlflow:
+    """MLflow tracking; the default is a local SQLite store beside the runs."""
+
+    enabled: bool = setting(True, help="record runs in MLflow")
+    uri: str | None = setting(None, help="tracking URI; unset is sqlite in the runs folder")
+    experiment: str = setting("codex_ray", help="MLflow experiment name")
+    allow_remote: bool = setting(
+        False, help="let a remote URI (or MLFLOW_TRACKING_URI) receive this run's data"
+    )
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a run records besides its checkpoints."""
+
+    metrics: list[str] = setting(
+        ["jsonl"], choices=("jsonl", "csv", "parquet"), help="formats of the per-step metrics, equal rows"
+    )
+    mlflow: Mlflow = setting(Mlflow, help="MLflow tracking")
+    report: bool = setting(True, help="write report.html and plots when the run ends")
+    progress: str = setting(
+        "auto", choices=("auto", "live", "plain", "off"), help="progress display; auto is live on a terminal"
+    )
+    every: int = setting(1, minimum=1, help="optimizer steps between two metrics lines")
+    mixing_every: int = setting(
+        50, minimum=0, help="optimizer steps between two measurements of mHC gains; 0 never"
+    )
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes, and how precisely."""
+
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), help="auto takes CUDA where there is one")
+    dtype: str = setting(
+        "auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="compute precision; auto measures which one this device multiplies fastest",
+    )

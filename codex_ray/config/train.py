@@ -1,0 +1,114 @@
+"""Settings of ``pretrain``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from codex_ray.config.common import DEFAULT_SEED, Cluster, Device, Track
+from codex_ray.config.fields import setting
+from codex_ray.config.model import Model
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW on everything, or Muon on hidden matrices and AdamW on the rest."""
+
+    kind: str = setting("adamw", choices=("adamw", "muon"), help="muon takes attention and MLP matrices")
+    learning_rate: float = setting(4e-3, minimum=0.0, help="peak rate of AdamW parameters")
+    matrix_learning_rate: float = setting(0.02, minimum=0.0, help="peak rate of Muon's matrices")
+    betas: list[float] = setting([0.9, 0.95], help="AdamW's two decay rates")
+    eps: float = setting(1e-8, minimum=0.0, help="AdamW's epsilon")
+    weight_decay: float = setting(
+        0.1, minimum=0.0, help="decoupled decay of matrices; never of norms, biases and gates"
+    )
+    momentum: float = setting(0.95, minimum=0.0, maximum=1.0, help="Muon's momentum (Nesterov)")
+    newton_schulz_steps: int = setting(5, minimum=1, help="orthogonalisation steps of Muon")
+    clip_norm: float = setting(1.0, minimum=0.0, help="global gradient norm limit; 0 is none")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over optimizer steps, as a share of the peak."""
+
+    kind: str = setting("cosine", choices=("cosine", "wsd", "linear", "constant"), help="shape after warm-up")
+    warmup_steps: int = setting(20, minimum=0, help="optimizer steps of linear warm-up")
+    decay_share: float = setting(
+        0.5, minimum=0.0, maximum=1.0, help="share of the run that wsd spends decaying"
+    )
+    final_share: float = setting(0.0, minimum=0.0, maximum=1.0, help="rate at the end, as a share of the peak")
+
+
+@dataclass(frozen=True)
+class DeepSpeed:
+    """The engine."""
+
+    stage: int = setting(1, choices=(0, 1, 2, 3), help="ZeRO stage")
+    bucket_elements: int = setting(
+        10_000_000, minimum=1000, help="elements reduced or gathered at a time"
+    )
+    config: dict[str, Any] = setting({}, help="further DeepSpeed keys, merged last (offload and so on)")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When the whole state is written, and what is kept."""
+
+    every: int = setting(200, minimum=1, help="optimizer steps between checkpoints; the last is always written")
+    keep_last: int = setting(2, minimum=1, help="newest checkpoints kept")
+    keep_best: bool = setting(True, help="also keep the checkpoint with the lowest validation loss")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Loss on held-out rows while training."""
+
+    every: int = setting(200, minimum=0, help="optimizer steps between validations; 0 only at the end")
+    rows: int = setting(128, minimum=0, help="validation rows used each time; 0 never validates")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how much at a time, and what happens when a number is not finite."""
+
+    steps: int | None = setting(None, minimum=1, help="optimizer steps; unset takes `epochs` or `seconds`")
+    epochs: float | None = setting(None, minimum=0.0, help="passes over the corpus, instead of steps")
+    seconds: float | None = setting(
+        None, minimum=1.0, help="training time, instead of steps; needs schedule.kind=wsd or constant"
+    )
+    batch_tokens: int = setting(4096, minimum=1, help="tokens per optimizer step, over all workers")
+    micro_batch_rows: int | None = setting(
+        None, minimum=1, help="rows per worker at a time; unset takes the most that fits 16 rows"
+    )
+    on_nonfinite: str = setting(
+        "stop", choices=("stop", "skip"), help="what a non-finite loss or gradient does before the step"
+    )
+    stop_after: int | None = setting(
+        None, minimum=1, help="stop cleanly after this step, as Ctrl-C would; the run can be resumed"
+    )
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train the decoder from scratch on a corpus folder."""
+
+    corpus: str = setting("corpus", help="corpus folder written by prepare")
+    stream: str = setting(
+        "ray", choices=("ray", "direct"), help="ray streams rows through Ray Data; direct reads shards; same order"
+    )
+    name: str | None = setting(None, help="run name; unset is made from the verb and the time")
+    runs: str = setting("runs", help="folder that holds run folders")
+    resume: str = setting(
+        "never", choices=("never", "auto", "must"), help="whether an existing run folder continues"
+    )
+    seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of weights and order; 0 becomes 1234")
+    compute: Device = setting(Device, help="device and precision")
+    model: Model = setting(Model, help="the decoder")
+    optimizer: Optimizer = setting(Optimizer, help="the optimizer")
+    schedule: Schedule = setting(Schedule, help="learning rate")
+    deepspeed: DeepSpeed = setting(DeepSpeed, help="the engine")
+    train: Training = setting(Training, help="duration and batch")
+    checkpoints: Checkpoints = setting(Checkpoints, help="checkpoints")
+    validation: Validation = setting(Validation, help="validation")
+    cluster: Cluster = setting(Cluster, help="where it runs")
+    track: Track = setting(Track, help="progress and records")

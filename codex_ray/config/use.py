@@ -1,0 +1,60 @@
+"""Settings of the verbs that use a trained model: evaluate, generate, export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codex_ray.config.common import DEFAULT_SEED, Device, Track
+from codex_ray.config.fields import setting
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure bits per byte and perplexity on held-out documents or on files."""
+
+    model: str = setting(help="model folder, run folder or Hub name")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    corpus: str | None = setting(None, help="corpus folder; unset takes `files`")
+    split: str = setting("validation", choices=("train", "validation", "test"), help="split of the corpus")
+    files: list[str] = setting([], help="text files or folders to measure instead of a corpus")
+    max_documents: int | None = setting(None, minimum=1, help="measure only the first so many documents")
+    stride_share: float = setting(
+        0.5, minimum=0.05, maximum=1.0, help="new tokens per window, as a share of the context"
+    )
+    baselines: bool = setting(False, help="also measure gzip, xz, primed xz and an n-gram model")
+    headers: int = setting(0, minimum=0, help="function headers to complete and parse (Python text)")
+    output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
+    batch_rows: int = setting(32, minimum=1, help="windows per forward pass")
+    seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
+    compute: Device = setting(Device, help="device and precision")
+    track: Track = setting(Track, help="progress and records")
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Complete prompts with a trained model."""
+
+    model: str = setting(help="model folder, run folder or Hub name")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    prompt: str | None = setting(None, help="text to continue; unset reads standard input")
+    prompts_file: str | None = setting(None, help="JSONL file of {\"prompt\": ...} lines to complete in batches")
+    output: str | None = setting(None, help="JSONL file for the completions; unset prints")
+    max_new_tokens: int = setting(128, minimum=1, help="longest completion")
+    temperature: float = setting(0.8, minimum=0.0, help="0 is greedy")
+    top_k: int = setting(0, minimum=0, help="keep the k likeliest tokens; 0 keeps all")
+    top_p: float = setting(0.95, minimum=0.0, maximum=1.0, help="keep the smallest set with this probability")
+    stop: list[str] = setting([], help="strings that end a completion")
+    batch_rows: int = setting(16, minimum=1, help="prompts completed together")
+    seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
+    compute: Device = setting(Device, help="device and precision")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model folder that Transformers loads, from a run or a checkpoint."""
+
+    model: str = setting(help="run folder, checkpoint's run folder or model folder")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    output: str = setting(help="folder to write")
+    dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
+    max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")

@@ -1,0 +1,105 @@
+"""Writing files so that nothing half-written counts, and locking folders.
+
+An artefact is complete when its manifest appears, and the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from codex_ray.errors import CodexRayError
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in bounded memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` with ``text`` in one step: a reader sees the old file or the new one.
+
+    Raises:
+        CodexRayError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` with ``value`` as indented JSON, in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON that this project wrote.
+
+    Raises:
+        CodexRayError: the file is missing or is not JSON; ``what`` names it in the sentence.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CodexRayError(f"{what} {path} does not exist; check the folder's name") from None
+    except (OSError, ValueError) as error:
+        raise CodexRayError(f"{what} {path} cannot be read ({error}); it is damaged, make it again") from error
+
+
+def unwritable(path: Path, error: OSError) -> CodexRayError:
+    """Say why ``path`` could not be written, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CodexRayError(f"the disk is full while writing {path}; free some space and run it again")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return CodexRayError(f"{path} cannot be written ({error.strerror}); choose a folder you may write to")
+    return CodexRayError(f"{path} cannot be written ({error.strerror or error})")
+
+
+@contextmanager
+def folder_lock(folder: Path, what: str) -> Iterator[None]:
+    """Hold ``folder`` for one process; the lock goes with the process however it ends.
+
+    Raises:
+        CodexRayError: another process holds it, named by its process id.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
+            raise CodexRayError(
+                f"{what} {folder} is in use by {holder}; wait for it to end or choose another folder"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
