@@ -1,0 +1,37 @@
+"""The mHC decoder as a Transformers model, and loading any causal language model.
+
+Importing this package makes ``AutoModelForCausalLM.from_pretrained`` know ``codex_ray`` models.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from codex_ray.model.configuration import CodexRayConfig
+from codex_ray.model.flops import flops_per_token
+from codex_ray.model.gains import mixing_gains
+from codex_ray.model.load import build_model, load_model, resolve_model_folder
+from codex_ray.model.loss import next_token_loss_sum
+from codex_ray.model.modeling import CodexRayForCausalLM, CodexRayModel
+from codex_ray.model.roles import optimizer_role
+
+__all__ = [
+    "CodexRayConfig",
+    "CodexRayForCausalLM",
+    "CodexRayModel",
+    "build_model",
+    "flops_per_token",
+    "load_model",
+    "mixing_gains",
+    "next_token_loss_sum",
+    "optimizer_role",
+    "resolve_model_folder",
+]
+
+AutoConfig.register("codex_ray", CodexRayConfig, exist_ok=True)
+AutoModel.register(CodexRayConfig, CodexRayModel, exist_ok=True)
+AutoModelForCausalLM.register(CodexRayConfig, CodexRayForCausalLM, exist_ok=True)
+# Saved folders then carry the code, for machines without this package.
+CodexRayConfig.register_for_auto_class()
+CodexRayModel.register_for_auto_class("AutoModel")
+CodexRayForCausalLM.register_for_auto_class("AutoModelForCausalLM")

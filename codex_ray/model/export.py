@@ -1,0 +1,116 @@
+"""The verb ``export``: a model folder that Transformers loads with and without codex_ray."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from codex_ray.config.use import Export
+from codex_ray.errors import CodexRayError
+from codex_ray.files import unwritable, write_text
+from codex_ray.model.configuration import CodexRayConfig
+from codex_ray.model.load import load_model, resolve_model_folder
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export`` wrote: the folder, its files, the weights' count and the bytes in all."""
+
+    folder: Path
+    files: list[str]
+    parameters: int
+    bytes: int
+
+
+def export(settings: Export) -> Exported:
+    """Write the model in a chosen precision, complete when the folder has its name.
+
+    Raises:
+        CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
+    """
+    folder = Path(settings.output).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CodexRayError(f"{folder} is not empty; give another output=FOLDER, or empty it first")
+    model = load_model(settings.model, dtype=settings.dtype, revision=settings.revision)
+    staging = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        model.save_pretrained(staging, max_shard_size=settings.max_shard_bytes)
+        if Path(settings.model).expanduser().exists():
+            _copy_tokenizer(resolve_model_folder(settings.model), staging)
+        write_text(staging / "README.md", model_card(model, folder.name))
+        if folder.exists():
+            folder.rmdir()
+        staging.rename(folder)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise unwritable(folder, error) from error
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return Exported(
+        folder=folder,
+        files=[path.name for path in files],
+        parameters=model.num_parameters(),
+        bytes=sum(path.stat().st_size for path in files),
+    )
+
+
+def model_card(model: PreTrainedModel, name: str) -> str:
+    """Return the README of a model folder: what it is and how to load it."""
+    config = model.config
+    ours = isinstance(config, CodexRayConfig)
+    flag = ", trust_remote_code=True" if ours else ""
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *(["tags:", "- codex_ray", "- custom_code"] if ours else []),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"A causal language model of {model.num_parameters():,} parameters, written by codex_ray.",
+        "",
+    ]
+    if isinstance(config, CodexRayConfig):
+        lines += [
+            f"- {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
+            f"{config.num_attention_heads} query heads over {config.num_key_value_heads} key/value heads",
+            f"- residual connections: {config.residual_kind}, {config.mixed_streams} streams",
+            f"- vocabulary {config.vocab_size}, sequences of {config.max_position_embeddings} tokens",
+            "",
+        ]
+    lines += [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{name}"{flag})',
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        "```",
+    ]
+    if ours:
+        lines += [
+            "",
+            "With codex_ray imported (`import codex_ray.model`), `trust_remote_code` is not needed.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -1,0 +1,61 @@
+"""Watching the mixers: does their product keep signals and gradients at their size?
+
+Shape legend: B batch, S sequence, N streams, D hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codex_ray.model.hyper_connections import Coefficients, Mixer
+
+
+def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
+    """Measure the composite of all mixing matrices on one batch (mHC section 3.1, "Amax gain").
+
+    Args:
+        model: a language model; one that mixes no streams gives an empty result.
+        input_ids: token ids, [B, S].
+
+    Returns:
+        ``row_gain`` and ``column_gain``: the largest absolute row sum (forward gain) and column
+        sum (backward gain) of the product over all sublayers, averaged over tokens: one for doubly
+        stochastic matrices. ``diagonal``: mean diagonal of single matrices; one is no mixing.
+        ``stream_spread``: ratio of the largest to the smallest stream norm at the end, averaged
+        over tokens; one means that streams are equally strong.
+    """
+    mixers = [module for module in model.modules() if isinstance(module, Mixer)]
+    if not mixers:
+        return {}
+    recorded: list[Tensor | None] = []
+    last: list[Tensor] = []
+
+    def record(_: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Coefficients]) -> None:
+        recorded.append(output[1].mix_BSNN)
+        last[:] = [inputs[0]]
+
+    handles = [mixer.register_forward_hook(record) for mixer in mixers]
+    try:
+        with torch.no_grad():
+            model(input_ids=input_ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    streams = mixers[0].streams
+    identity = torch.eye(streams, device=input_ids.device)
+    matrices = [identity if matrix is None else matrix.float() for matrix in recorded]
+    composite = matrices[0]
+    for matrix in matrices[1:]:
+        composite = matrix @ composite
+    diagonals = [matrix.diagonal(dim1=-2, dim2=-1).mean() for matrix in matrices]
+    norms_BSN = last[0].float().norm(dim=-1)
+    spread = norms_BSN.amax(-1) / norms_BSN.amin(-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return {
+        "row_gain": composite.sum(-1).abs().amax(-1).mean().item(),
+        "column_gain": composite.sum(-2).abs().amax(-1).mean().item(),
+        "diagonal": torch.stack(diagonals).mean().item(),
+        "stream_spread": spread.mean().item(),
+    }

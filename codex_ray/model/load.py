@@ -1,0 +1,223 @@
+"""Building our decoder from settings and loading any causal language model from a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from codex_ray.config.model import Model
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.model.configuration import CodexRayConfig
+from codex_ray.model.modeling import CodexRayForCausalLM
+from codex_ray.track.hardware import choose_dtype
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def build_model(
+    settings: Model,
+    *,
+    vocabulary_size: int,
+    sequence_length: int,
+    seed: int,
+    special_ids: Mapping[str, int],
+) -> CodexRayForCausalLM:
+    """Build the decoder with fresh weights, in fp32 on the CPU.
+
+    The same arguments give the same weights; the global random state is left as it was.
+
+    Args:
+        settings: the decoder's shape.
+        vocabulary_size: entries of the tokenizer.
+        sequence_length: longest sequence, unless the settings say otherwise.
+        seed: seed of the weights.
+        special_ids: ids of ``bos``, ``eos`` and ``pad``.
+
+    Raises:
+        ConfigError: the shape is impossible.
+    """
+    config = model_config(
+        settings,
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length,
+        special_ids=special_ids,
+    )
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        model = CodexRayForCausalLM(config).float()
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+    return model
+
+
+def model_config(
+    settings: Model, *, vocabulary_size: int, sequence_length: int, special_ids: Mapping[str, int]
+) -> CodexRayConfig:
+    """Translate settings into a Transformers configuration.
+
+    Raises:
+        ConfigError: the shape is impossible.
+    """
+    residual = settings.residual
+    try:
+        return CodexRayConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.intermediate_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.key_value_heads,
+            head_dim=settings.head_size,
+            max_position_embeddings=settings.max_positions or sequence_length,
+            rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
+            rms_norm_eps=settings.norm_eps,
+            query_key_norm=settings.query_key_norm,
+            initializer_range=settings.init_std,
+            tie_word_embeddings=settings.tie_embeddings,
+            residual_kind=residual.kind,
+            residual_streams=residual.streams,
+            sinkhorn_iterations=residual.sinkhorn_iterations,
+            gate_init=residual.gate_init,
+            off_diagonal_init=residual.off_diagonal_init,
+            residual_exit=residual.exit,
+            bos_token_id=special_ids["bos"],
+            eos_token_id=special_ids["eos"],
+            pad_token_id=special_ids["pad"],
+        )
+    except StrictDataclassError as error:
+        raise ConfigError(f"this model cannot be built: {_reason(error)}") from error
+
+
+def resolve_model_folder(path: str | Path) -> Path:
+    """Return the model folder of a run folder, or the model folder itself.
+
+    Raises:
+        CodexRayError: there is no such folder, or no model in it.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise CodexRayError(f"model folder {folder} does not exist; check the path")
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if (folder / "checkpoints").is_dir():
+        raise CodexRayError(
+            f"run {folder} has checkpoints but no model yet; let it finish with resume=must, then try again"
+        )
+    raise CodexRayError(
+        f"{folder} holds no model (no config.json in it or in its model/); give a model folder"
+    )
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Load a causal language model for inference (evaluation mode, no gradients needed).
+
+    Args:
+        path: run folder, model folder in the Hugging Face layout, or a Hub name.
+        device: torch device or ``auto``.
+        dtype: torch dtype, its name, or ``auto`` for what the device multiplies fastest.
+        revision: Hub revision; a local folder has none.
+
+    Raises:
+        CodexRayError: the model is missing, incomplete or damaged.
+        ConfigError: the device or precision cannot be had here.
+    """
+    chosen_device = resolve_device(device)
+    chosen_dtype = resolve_dtype(dtype, chosen_device)
+    local = Path(path).expanduser().exists() or not _HUB_NAME.fullmatch(str(path))
+    source = str(resolve_model_folder(path)) if local else str(path)
+    if local and revision is not None:
+        raise ConfigError(f"revision={revision} is for Hub models and {path} is a local folder; leave it out")
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would log is raised below, as one sentence
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=chosen_dtype,
+            revision=revision or "main",
+            local_files_only=local,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise _unloadable(source, local, error) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _check_complete(source, info)
+    loaded: PreTrainedModel = model.to(chosen_device).eval()
+    return loaded
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn a setting into a torch device.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda needs an NVIDIA GPU and this machine has none; use device=cpu")
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Turn a setting into a torch dtype; ``auto`` measures.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        dtype = choose_dtype(device.type, torch.get_num_threads())[0]
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be auto, {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype]
+
+
+def _check_complete(source: str, info: dict[str, Any]) -> None:
+    for kind in ("missing", "unexpected", "mismatched"):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{kind}_keys", ()))
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise CodexRayError(
+                f"the weights in {source} do not fit its config.json ({kind}: {keys[0]}{more}); "
+                "the folder is damaged or mixed, export the model again"
+            )
+
+
+def _unloadable(source: str, local: bool, error: Exception) -> CodexRayError:
+    reason = _reason(error)
+    if local:
+        return CodexRayError(
+            f"the model in {source} cannot be loaded ({reason}); it is damaged, export it again"
+        )
+    return CodexRayError(
+        f"{source} is neither a folder here nor a model that the Hub gives ({reason}); check the name"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's message that says something."""
+    root = error.__cause__ or error
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(root).__name__

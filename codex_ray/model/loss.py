@@ -1,0 +1,20 @@
+"""The loss of next-token training, without logits of the whole batch in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+
+def next_token_loss_sum(model: Callable[..., Any], input_ids_BS: Tensor) -> Tensor:
+    """Return the summed negative log-likelihood, in nats, of every token given those before it.
+
+    Args:
+        model: the model, or the engine that wraps it.
+        input_ids_BS: token ids; the S-1 last of each row are predicted.
+    """
+    output = model(input_ids=input_ids_BS, labels=input_ids_BS, num_items_in_batch=1, use_cache=False)
+    loss: Tensor = output.loss
+    return loss

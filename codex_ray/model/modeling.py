@@ -1,0 +1,391 @@
+"""The codex_ray decoder as a Transformers model.
+
+Pre-norm decoder with grouped-query attention, rotary positions, RMSNorm on queries and keys, and
+SwiGLU; its residual connections are hyper-connections (see ``hyper_connections.py``).
+
+Shape legend: B batch, S sequence, D hidden size, N residual streams, H heads, G key/value heads,
+E head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration import CodexRayConfig
+from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write
+
+
+class CodexRayRMSNorm(nn.Module):
+    """RMSNorm over the last dimension (arXiv 1910.07467), in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` at unit root mean square, scaled by the weight."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class CodexRayRotaryEmbedding(nn.Module):
+    """Cosines and sines of the rotary embedding (arXiv 2104.09864) for given positions."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: CodexRayConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        assert config.rope_parameters is not None
+        self.rope_type = config.rope_parameters["rope_type"]
+        initialise = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = initialise(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: CodexRayConfig, **_: Any) -> tuple[Tensor, float]:
+        """Return inverse frequencies [E/2] and the attention scaling."""
+        assert config.rope_parameters is not None
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: Tensor, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines, [B, S, E], in the precision of ``x``."""
+        angles = position_ids_BS[..., None].float() * self.inv_freq.float()
+        angles = torch.cat((angles, angles), dim=-1)
+        cosine, sine = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cosine.to(x.dtype), sine.to(x.dtype)
+
+
+def rotate(x_BHSE: Tensor, cosine_BSE: Tensor, sine_BSE: Tensor) -> Tensor:
+    """Rotate pairs (i, i + E/2) of each head by the position's angles."""
+    first, second = x_BHSE.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x_BHSE * cosine_BSE.unsqueeze(1) + turned * sine_BSE.unsqueeze(1)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention by plain matrix products, for implementations that want its weights."""
+    groups = int(module.num_key_value_groups)  # type: ignore[arg-type]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class CodexRayAttention(nn.Module):
+    """Grouped-query causal attention with rotary positions."""
+
+    def __init__(self, config: CodexRayConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = True
+        inner, narrow = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, narrow, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, narrow, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        if config.query_key_norm:
+            self.q_norm = CodexRayRMSNorm(self.head_dim, config.rms_norm_eps)
+            self.k_norm = CodexRayRMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attended values, [B, S, D], and the weights where the implementation has them."""
+        shape = (*x_BSD.shape[:-1], -1, self.head_dim)
+        query, key = self.q_proj(x_BSD).view(shape), self.k_proj(x_BSD).view(shape)
+        value_BGSE = self.v_proj(x_BSD).view(shape).transpose(1, 2)
+        if self.config.query_key_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query_BHSE = rotate(query.transpose(1, 2), *position_embeddings)
+        key_BGSE = rotate(key.transpose(1, 2), *position_embeddings)
+        if past_key_values is not None:
+            key_BGSE, value_BGSE = past_key_values.update(key_BGSE, value_BGSE, self.layer_idx)
+        attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        attended, weights = attend(
+            self,
+            query_BHSE,
+            key_BGSE,
+            value_BGSE,
+            attention_mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended.reshape(*x_BSD.shape[:-1], -1)), weights
+
+
+class CodexRayMLP(nn.Module):
+    """SwiGLU feed-forward (arXiv 2002.05202)."""
+
+    def __init__(self, config: CodexRayConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) * up(x))."""
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+        return output
+
+
+def _mixer(config: CodexRayConfig, index: int) -> Mixer:
+    return Mixer(
+        kind=config.residual_kind,
+        streams=config.residual_streams,
+        hidden_size=config.hidden_size,
+        index=index,
+        sinkhorn_iterations=config.sinkhorn_iterations,
+        sinkhorn_eps=config.sinkhorn_eps,
+        gate_init=config.gate_init,
+        off_diagonal_init=config.off_diagonal_init,
+        norm_eps=config.rms_norm_eps,
+    )
+
+
+class CodexRayDecoderLayer(GradientCheckpointingLayer):
+    """Attention, then feed-forward, each read from and written to the residual streams.
+
+    With one stream both are the plain pre-norm residual, without any mixer.
+    """
+
+    def __init__(self, config: CodexRayConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.attention = CodexRayAttention(config, layer_idx)
+        self.mlp = CodexRayMLP(config)
+        self.attention_norm = CodexRayRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp_norm = CodexRayRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mixed = config.mixed_streams > 1
+        if self.mixed:
+            self.attention_mixer = _mixer(config, 2 * layer_idx)
+            self.mlp_mixer = _mixer(config, 2 * layer_idx + 1)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """Map [B, S, D] (one stream) or [B, S, N, D] to the same shape."""
+        if not self.mixed:
+            hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), **kwargs)[0]
+            return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+        u_BSD, coefficients = self.attention_mixer(hidden_states)
+        y_BSD, _ = self.attention(self.attention_norm(u_BSD), **kwargs)
+        hidden_states = write(hidden_states, y_BSD, coefficients)
+        u_BSD, coefficients = self.mlp_mixer(hidden_states)
+        return write(hidden_states, self.mlp(self.mlp_norm(u_BSD)), coefficients)
+
+
+class CodexRayPreTrainedModel(PreTrainedModel):
+    """What the base model and the causal language model share."""
+
+    config: CodexRayConfig
+    config_class = CodexRayConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CodexRayDecoderLayer"]  # noqa: RUF012 - Transformers' own convention
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = {"mixer"}  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": CodexRayDecoderLayer,
+        "attentions": CodexRayAttention,
+    }
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Write a model folder; its configuration also names the base model, for inference engines."""
+        self.config.auto_map = {"AutoModel": "modeling.CodexRayModel"}
+        super().save_pretrained(*args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Mixer | ExitMixer):
+            if isinstance(module, Mixer) and module.kind == "hc":
+                init.zeros_(module.phi)
+            else:
+                init.normal_(module.phi, mean=0.0, std=PROJECTION_STD)
+            init.zeros_(module.bias)
+            init.constant_(module.gate, module.gate_init)
+            init.copy_(module.bias_constant, module.initial_bias())
+
+
+class CodexRayModel(CodexRayPreTrainedModel):
+    """The decoder without its output matrix."""
+
+    def __init__(self, config: CodexRayConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            [CodexRayDecoderLayer(config, index) for index in range(config.num_hidden_layers)]
+        )
+        self.norm = CodexRayRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = CodexRayRotaryEmbedding(config)
+        if config.mixed_streams > 1 and config.residual_exit == "learned":
+            self.exit_mixer = ExitMixer(
+                streams=config.residual_streams,
+                hidden_size=config.hidden_size,
+                gate_init=config.gate_init,
+                norm_eps=config.rms_norm_eps,
+                eps=config.sinkhorn_eps,
+            )
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Return the last hidden state, [B, S, D], after the final norm.
+
+        Hidden states recorded with ``output_hidden_states`` have the streams' shape, [B, S, N, D].
+        Positions default to each row's count of unmasked tokens, so padding on either side is
+        the same as none.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        streams = self.config.mixed_streams
+        hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
+        position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        if streams > 1:
+            learned = self.config.residual_exit == "learned"
+            hidden_states = self.exit_mixer(hidden_states) if learned else mean_streams(hidden_states)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+    def _positions(self, embedded_BSD: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        length = embedded_BSD.shape[1]
+        if mask is not None and mask.dim() == 2:
+            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        past = cache.get_seq_length() if cache is not None else 0
+        return (torch.arange(length, device=embedded_BSD.device) + past).unsqueeze(0)
+
+
+class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
+    """The decoder with its output matrix, for training and generation."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: CodexRayConfig) -> None:
+        super().__init__(config)
+        self.model = CodexRayModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return logits, [B, S, V], and the loss when ``labels`` are given.
+
+        Labels are token ids at their own places (the shift happens here); -100 is not counted. The
+        loss is the mean, or the sum over ``num_items_in_batch`` when that is given.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
