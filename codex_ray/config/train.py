@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from codex_ray.config.common import DEFAULT_SEED, Cluster, Device, Track
 from codex_ray.config.fields import setting
@@ -36,7 +36,9 @@ class Schedule:
     decay_share: float = setting(
         0.5, minimum=0.0, maximum=1.0, help="share of the run that wsd spends decaying"
     )
-    final_share: float = setting(0.0, minimum=0.0, maximum=1.0, help="rate at the end, as a share of the peak")
+    final_share: float = setting(
+        0.0, minimum=0.0, maximum=1.0, help="rate at the end, as a share of the peak"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,7 @@ class DeepSpeed:
     """The engine."""
 
     stage: int = setting(1, choices=(0, 1, 2, 3), help="ZeRO stage")
-    bucket_elements: int = setting(
-        10_000_000, minimum=1000, help="elements reduced or gathered at a time"
-    )
+    bucket_elements: int = setting(10_000_000, minimum=1000, help="elements reduced or gathered at a time")
     config: dict[str, Any] = setting({}, help="further DeepSpeed keys, merged last (offload and so on)")
 
 
@@ -54,7 +54,9 @@ class DeepSpeed:
 class Checkpoints:
     """When the whole state is written, and what is kept."""
 
-    every: int = setting(200, minimum=1, help="optimizer steps between checkpoints; the last is always written")
+    every: int = setting(
+        200, minimum=1, help="optimizer steps between checkpoints; the last is always written"
+    )
     keep_last: int = setting(2, minimum=1, help="newest checkpoints kept")
     keep_best: bool = setting(True, help="also keep the checkpoint with the lowest validation loss")
 
@@ -70,6 +72,9 @@ class Validation:
 @dataclass(frozen=True)
 class Training:
     """How long, how much at a time, and what happens when a number is not finite."""
+
+    # Giving one of these unsets the others, wherever their value came from.
+    ALTERNATIVES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "seconds")
 
     steps: int | None = setting(None, minimum=1, help="optimizer steps; unset takes `epochs` or `seconds`")
     epochs: float | None = setting(None, minimum=0.0, help="passes over the corpus, instead of steps")
@@ -94,7 +99,9 @@ class Pretrain:
 
     corpus: str = setting("corpus", help="corpus folder written by prepare")
     stream: str = setting(
-        "ray", choices=("ray", "direct"), help="ray streams rows through Ray Data; direct reads shards; same order"
+        "ray",
+        choices=("ray", "direct"),
+        help="ray streams rows through Ray Data; direct reads shards; same order",
     )
     name: str | None = setting(None, help="run name; unset is made from the verb and the time")
     runs: str = setting("runs", help="folder that holds run folders")

@@ -37,7 +37,9 @@ class Generate:
     model: str = setting(help="model folder, run folder or Hub name")
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     prompt: str | None = setting(None, help="text to continue; unset reads standard input")
-    prompts_file: str | None = setting(None, help="JSONL file of {\"prompt\": ...} lines to complete in batches")
+    prompts_file: str | None = setting(
+        None, help='JSONL file of {"prompt": ...} lines to complete in batches'
+    )
     output: str | None = setting(None, help="JSONL file for the completions; unset prints")
     max_new_tokens: int = setting(128, minimum=1, help="longest completion")
     temperature: float = setting(0.8, minimum=0.0, help="0 is greedy")
@@ -54,7 +56,7 @@ class Export:
     """Write a model folder that Transformers loads, from a run or a checkpoint."""
 
     model: str = setting(help="run folder, checkpoint's run folder or model folder")
-    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     output: str = setting(help="folder to write")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
     max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")

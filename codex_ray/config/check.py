@@ -1,0 +1,308 @@
+"""Rules between settings that no single setting can state; each failure names the numbers and the remedy.
+
+What needs the corpus or the machine (its sequence length, whether it has CUDA) is checked where that
+is known; :func:`derive_batch` is here for the training driver to call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from codex_ray.config.common import Cluster, Device, Mlflow
+from codex_ray.config.corpus import Prepare, Split
+from codex_ray.config.model import Model
+from codex_ray.config.quickstart import Quickstart
+from codex_ray.config.train import DeepSpeed, Optimizer, Pretrain, Training
+from codex_ray.config.use import Evaluate, Generate
+from codex_ray.errors import ConfigError
+
+MOST_ROWS_AT_A_TIME = 16
+
+# DeepSpeed keys that follow from other settings, and those settings.
+_OWNED_BY = {
+    "train_batch_size": "train.batch_tokens",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_rows",
+    "gradient_accumulation_steps": "train.batch_tokens and train.micro_batch_rows",
+    "gradient_clipping": "optimizer.clip_norm",
+    "optimizer": "optimizer.kind and its settings",
+    "scheduler": "schedule.kind and its settings",
+    "bf16": "compute.dtype",
+    "bfloat16": "compute.dtype",
+    "fp16": "compute.dtype",
+    "amp": "compute.dtype",
+    "torch_autocast": "compute.dtype",
+    "zero_optimization.stage": "deepspeed.stage",
+    "zero_optimization.reduce_bucket_size": "deepspeed.bucket_elements",
+    "zero_optimization.allgather_bucket_size": "deepspeed.bucket_elements",
+}
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step's rows are shared out.
+
+    ``global_rows = workers * rows_per_worker`` and ``rows_per_worker = micro_rows * accumulation``.
+    """
+
+    global_rows: int
+    rows_per_worker: int
+    micro_rows: int
+    accumulation: int
+
+
+def derive_batch(
+    batch_tokens: int,
+    sequence_length: int,
+    workers: int,
+    micro_batch_rows: int | None = None,
+    prefix: str = "",
+) -> BatchPlan:
+    """Share ``batch_tokens`` out over workers and micro-batches.
+
+    Args:
+        batch_tokens: tokens per optimizer step over all workers.
+        sequence_length: tokens per row of the corpus.
+        workers: training workers.
+        micro_batch_rows: rows per worker at a time; ``None`` takes the most that divides and fits 16.
+        prefix: dotted prefix of the keys in errors.
+
+    Raises:
+        ConfigError: it does not divide; the sentence holds the numbers and the nearest batch that does.
+    """
+    unit = sequence_length * workers * (micro_batch_rows or 1)
+    if batch_tokens % unit:
+        below = batch_tokens // unit * unit
+        works = (f"{below} or " if below else "") + f"{below + unit}"
+        rows = f" in micro-batches of {micro_batch_rows} rows" if micro_batch_rows else ""
+        raise ConfigError(
+            f"{prefix}train.batch_tokens={batch_tokens} cannot be divided into rows of {sequence_length} "
+            f"tokens over {workers} workers{rows} (it must be a multiple of {unit}); "
+            f"give {prefix}train.batch_tokens={works}"
+        )
+    rows_per_worker = batch_tokens // (sequence_length * workers)
+    micro_rows = micro_batch_rows or max(
+        rows for rows in range(1, MOST_ROWS_AT_A_TIME + 1) if rows_per_worker % rows == 0
+    )
+    return BatchPlan(rows_per_worker * workers, rows_per_worker, micro_rows, rows_per_worker // micro_rows)
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Check settings against each other; classes without rules pass.
+
+    Args:
+        settings: any settings dataclass.
+        prefix: dotted prefix of its keys in errors.
+
+    Raises:
+        ConfigError: one sentence with the numbers and the remedy.
+    """
+    rule = _RULES.get(type(settings))
+    if rule is not None:
+        rule(settings, prefix)
+
+
+def _pretrain(settings: Pretrain, prefix: str) -> None:
+    _run_name(settings.name, prefix)
+    _model(settings.model, f"{prefix}model.")
+    _optimizer(settings.optimizer, f"{prefix}optimizer.")
+    _duration(settings.train, settings.schedule.kind, prefix)
+    _device(settings.compute, f"{prefix}compute.")
+    _cluster(settings.cluster, settings.compute, prefix)
+    _deepspeed(settings.deepspeed, settings.compute, prefix)
+    _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
+
+
+def _prepare(settings: Prepare, prefix: str) -> None:
+    _split(settings.split, f"{prefix}split.")
+    if settings.clean.min_bytes > settings.clean.max_bytes:
+        raise ConfigError(
+            f"{prefix}clean.min_bytes={settings.clean.min_bytes} is above "
+            f"{prefix}clean.max_bytes={settings.clean.max_bytes}, so no document could stay; lower the first"
+        )
+    if not settings.suffixes:
+        raise ConfigError(
+            f"{prefix}suffixes is empty, so no file would be read; give {prefix}suffixes=[.txt]"
+        )
+    _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
+
+
+def _quickstart(settings: Quickstart, prefix: str) -> None:
+    check(settings.prepare, f"{prefix}prepare.")
+    pretrain = settings.pretrain
+    if _lengths(pretrain.train) == []:
+        pretrain = replace(pretrain, train=replace(pretrain.train, seconds=settings.seconds))
+    check(pretrain, f"{prefix}pretrain.")
+    derive_batch(
+        settings.pretrain.train.batch_tokens,
+        settings.prepare.pack.sequence_length,
+        settings.pretrain.cluster.workers,
+        settings.pretrain.train.micro_batch_rows,
+        f"{prefix}pretrain.",
+    )
+
+
+def _evaluate(settings: Evaluate, prefix: str) -> None:
+    if (settings.corpus is None) == (not settings.files):
+        given = "both" if settings.files else "neither of"
+        raise ConfigError(
+            f"{given} {prefix}corpus and {prefix}files given; name one thing to measure: "
+            "corpus=FOLDER or files=[FILE,...]"
+        )
+    _device(settings.compute, f"{prefix}compute.")
+    _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
+
+
+def _generate(settings: Generate, prefix: str) -> None:
+    if settings.prompt is not None and settings.prompts_file is not None:
+        raise ConfigError(f"both {prefix}prompt and {prefix}prompts_file given; give one of them")
+    if settings.temperature and not settings.top_p:
+        raise ConfigError(
+            f"{prefix}top_p=0 keeps no token; give {prefix}top_p above 0, or {prefix}temperature=0 for the "
+            "likeliest token"
+        )
+    _device(settings.compute, f"{prefix}compute.")
+
+
+def _run_name(name: str | None, prefix: str) -> None:
+    if name is not None and (not name or "/" in name or name.startswith(".")):
+        raise ConfigError(
+            f"{prefix}name={name!r} is not a plain folder name; choose one without '/' that does not start "
+            f"with '.', and put the folder in {prefix}runs"
+        )
+
+
+def _model(model: Model, prefix: str) -> None:
+    if model.heads % model.key_value_heads:
+        shares = [count for count in range(1, model.heads + 1) if model.heads % count == 0]
+        raise ConfigError(
+            f"{prefix}heads={model.heads} cannot be shared among "
+            f"{prefix}key_value_heads={model.key_value_heads}; the latter must be one of "
+            f"{', '.join(map(str, shares))}"
+        )
+    if model.head_size % 2:
+        raise ConfigError(
+            f"{prefix}head_size={model.head_size} is odd and rotary positions turn pairs; "
+            f"give {model.head_size - 1} or {model.head_size + 1}"
+        )
+    residual = model.residual
+    one_stream = residual.kind == "plain" or residual.streams == 1
+    if one_stream and residual.exit == "learned":
+        why = "kind=plain" if residual.kind == "plain" else "streams=1"
+        raise ConfigError(
+            f"{prefix}residual.exit=learned weighs several streams but {prefix}residual.{why} has one; "
+            f"give {prefix}residual.exit=mean"
+        )
+    if residual.kind == "mhc_permutation" and residual.streams > 5:
+        raise ConfigError(
+            f"{prefix}residual.kind=mhc_permutation weighs all {math.factorial(residual.streams):,} orders "
+            f"of {residual.streams} streams at each layer; give {prefix}residual.streams of at most 5"
+        )
+
+
+def _optimizer(optimizer: Optimizer, prefix: str) -> None:
+    betas = optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(
+            f"{prefix}betas={betas} must be two numbers from 0 to below 1, such as {prefix}betas=[0.9,0.95]"
+        )
+
+
+def _duration(train: Training, schedule: str, prefix: str) -> None:
+    given = [f"{prefix}train.{name}" for name in _lengths(train)]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} are all given" if given else "the length of training is not given"
+        raise ConfigError(
+            f"{what}; give exactly one of {prefix}train.steps, {prefix}train.epochs and {prefix}train.seconds"
+        )
+    if train.epochs == 0:
+        raise ConfigError(f"{prefix}train.epochs=0 trains nothing; give a number above 0, such as 0.5")
+    if train.seconds is not None and schedule not in ("wsd", "constant"):
+        raise ConfigError(
+            f"{prefix}train.seconds={train.seconds:g} leaves the number of steps open, which "
+            f"{prefix}schedule.kind={schedule} must know; give schedule=wsd or schedule=constant, "
+            f"or {prefix}train.steps"
+        )
+
+
+def _lengths(train: Training) -> list[str]:
+    return [name for name in Training.ALTERNATIVES if getattr(train, name) is not None]
+
+
+def _device(compute: Device, prefix: str) -> None:
+    if compute.device == "cpu" and compute.dtype == "float16":
+        raise ConfigError(
+            f"{prefix}dtype=float16 is not possible with {prefix}device=cpu; "
+            "give auto, float32 or bfloat16, or device=cuda"
+        )
+
+
+def _cluster(cluster: Cluster, compute: Device, prefix: str) -> None:
+    gpus = cluster.gpus_per_worker
+    if gpus > 0 and compute.device == "cpu":
+        raise ConfigError(
+            f"{prefix}compute.device=cpu would leave {gpus:g} GPUs per worker idle; "
+            f"give {prefix}cluster.gpus_per_worker=0 or {prefix}compute.device=cuda"
+        )
+    if gpus == 0 and compute.device == "cuda":
+        raise ConfigError(
+            f"{prefix}compute.device=cuda needs a GPU for each of the {cluster.workers} workers and "
+            f"{prefix}cluster.gpus_per_worker is 0; give {prefix}cluster.gpus_per_worker=1 (cluster=gpu)"
+        )
+    if gpus > 1 or (0 < gpus < 1 and cluster.workers > 1):
+        raise ConfigError(
+            f"{prefix}cluster.gpus_per_worker={gpus:g} with {cluster.workers} workers is not possible, one "
+            f"process drives one GPU; give gpus_per_worker=1 and as many {prefix}cluster.workers as GPUs"
+        )
+
+
+def _deepspeed(deepspeed: DeepSpeed, compute: Device, prefix: str) -> None:
+    if deepspeed.stage == 0 and compute.dtype == "bfloat16":
+        raise ConfigError(
+            f"{prefix}deepspeed.stage=0 runs another optimizer under {prefix}compute.dtype=bfloat16; "
+            f"give {prefix}deepspeed.stage=1, which is the same at one worker too, or dtype=float32"
+        )
+    for key in _dotted_keys(deepspeed.config):
+        if key in _OWNED_BY:
+            raise ConfigError(
+                f"{prefix}deepspeed.config.{key} follows from other settings; set {_OWNED_BY[key]} instead"
+            )
+
+
+def _dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            keys += _dotted_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _split(split: Split, prefix: str) -> None:
+    held_out = split.validation + split.test
+    if held_out >= 1:
+        raise ConfigError(
+            f"{prefix}validation={split.validation:g} and {prefix}test={split.test:g} hold out every "
+            "document; give shares whose sum is below 1"
+        )
+
+
+def _mlflow(mlflow: Mlflow, prefix: str) -> None:
+    scheme, separator, _ = (mlflow.uri or "").partition(":")
+    known = ("sqlite", "file", "http", "https", "databricks", "postgresql", "mysql", "mssql")
+    if mlflow.uri == "" or (separator and "/" not in scheme and scheme.split("+")[0] not in known):
+        raise ConfigError(
+            f"{prefix}uri={mlflow.uri!r} is not a tracking store that MLflow knows; give sqlite:///FILE, a "
+            "folder, or https://HOST with allow_remote=true"
+        )
+
+
+_RULES: dict[type[Any], Callable[[Any, str], None]] = {
+    Pretrain: _pretrain,
+    Prepare: _prepare,
+    Quickstart: _quickstart,
+    Evaluate: _evaluate,
+    Generate: _generate,
+}

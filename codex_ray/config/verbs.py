@@ -1,0 +1,239 @@
+"""The verbs: what each does, its settings class and the function that runs it, by name.
+
+Functions are named as text so that reading this table imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from codex_ray.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+        name: the words that choose it.
+        settings: ``module:Class`` of its settings.
+        function: ``module:function`` taking these settings.
+        path: the setting that a bare PATH on the command line fills; empty for none.
+        summary: one line for the list of verbs.
+        teaches: what it reads, does and writes, for ``--help``.
+        examples: three ``(command words, what they do)``.
+    """
+
+    name: str
+    settings: str
+    function: str
+    path: str
+    summary: str
+    teaches: str
+    examples: tuple[tuple[str, str], ...]
+
+    @property
+    def settings_class(self) -> type[Any]:
+        """The settings dataclass, imported on first use."""
+        settings: type[Any] = _named(self.settings)
+        return settings
+
+    def run(self, settings: Any) -> Any:
+        """Run the verb and return its result."""
+        return _named(self.function)(settings)
+
+
+def find_verb(name: str) -> Verb:
+    """Return the verb called ``name``.
+
+    Raises:
+        ConfigError: there is none; the sentence names the nearest.
+    """
+    if name in VERBS:
+        return VERBS[name]
+    inner = [verb.removeprefix(f"{name} ") for verb in VERBS if verb.startswith(f"{name} ")]
+    if inner:
+        raise ConfigError(f"verb {name!r} needs one of {', '.join(inner)} after it")
+    group, _, rest = name.partition(" ")
+    inner = [verb.removeprefix(f"{group} ") for verb in VERBS if verb.startswith(f"{group} ")]
+    if inner:
+        hint = nearest(rest, inner) or f"; it is one of {', '.join(inner)}"
+        raise ConfigError(f"unknown verb {rest!r} of {group!r}{hint}")
+    firsts = dict.fromkeys(verb.split(" ")[0] for verb in VERBS)
+    raise ConfigError(f"unknown verb {name!r}{nearest(name, firsts) or '; try codex-ray --help'}")
+
+
+def _named(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+_IN_LIFE_ORDER = (
+    Verb(
+        name="quickstart",
+        settings="codex_ray.config.quickstart:Quickstart",
+        function="codex_ray.quickstart:quickstart",
+        path="text",
+        summary="the whole life in minutes: text to a trained, evaluated, talking model",
+        teaches=(
+            "Runs prepare, pretrain, evaluate, generate and export in one folder on real text (this "
+            "Python's standard library, or your own folder), then prints one table and the next command. "
+            "Interrupted, it continues where it stopped."
+        ),
+        examples=(
+            ("quickstart", "train on the standard library for about five minutes"),
+            ("quickstart mytext folder=mine seconds=600", "ten minutes on a folder of your own text"),
+            ("quickstart model=plain-tiny optimizer=adamw", "the same life of a plain decoder under AdamW"),
+        ),
+    ),
+    Verb(
+        name="prepare",
+        settings="codex_ray.config.corpus:Prepare",
+        function="codex_ray.corpus.prepare:prepare",
+        path="text",
+        summary="turn a folder of text into a corpus: read, clean, split, tokenise, pack",
+        teaches=(
+            "Reads every matching file under a folder, drops what is too short, too long or repeated, holds "
+            "out documents by content hash, trains a SentencePiece tokenizer (or takes a trained one) and "
+            "packs the tokens into Parquet shards of equal rows. The manifest is written last: a folder "
+            "without it is not a corpus."
+        ),
+        examples=(
+            ("prepare stdlib output=corpus", "this Python's standard library"),
+            ("prepare books source=prose tokenizer=bpe-8k", "a folder of prose, a vocabulary of 8,192"),
+            ("prepare code pack.sequence_length=1024 workers=8", "longer rows, eight parallel tasks"),
+        ),
+    ),
+    Verb(
+        name="pretrain",
+        settings="codex_ray.config.train:Pretrain",
+        function="codex_ray.train.driver:pretrain",
+        path="corpus",
+        summary="train a decoder from scratch on a corpus with Ray Train and DeepSpeed",
+        teaches=(
+            "Trains the mHC decoder on a corpus folder and writes a run folder: resolved config, metrics, "
+            "checkpoints, the final model folder and a report. The batch is in tokens over all workers; "
+            "micro-batches are derived. Ctrl-C writes a checkpoint; resume=auto continues from it."
+        ),
+        examples=(
+            ("pretrain corpus name=first train.steps=200", "200 optimizer steps of the smallest model"),
+            (
+                "pretrain corpus optimizer=muon schedule=wsd train.seconds=280",
+                "Muon on hidden matrices, for a given time",
+            ),
+            (
+                "pretrain corpus model=mhc-base deepspeed=zero2 cluster=gpu cluster.workers=8",
+                "350 M parameters on eight GPUs",
+            ),
+        ),
+    ),
+    Verb(
+        name="evaluate",
+        settings="codex_ray.config.use:Evaluate",
+        function="codex_ray.evaluate.run:evaluate",
+        path="model",
+        summary="measure bits per byte and perplexity on held-out documents or files",
+        teaches=(
+            "Scores every token of a corpus split, or of files, with a sliding window, and prints bits per "
+            "byte and perplexity; with baselines=true beside gzip, xz and an n-gram model of the same files. "
+            "The model is a run folder, any Transformers model folder, or a Hub name."
+        ),
+        examples=(
+            ("evaluate runs/first corpus=corpus", "the validation documents of a corpus"),
+            ("evaluate runs/first 'files=[README.md,docs]'", "files of your own"),
+            ("evaluate runs/first corpus=corpus split=test baselines=true", "the test split, with baselines"),
+        ),
+    ),
+    Verb(
+        name="generate",
+        settings="codex_ray.config.use:Generate",
+        function="codex_ray.rollout.verb:generate_verb",
+        path="model",
+        summary="complete prompts with a trained model",
+        teaches=(
+            "Continues a prompt (or standard input, or a JSONL file of prompts in batches) by sampling with "
+            "a key/value cache, streaming to the terminal. The same seed gives the same text."
+        ),
+        examples=(
+            ("generate runs/first prompt='def main('", "one completion, streamed"),
+            ("generate runs/first prompt='import ' temperature=0 max_new_tokens=64", "the likeliest tokens"),
+            ("generate runs/first prompts_file=prompts.jsonl output=out.jsonl", "many prompts, in batches"),
+        ),
+    ),
+    Verb(
+        name="export",
+        settings="codex_ray.config.use:Export",
+        function="codex_ray.model.export:export",
+        path="model",
+        summary="write a model folder that Transformers loads",
+        teaches=(
+            "Writes config.json, safetensors, the tokenizer and the modelling code, so that "
+            "AutoModelForCausalLM.from_pretrained loads the folder with or without codex_ray installed."
+        ),
+        examples=(
+            ("export runs/first output=exported", "fp32 weights"),
+            ("export runs/first output=exported dtype=bfloat16", "half the size"),
+            ("export runs/first output=exported max_shard_bytes=1000000000", "files of at most 1 GB"),
+        ),
+    ),
+    Verb(
+        name="tokenizer train",
+        settings="codex_ray.config.tokenizer:TrainTokenizer",
+        function="codex_ray.tokenizer.verb:train_verb",
+        path="text",
+        summary="train a SentencePiece tokenizer on a folder of text",
+        teaches=(
+            "Trains BPE or unigram pieces with byte fallback and no normalisation: decoding gives back the "
+            "very text that was encoded. Writes SentencePiece's model and the same tokenizer for "
+            "Transformers."
+        ),
+        examples=(
+            ("tokenizer train stdlib output=tokenizer", "2,048 BPE pieces from the standard library"),
+            ("tokenizer train books output=tokenizer tokenizer=bpe-8k", "8,192 pieces"),
+            ("tokenizer train books output=tokenizer tokenizer=unigram-8k", "a unigram model"),
+        ),
+    ),
+    Verb(
+        name="tokenizer encode",
+        settings="codex_ray.config.tokenizer:Encode",
+        function="codex_ray.tokenizer.verb:encode_verb",
+        path="tokenizer",
+        summary="turn text into token ids, padded and truncated as asked",
+        teaches="Encodes text or files to JSONL, one line per document, with attention masks when padded.",
+        examples=(
+            ("tokenizer encode corpus/tokenizer text='import os'", "one text"),
+            ("tokenizer encode corpus/tokenizer --help", "the settings for files, padding and truncation"),
+            ("tokenizer encode corpus/tokenizer --dry-run", "see the resolved settings"),
+        ),
+    ),
+    Verb(
+        name="tokenizer decode",
+        settings="codex_ray.config.tokenizer:Decode",
+        function="codex_ray.tokenizer.verb:decode_verb",
+        path="tokenizer",
+        summary="turn token ids back into text",
+        teaches="Decodes ids given on the command line or as JSONL, exactly.",
+        examples=(
+            ("tokenizer decode corpus/tokenizer 'ids=[300,301]'", "ids on the command line"),
+            ("tokenizer decode corpus/tokenizer --help", "the settings for files"),
+            ("tokenizer decode corpus/tokenizer --dry-run", "see the resolved settings"),
+        ),
+    ),
+    Verb(
+        name="tokenizer export",
+        settings="codex_ray.config.tokenizer:ExportTokenizer",
+        function="codex_ray.tokenizer.verb:export_verb",
+        path="tokenizer",
+        summary="write the tokenizer for Transformers, or its vocabulary as text",
+        teaches="Writes tokenizer.json with the same ids on every string, or the vocabulary as text.",
+        examples=(
+            ("tokenizer export corpus/tokenizer output=exported", "a Transformers tokenizer folder"),
+            ("tokenizer export corpus/tokenizer --help", "all settings"),
+            ("tokenizer export corpus/tokenizer --dry-run", "see the resolved settings"),
+        ),
+    ),
+)
+
+VERBS: dict[str, Verb] = {verb.name: verb for verb in _IN_LIFE_ORDER}
