@@ -1,0 +1,48 @@
+# `make help` lists the targets. Everything runs in .venv, which the set-up makes and keeps up to date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+BENCHMARKS := $(filter-out __init__ report results,$(basename $(notdir $(wildcard benchmarks/*.py))))
+text ?=
+name ?=
+
+.PHONY: help setup setup-dev quickstart test verify check docs bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: ## Create .venv with what running needs, saying the download size first
+	@$(PYTHON) tools/bootstrap.py
+
+setup-dev: ## Create .venv with the tools for tests, checks and documentation too
+	@$(PYTHON) tools/bootstrap.py --dev
+
+quickstart: setup ## Raw text to a trained, evaluated, talking model; text=FOLDER takes your own
+	$(BIN)/codex-ray quickstart $(if $(text),"text=$$text")
+
+test: setup-dev ## Run the unit tests, then the integration tests (under 15 minutes on two cores)
+	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster"
+
+verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again
+	$(BIN)/python -m tools.verify
+
+check: setup-dev docs ## Lint, format, types, and the documentation with warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+bench: setup-dev ## Run every benchmark, or one with name=NAME, and write benchmarks/README.md
+	$(foreach benchmark,$(or $(name),$(BENCHMARKS)),$(BIN)/python -m benchmarks.$(benchmark) &&) true
+	$(BIN)/python -m benchmarks.report
+
+lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
+	$(BIN)/python tools/lock.py
+
+clean: ## Undo the set-up and remove caches; corpora, runs and quickstart folders stay
+	rm -rf .venv docs/_build docs/settings.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
