@@ -1,0 +1,1 @@
+"""Starting or joining Ray, and refusing early what a cluster can never give."""

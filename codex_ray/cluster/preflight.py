@@ -1,0 +1,44 @@
+"""Adding up what a run asks for, and refusing at once what the cluster can never give.
+
+Ray waits for ever for resources that do not exist; a person should not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from codex_ray.config.common import Cluster
+from codex_ray.errors import CodexRayError
+
+STREAM_CPUS_PER_WORKER = 0.25  # what the Ray Data stream of one worker needs to make progress
+
+
+def check(cluster: Cluster, resources: Mapping[str, float], *, streams: bool) -> None:
+    """Refuse a run whose workers and data tasks can never all be placed.
+
+    Args:
+        cluster: what the run asks for.
+        resources: the cluster's totals, as ``ray.cluster_resources()`` gives them.
+        streams: whether each worker also runs a Ray Data stream.
+
+    Raises:
+        CodexRayError: with what is wanted, what there is, and the setting to change.
+    """
+    stream_cpus = cluster.workers * STREAM_CPUS_PER_WORKER if streams else 0.0
+    wanted = {
+        "CPU": cluster.workers * cluster.cpus_per_worker + stream_cpus,
+        "GPU": cluster.workers * cluster.gpus_per_worker,
+    }
+    for kind, amount in wanted.items():
+        there = resources.get(kind, 0.0)
+        if amount > there:
+            share = f"{cluster.workers} workers of {_per_worker(cluster, kind):g}"
+            extra = f" and {stream_cpus:g} for their data" if kind == "CPU" and streams else ""
+            remedy = "cluster.workers" if kind == "GPU" else "cluster.workers, or raise cluster.logical_cpus"
+            raise CodexRayError(
+                f"the run needs {amount:g} {kind}s ({share}{extra}) and the cluster has {there:g}; lower {remedy}"
+            )
+
+
+def _per_worker(cluster: Cluster, kind: str) -> float:
+    return cluster.cpus_per_worker if kind == "CPU" else cluster.gpus_per_worker

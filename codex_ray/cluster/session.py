@@ -1,0 +1,165 @@
+"""Joining a Ray cluster, or starting an embedded one, with token authentication either way.
+
+Ray counts CPUs logically: embedded Ray is told it has more than the machine, so that training
+workers, which hold theirs for the whole run, never starve the data tasks that feed them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from codex_ray.config.common import Cluster
+from codex_ray.errors import CodexRayError, ConfigError
+
+# Read by Ray's train controller in this process before fit(): poll often, so that small runs end
+# promptly; find hung workers in a minute instead of ten; skip Ray's own copy of every print.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+# Read inside the workers.
+WORKER_ENVIRONMENT = {
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+DATA_CPUS = 4  # logical CPUs left to Ray Data beside the training workers
+
+
+@contextmanager
+def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
+    """Join or start Ray for the length of the block; yields the cluster's total resources.
+
+    ``cluster.address`` or RAY_ADDRESS names a running cluster. Without either, Ray is started in
+    this process's care and ended with the block. Inside an open session the block joins it.
+
+    Raises:
+        CodexRayError: the cluster does not answer, or embedded Ray cannot start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    os.environ.update({key: os.environ.get(key, value) for key, value in TRAIN_ENVIRONMENT.items()})
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray reads this while it starts: a process of ours must never be relaunched through `uv run`.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    previous = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE",)}
+    try:
+        _join(address) if address else _start(cluster)
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def private_token_file() -> Path:
+    """Return Ray's token file, made with a fresh token and mode 0600 where there is none.
+
+    Ray 2.60 writes its own with mode 0644, readable by every user of the machine.
+    """
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_uid == os.getuid():
+            path.chmod(0o600)
+        return path
+    with os.fdopen(handle, "w") as stream:
+        stream.write(secrets.token_hex(32))
+    return path
+
+
+def _start(cluster: Cluster) -> None:
+    import ray
+
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        private_token_file()
+    os.environ["RAY_AUTH_MODE"] = "token"
+    wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
+    try:
+        ray.init(
+            num_cpus=cluster.logical_cpus or max(os.cpu_count() or 1, wanted),
+            include_dashboard=cluster.dashboard,
+            object_store_memory=cluster.object_store_bytes,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=_runtime_environment(embedded=True),
+        )
+    except Exception as error:
+        raise CodexRayError(
+            f"embedded Ray did not start ({_first_line(error)}); free memory or disk in /tmp and run again"
+        ) from error
+
+
+def _join(address: str) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=_runtime_environment(embedded=False),
+        )
+    except Exception as error:
+        raise CodexRayError(
+            f"the Ray cluster at {address} does not answer ({_first_line(error)}); check that it runs, the "
+            "address, and its token (RAY_AUTH_TOKEN_PATH), or unset RAY_ADDRESS to use this machine"
+        ) from error
+
+
+def _runtime_environment(*, embedded: bool) -> dict[str, Any]:
+    """Give workers this code when it is a checkout rather than an installed package."""
+    environment: dict[str, Any] = {"env_vars": dict(WORKER_ENVIRONMENT)}
+    package = Path(__file__).resolve().parents[1]
+    shipped_by_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if _installed(package) or shipped_by_job:
+        return environment
+    if embedded:
+        known = os.environ.get("PYTHONPATH")
+        environment["env_vars"]["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package.parent), known]))
+    else:
+        environment["py_modules"] = [str(package)]
+    return environment
+
+
+def _installed(package: Path) -> bool:
+    try:
+        importlib.metadata.version("codex-ray")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return "site-packages" in package.parts or "dist-packages" in package.parts
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
+
+
+def refuse_relative_in_job(path: str, key: str) -> None:
+    """Refuse a relative output folder inside a Ray job, whose working folder is thrown away.
+
+    Raises:
+        ConfigError: naming the key and an example.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(path).is_absolute():
+        raise ConfigError(
+            f"{key}={path} is relative, and a job's working folder is temporary; give a folder that every "
+            f"node sees, such as {key}=/shared/{path}"
+        )

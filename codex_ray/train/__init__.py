@@ -1,0 +1,1 @@
+"""Training: one loop, several sources and objectives, on Ray Train and DeepSpeed."""

@@ -1,0 +1,243 @@
+"""The ``pretrain`` verb: check everything first, run Ray Train in a thread, follow, and close the books.
+
+The main thread keeps the signals. On the first Ctrl-C or SIGTERM it asks the workers, through a
+file in the run folder, to stop after the current step; they write a checkpoint, and the run can
+be resumed. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from codex_ray.cluster import preflight
+from codex_ray.cluster.session import open_session, refuse_relative_in_job
+from codex_ray.config.check import derive_batch
+from codex_ray.config.fields import to_dict
+from codex_ray.config.saved import save
+from codex_ray.config.train import Pretrain
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.errors import CodexRayError, Interrupted
+from codex_ray.files import write_json
+from codex_ray.track.environment import write_environment
+from codex_ray.track.mlflow import MlflowRun
+from codex_ray.track.progress import Progress, open_progress
+from codex_ray.track.report import write_report
+from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.follow import Follower
+from codex_ray.train.resume import refuse_other_settings
+
+POLL_SECONDS = 0.2
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run left: its folder, its model folder if complete, and its closing figures."""
+
+    run: Path
+    model: Path | None
+    completed: bool
+    step: int
+    figures: dict[str, float]
+
+
+def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainResult:
+    """Train a decoder on a corpus folder.
+
+    Raises:
+        ConfigError: the settings cannot be right.
+        CodexRayError: the corpus, the cluster or the run cannot go on.
+        Interrupted: the user stopped it; the last checkpoint is written.
+    """
+    refuse_relative_in_job(settings.runs, "runs")
+    started = time.time()
+    manifest = Manifest.load(Path(settings.corpus))
+    batch = derive_batch(
+        settings.train.batch_tokens,
+        manifest.sequence_length,
+        settings.cluster.workers,
+        settings.train.micro_batch_rows,
+    )
+    rows = manifest.splits["train"].rows
+    if rows < batch.global_rows:
+        raise CodexRayError(
+            f"corpus {settings.corpus} has {rows} training rows of {manifest.sequence_length} tokens and one batch "
+            f"takes {batch.global_rows}; lower train.batch_tokens or prepare more text"
+        )
+    with (
+        open_progress(progress, settings.track.progress) as shown,
+        RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,  # type: ignore[arg-type]
+    ):
+        refuse_other_settings(run, settings)
+        return _in_folder(settings, manifest, run, shown, started)
+
+
+def _in_folder(
+    settings: Pretrain, manifest: Manifest, run: RunFolder, progress: Progress, started: float
+) -> PretrainResult:
+    absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
+    save(settings, run.config)
+    tracker = MlflowRun(run.path, settings.track.mlflow, runs=run.path.parent)
+    with open_session(settings.cluster) as resources:
+        preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
+        follower = Follower(run, settings, tracker, progress)
+        status: Status = "FAILED"
+
+        def begin() -> None:
+            facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
+            environment = write_environment(run.path, to_dict(settings), mlflow_uri=tracker.uri, extra=facts)
+            commit = (environment["commit"] or {}).get("commit")
+            tracker.start(run.name, parameters=to_dict(settings), life_id=manifest.life_id, commit=commit)
+
+        try:
+            outcome = _fit(absolute, run, follower, settings, started, begin)
+            status = "FINISHED" if outcome["status"] == "completed" else "KILLED"
+        except BaseException as error:
+            if not isinstance(error, CodexRayError | KeyboardInterrupt):
+                run.record_error("driver", 0, follower.step, "driver", error)
+            status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+            raise
+        finally:
+            follower.close()
+            figures = follower.summary(time.time() - started)
+            write_json(run.summary, figures)
+            if settings.track.report:
+                write_report(run.path)
+            for artifact in (run.config, run.environment, run.summary, run.report):
+                tracker.log_artifact(artifact)
+            tracker.end(status)
+    completed = outcome["status"] == "completed"
+    if not completed and follower.interrupted:
+        raise Interrupted(
+            f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; "
+            f"continue with: codex-ray pretrain --config {run.config} name={run.name} resume=must"
+        )
+    return PretrainResult(run.path, run.model if completed else None, completed, outcome["step"], figures)
+
+
+def _fit(
+    job_settings: dict[str, Any],
+    run: RunFolder,
+    follower: Follower,
+    settings: Pretrain,
+    started: float,
+    begin: Callable[[], None],
+) -> dict[str, Any]:
+    """Run Ray Train in a thread and follow it from this one, after ``begin`` has opened the books.
+
+    Raises:
+        CodexRayError: a worker ended the run for good, workers kept failing, or none ever started.
+    """
+    box: dict[str, Any] = {}
+    threads = settings.cluster.threads_per_worker or _share_of_cores(settings.cluster.workers)
+    job = {"settings": job_settings, "run": run, "threads": threads, "started": started}
+
+    def fit() -> None:
+        try:
+            box["result"] = _trainer(job, settings).fit()
+        except BaseException as error:  # handed to the main thread, which tells the user
+            box["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    deadline = time.monotonic() + settings.cluster.start_timeout_seconds
+    with _stop_on_signal(run) as signals:
+        thread.start()
+        begin()  # slow imports and records, while the workers start
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            follower.poll()
+            follower.interrupted = bool(signals)
+            if follower.fatal:
+                raise follower.fatal
+            if follower.startup is None and time.monotonic() > deadline and not follower.step:
+                raise CodexRayError(
+                    f"no training step was done within cluster.start_timeout_seconds="
+                    f"{settings.cluster.start_timeout_seconds:g}; the workers' logs are in {run.attempt_folder}"
+                )
+        follower.poll()
+    if follower.fatal:
+        raise follower.fatal
+    if "error" in box:
+        raise _failure(box["error"], run, settings) from box["error"]
+    outcome: dict[str, Any] = box["result"].return_value
+    return outcome
+
+
+def _failure(error: BaseException, run: RunFolder, settings: Pretrain) -> CodexRayError:
+    """Say in one sentence why Ray Train gave up, from the first error that a worker recorded."""
+    reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
+    if run.first_error.exists():
+        lines = run.first_error.read_text(encoding="utf-8").strip().splitlines()
+        reason = f"{lines[0]}: {lines[-1]}"
+    return CodexRayError(
+        f"training failed more than cluster.max_failures={settings.cluster.max_failures} times ({reason}); "
+        f"see {run.errors}, then continue with resume=auto name={run.name}"
+    )
+
+
+def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from codex_ray.cluster.network import ProcessGroup
+    from codex_ray.train.worker import train_worker
+
+    cluster, run = settings.cluster, job["run"]
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    threads = str(job["threads"])
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TORCH_COMPILE_DISABLE": "1"}
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=job,
+        torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        # Ray's own record of checkpoints is not used, so each start gets a fresh folder: a torn
+        # one, or one that names a pruned checkpoint, makes fit() fail for ever.
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(run.attempt_folder),
+            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=2),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+def _share_of_cores(workers: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+@contextmanager
+def _stop_on_signal(run: RunFolder) -> Iterator[list[int]]:
+    """Ask for a clean stop at the first SIGINT or SIGTERM, and raise at the second."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise Interrupted("stopped at once; the newest complete checkpoint is kept")
+        run.stop.touch()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

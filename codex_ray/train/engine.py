@@ -1,0 +1,203 @@
+"""The engine: DeepSpeed's ZeRO stages 0 to 3 behind the few calls that the loop makes.
+
+DeepSpeed is told the accumulation and the precision; the schedule, the data and the clock stay
+with the loop. On CPUs the process group is gloo and no operator is compiled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from codex_ray.config.check import BatchPlan
+from codex_ray.config.train import DeepSpeed, Optimizer
+from codex_ray.train.muon import MuonAdamW
+from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one optimizer step did: the gradient norm before clipping, and whether it was applied."""
+
+    gradient_norm: float
+    applied: bool
+
+
+def import_deepspeed(device: str) -> Any:
+    """Import DeepSpeed quietly, with nothing compiled on the way.
+
+    Its shared-memory operator would be built with a C++ compiler at the first start; training
+    does not use it. The accelerator must be named before the import.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
+    for name in ("DeepSpeed", "deepspeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+class Engine:
+    """A model, its optimizer and their ZeRO partitioning.
+
+    Args:
+        model: in fp32; the engine casts it to ``dtype`` and keeps fp32 masters.
+        optimizer: optimizer settings; ``deepspeed``: stage, buckets and further keys.
+        batch: rows per worker and accumulation.
+        device: torch device; ``dtype``: compute precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Optimizer,
+        deepspeed: DeepSpeed,
+        batch: BatchPlan,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.stage = deepspeed.stage
+        self.clip_norm = optimizer.clip_norm
+        self._scale = float(batch.accumulation * dist.get_world_size())
+        library = import_deepspeed(device.type)
+        library.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+        )
+        built = build_optimizer(optimizer, model.named_parameters(), dtype)
+        self._engine, self._optimizer, _, _ = library.initialize(
+            model=model,
+            optimizer=built,
+            config=_configuration(deepspeed, batch, optimizer.clip_norm, dtype),
+        )
+        self._inner = built
+        self._bind_layouts()
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, for what needs no gradient."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the model as the engine must see it, so that ZeRO-3 gathers and releases."""
+        return self._engine(**inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of this rank's share of the global loss.
+
+        ``loss`` is already divided by the global token count; the engine's own division by
+        accumulation and by workers is undone here, so that every token weighs the same
+        whatever the number of either.
+        """
+        self._engine.backward(loss * self._scale)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, learning_rate_share: float) -> StepOutcome:
+        """Clip, guard against non-finite gradients, and update at this share of the peak rates."""
+        for group in self._inner.param_groups:
+            group["lr"] = group["peak"] * learning_rate_share
+        norm = self._whole_gradient_norm() if self.stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
+            self._engine.optimizer.zero_grad()
+            return StepOutcome(norm, False)
+        self._engine.step()
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+        return StepOutcome(norm, bool(self._engine.was_step_applied()))
+
+    def learning_rates(self) -> list[float]:
+        """Current rate of each parameter group."""
+        return [group["lr"] for group in self._inner.param_groups]
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Write weights, optimizer and ``state`` into ``folder``; every rank takes part."""
+        self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read what :meth:`save` wrote at the same world size; returns ``state``."""
+        _, state = self._engine.load_checkpoint(str(folder), tag="engine")
+        self._bind_layouts()
+        return dict(state)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Gather fp32 weights and buffers by name, on the CPU; every rank takes part."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            full = parameter.data if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            weights[name] = full.detach().float().cpu().clone().view(full_shape(parameter))
+        for name, buffer in self.module.named_buffers():
+            weights[name] = buffer.detach().cpu().clone()
+        return weights
+
+    def close(self) -> None:
+        """Release the engine's hooks and buffers."""
+        self._engine.destroy()
+
+    def _whole_gradient_norm(self) -> float:
+        """Norm of the averaged gradients, which stage 0 holds whole on every rank and does not report."""
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _bind_layouts(self) -> None:
+        """Tell Muon how ZeRO has cut its matrices (names private to DeepSpeed 0.19.8, pinned)."""
+        if not isinstance(self._inner, MuonAdamW) or self.stage == 0:
+            return
+        zero, world = self._optimizer, dist.get_world_size()
+        if self.stage == 3:
+            for index, parameters in enumerate(zero.fp16_groups):
+                if self._inner.param_groups[zero.sub_group_to_group_id[index]]["muon"]:
+                    shapes = [full_shape(parameter) for parameter in parameters]
+                    flat = zero.fp32_partitioned_groups_flat[index]
+                    self._inner.partitioned(flat, sharded_layout(shapes, world))
+            return
+        for index, group in enumerate(self._inner.param_groups):
+            if group["muon"]:
+                shapes = [full_shape(parameter) for parameter in zero.round_robin_bit16_groups[index]]
+                offsets = zero.round_robin_bit16_offsets[index]
+                size = int(zero.partition_size[index])
+                flat = zero.single_partition_of_fp32_groups[index]
+                self._inner.partitioned(flat, partition_layout(shapes, offsets, size, world))
+
+
+def _configuration(
+    settings: DeepSpeed, batch: BatchPlan, clip_norm: float, dtype: torch.dtype
+) -> dict[str, Any]:
+    configuration: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": batch.micro_rows,
+        "gradient_accumulation_steps": batch.accumulation,
+        "train_batch_size": batch.global_rows,
+        "gradient_clipping": clip_norm,
+        "steps_per_print": 10**12,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+        "zero_optimization": {
+            "stage": settings.stage,
+            "reduce_bucket_size": settings.bucket_elements,
+            "allgather_bucket_size": settings.bucket_elements,
+            "overlap_comm": False,
+        },
+    }
+    for key, value in settings.config.items():
+        known = configuration.get(key)
+        configuration[key] = (
+            {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+        )
+    return configuration

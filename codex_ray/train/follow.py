@@ -1,0 +1,112 @@
+"""The driver's view of a running training: figures from the run folder to the display and MLflow.
+
+Workers only write lines to files; everything slower happens here, beside training, not in it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from codex_ray.config.train import Pretrain
+from codex_ray.errors import CodexRayError
+from codex_ray.track.metrics import MetricsFollower
+from codex_ray.track.mlflow import MlflowRun
+from codex_ray.track.progress import Progress
+from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.messages import MessageReader
+
+MLFLOW_SECONDS = 5.0  # between two batches of figures
+
+
+class Follower:
+    """Reads what the workers write, until :meth:`close`."""
+
+    def __init__(self, run: RunFolder, settings: Pretrain, tracker: MlflowRun, progress: Progress) -> None:
+        self.step = 0
+        self.interrupted = False
+        self.fatal: CodexRayError | None = None
+        self.startup: dict[str, float] | None = None
+        self._settings, self._tracker, self._progress = settings, tracker, progress
+        self._metrics = MetricsFollower(run.metrics)
+        self._metrics.new_rows()  # what an earlier attempt wrote is known already
+        self._messages = MessageReader(run.attempt_folder)
+        self._rows: list[dict[str, Any]] = []
+        self._unsent: list[dict[str, Any]] = []
+        self._sent_at = time.monotonic()
+        self._stage = ExitStack()
+        self._stage.enter_context(progress.stage("pretrain", total=settings.train.steps, unit="steps"))
+
+    def poll(self) -> None:
+        """Take in what is new."""
+        for message in self._messages.new():
+            self._take(message)
+        rows = self._metrics.new_rows()
+        if rows:
+            self._rows += rows
+            self._unsent += rows
+            self._show(rows)
+        if self._unsent and time.monotonic() - self._sent_at > MLFLOW_SECONDS:
+            self._send()
+
+    def close(self) -> None:
+        """Take in and send what is left, and close the display's stage."""
+        self.poll()
+        self._send()
+        self._stage.close()
+
+    def summary(self, seconds: float) -> dict[str, float]:
+        """Return the closing figures of this start, as flat names and numbers."""
+        if not self._rows:
+            return {"wall_seconds": seconds}
+        last = self._rows[-1]
+        figures = {
+            "steps": float(last["step"]),
+            "tokens": float(last["tokens"]),
+            "loss": last["loss"],
+            "tokens_per_second": statistics.median(row["tokens_per_second"] for row in self._rows),
+            "mfu": statistics.median(row["mfu"] for row in self._rows),
+            "train_seconds": sum(row["step_seconds"] for row in self._rows),
+            "data_wait_share": sum(row["data_seconds"] for row in self._rows)
+            / sum(row["step_seconds"] for row in self._rows),
+            "wall_seconds": seconds,
+        }
+        for row in reversed(self._rows):
+            if "validation_loss" in row:
+                figures["validation_loss"] = row["validation_loss"]
+                figures["validation_bits_per_byte"] = row["validation_bits_per_byte"]
+                break
+        if self.startup:
+            figures |= {f"startup/{stage}": value for stage, value in self.startup.items()}
+            figures["first_step_seconds"] = sum(self.startup.values())
+        return figures
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "note":
+            self._progress.note(message["text"])
+        elif kind == "startup":
+            self.startup = message["seconds"]
+        elif kind == "plan":
+            self._progress.update(total=message["total_steps"])
+        elif kind == "fatal" and self.fatal is None:
+            self.fatal = CodexRayError(message["text"])
+            self.fatal.exit_code = message["exit_code"]
+
+    def _show(self, rows: list[dict[str, Any]]) -> None:
+        last = rows[-1]
+        self.step = last["step"]
+        figures = {"loss": last["loss"], "tokens/s": last["tokens_per_second"]}
+        for row in reversed(self._rows):
+            if "validation_bits_per_byte" in row:
+                figures["bits/byte"] = row["validation_bits_per_byte"]
+                break
+        self._progress.update(completed=self.step, **figures)
+
+    def _send(self) -> None:
+        if self._unsent:
+            self._tracker.log_rows(self._unsent)
+        self._unsent = []
+        self._sent_at = time.monotonic()

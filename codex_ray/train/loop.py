@@ -1,0 +1,182 @@
+"""The training loop. It knows neither the data nor the algorithm: it asks a source for the next
+batch and an objective for a loss, and calls the engine.
+
+All ranks run it in lockstep. One small reduction per step carries the loss, the batch's checksum
+and the wish to stop, so that every rank ends at the same step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from codex_ray.config.check import BatchPlan
+from codex_ray.config.train import Pretrain
+from codex_ray.errors import CodexRayError
+from codex_ray.train.engine import Engine
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.schedule import Plan, learning_rate_share
+from codex_ray.train.source import Batch, Source
+
+
+class Watcher(Protocol):
+    """What the loop tells to the outside; rank 0 writes, the others stay silent."""
+
+    def stop_wanted(self) -> bool:
+        """Whether somebody asked this run to stop."""
+
+    def stepped(self) -> None:
+        """An optimizer step is done."""
+
+    def row(self, figures: dict[str, Any]) -> None:
+        """Record one optimizer step's figures."""
+
+    def planned(self, plan: Plan) -> None:
+        """Record, durably, that the end of the run is now fixed."""
+
+
+@dataclass
+class State:
+    """Where a run stands; saved with the weights. The data cursor is ``step`` times the batch."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    plan: Plan = field(default_factory=lambda: Plan(None))
+    validation_loss: float | None = None
+    phase: str = "start"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls beside the step itself, on all ranks together."""
+
+    validate: Callable[[], dict[str, float]]
+    measure_mixing: Callable[[Batch], dict[str, float]]
+    save: Callable[[State], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with."""
+
+    settings: Pretrain
+    batch: BatchPlan
+    sequence_length: int
+    rows: int
+    flops_per_token: float
+    peak_flops: float
+    device: torch.device
+    engine: Engine
+    objective: NextToken
+    source: Source
+    watcher: Watcher
+    hooks: Hooks
+
+
+def train(parts: Parts, state: State) -> bool:
+    """Run from ``state`` to the plan's end, or to where it is asked to stop.
+
+    Returns:
+        True when the run is complete, False when it was stopped and can be resumed.
+
+    Raises:
+        CodexRayError: a loss or gradient was not finite and ``train.on_nonfinite`` is ``stop``.
+    """
+    settings = parts.settings
+    began = time.perf_counter() - state.elapsed
+    saved_at = state.step if state.step else -1
+    stopping = False
+    while not stopping and not state.plan.done(state.step):
+        figures, stopping = _step(parts, state)
+        state.elapsed = time.perf_counter() - began
+        parts.watcher.stepped()
+        decided = _agree_on_plan(parts, state)
+        if decided != state.plan:
+            state.plan = decided
+            parts.watcher.planned(decided)
+        finished = state.plan.done(state.step)
+        if _due(settings.validation.every, state.step) or finished:
+            state.phase = "validation"
+            figures |= parts.hooks.validate()
+        state.validation_loss = figures.get("validation_loss")
+        if _due(settings.track.every, state.step) or finished or stopping or "validation_loss" in figures:
+            parts.watcher.row(figures)
+        if _due(settings.checkpoints.every, state.step):
+            state.phase = "checkpoint"
+            parts.hooks.save(state)
+            saved_at = state.step
+    if saved_at != state.step:
+        state.phase = "checkpoint"
+        parts.hooks.save(state)
+    return state.plan.done(state.step)
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
+    """Do one optimizer step; returns its figures and whether to stop after it."""
+    started = time.perf_counter()
+    state.phase = "data"
+    batch = parts.source.next()
+    mixing: dict[str, float] = {}
+    if _due(parts.settings.track.mixing_every, state.step):
+        mixing = parts.hooks.measure_mixing(batch)
+    state.phase = "forward and backward"
+    total = dist.get_world_size() * sum(parts.objective.weight(micro) for micro in batch.micro_batches)
+    loss = torch.zeros((), dtype=torch.float64, device=parts.device)
+    for micro in batch.micro_batches:
+        share = parts.objective.loss(parts.engine.forward, micro, total)
+        parts.engine.backward(share)
+        loss += share.detach()
+    state.phase = "optimizer step"
+    outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
+    sums = torch.tensor(
+        [0.0, float(batch.digest), float(parts.watcher.stop_wanted()), batch.wait_seconds],
+        dtype=torch.float64,
+        device=parts.device,
+    )
+    sums[0] = loss
+    dist.all_reduce(sums)
+    global_loss, digest, stop_votes, waited = sums.tolist()
+    state.step += 1
+    if not outcome.applied and parts.settings.train.on_nonfinite == "stop":
+        raise CodexRayError(
+            f"the loss or a gradient was not finite at optimizer step {state.step} (loss {global_loss}); the update "
+            "was not applied; lower the learning rate, or set train.on_nonfinite=skip to leave such steps out"
+        )
+    seconds = time.perf_counter() - started
+    tokens = parts.batch.global_rows * parts.sequence_length
+    figures: dict[str, Any] = {
+        "step": state.step,
+        "epoch": state.step * parts.batch.global_rows / parts.rows,
+        "loss": global_loss,
+        "learning_rate": parts.engine.learning_rates()[0],
+        "grad_norm": outcome.gradient_norm,
+        "applied": int(outcome.applied),
+        "tokens": state.step * tokens,
+        "tokens_per_second": tokens / seconds,
+        "mfu": tokens / seconds * parts.flops_per_token / parts.peak_flops,
+        "step_seconds": seconds,
+        "data_seconds": waited / dist.get_world_size(),
+        "batch": int(digest),
+        "time": time.time(),
+        **mixing,
+    }
+    return figures, stop_votes > 0 or state.step == parts.settings.train.stop_after
+
+
+def _agree_on_plan(parts: Parts, state: State) -> Plan:
+    """Let rank 0's clock decide the end of a run given in seconds, for all ranks."""
+    if state.plan.total_steps is not None or state.plan.seconds is None:
+        return state.plan
+    plan = state.plan.decide(parts.settings.schedule, state.step, state.elapsed)
+    agreed = torch.tensor([plan.total_steps or 0], dtype=torch.int64, device=parts.device)
+    dist.broadcast(agreed, src=0)
+    return Plan(int(agreed.item()) or None, plan.seconds)

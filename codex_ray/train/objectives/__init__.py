@@ -1,0 +1,1 @@
+"""What a training step minimises. An objective knows neither the engine nor the data's origin."""

@@ -1,0 +1,93 @@
+"""Where batches come from. A source gives this rank's share of each global batch, in order."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codex_ray.config.check import BatchPlan
+from codex_ray.corpus.stream import StepRows, open_stream
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's share of one global batch.
+
+    ``digest`` sums, over rows, a checksum of the row's tokens and of its position in the global
+    order; summed over ranks it names the global batch, whatever the number of ranks.
+    """
+
+    micro_batches: list[Tensor]
+    digest: int
+    wait_seconds: float
+
+
+class Source(Protocol):
+    """Gives batches from a given optimizer step on; closing frees what it holds."""
+
+    def next(self) -> Batch:
+        """Return the next optimizer step's batch."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
+class CorpusSource:
+    """Packed rows of a corpus split, in the seeded global order."""
+
+    def __init__(
+        self,
+        corpus: Path,
+        *,
+        kind: str,
+        seed: int,
+        batch: BatchPlan,
+        first_step: int,
+        steps: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        self._micro_rows = batch.micro_rows
+        self._device = device
+        self._rows: Iterator[StepRows] = open_stream(
+            corpus,
+            "train",
+            kind=kind,
+            seed=seed,
+            first_step=first_step,
+            steps=steps,
+            batch_rows=batch.global_rows,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def next(self) -> Batch:
+        """Return the next optimizer step's rows, int64 of shape [rows, sequence]."""
+        started = time.perf_counter()
+        rows = next(self._rows)
+        waited = time.perf_counter() - started
+        input_ids_BS = torch.from_numpy(rows.tokens.astype(np.int64)).to(self._device)
+        return Batch(list(input_ids_BS.split(self._micro_rows)), digest(rows), waited)
+
+    def close(self) -> None:
+        """Shut the stream down."""
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()
+
+
+def digest(rows: StepRows) -> int:
+    """Checksum of rows and their positions; sums over ranks stay exact in a float64."""
+    return sum(
+        zlib.crc32(row.astype("<u4").tobytes(), int(position) & 0xFFFFFFFF)
+        for position, row in zip(rows.positions, rows.tokens, strict=True)
+    )

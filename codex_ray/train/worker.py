@@ -1,0 +1,315 @@
+"""What each Ray Train worker runs: find the newest sound checkpoint, build, load, train, save.
+
+The order matters for the time to the first step: the data stream starts before DeepSpeed is
+imported and the model built, so that Ray Data warms up meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from codex_ray.config.check import derive_batch
+from codex_ray.config.fields import build
+from codex_ray.config.train import Pretrain
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.errors import CodexRayError
+from codex_ray.files import read_json, write_json
+from codex_ray.model import build_model, flops_per_token, mixing_gains
+from codex_ray.tokenizer import Tokenizer
+from codex_ray.track.hardware import choose_dtype, peak_flops
+from codex_ray.track.metrics import MetricsWriter
+from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.engine import Engine
+from codex_ray.train.loop import Hooks, Parts, State, train
+from codex_ray.train.messages import Messages
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
+from codex_ray.train.schedule import Plan
+from codex_ray.train.source import Batch, CorpusSource
+from codex_ray.train.validation import Validator
+
+Value = TypeVar("Value")
+OPEN_END = 2**40  # steps asked of the stream when the run's end is not decided yet
+
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one worker from start to end (called by Ray Train on every rank).
+
+    Args:
+        job: ``settings`` (plain data of :class:`Pretrain`), ``run`` (:class:`RunFolder`),
+            ``threads`` of this worker, ``started`` (unix time of the user's command).
+
+    Returns:
+        ``status`` (``completed``, ``stopped`` or ``failed``), ``step`` and ``total_steps``.
+    """
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    run: RunFolder = job["run"]
+    messages = Messages(run.attempt_folder)
+    logging.basicConfig(
+        filename=run.log("worker", rank), level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    if messages.has_fatal():
+        return {"status": "failed", "step": 0, "total_steps": None}
+    torch.set_num_threads(job["threads"])
+    worker = Worker(build(Pretrain, job["settings"]), run, messages, job["started"])
+    try:
+        return worker.work()
+    except BaseException as error:
+        logging.exception("worker %d ends", rank)
+        run.record_error("worker", rank, worker.state.step, worker.state.phase, error)
+        if isinstance(error, CodexRayError):
+            messages.fatal(error)
+        raise
+
+
+class Worker:
+    """One rank's parts of a run, made in order by :meth:`work`."""
+
+    def __init__(self, settings: Pretrain, run: RunFolder, messages: Messages, started: float) -> None:
+        self.settings, self.run, self.messages = settings, run, messages
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.state = State()
+        self.corpus = Path(settings.corpus)
+        self.manifest = Manifest.load(self.corpus)
+        self.checkpoints = CheckpointFolder(run.checkpoints)
+        self.device = _device(settings)
+        self.batch = derive_batch(
+            settings.train.batch_tokens,
+            self.manifest.sequence_length,
+            self.world,
+            settings.train.micro_batch_rows,
+        )
+        self._marks: dict[str, float] = {}
+        self._marked = started
+        self._mark("command to workers")
+
+    def work(self) -> dict[str, Any]:
+        """Train from the newest sound checkpoint to the end, or to where the run is asked to stop."""
+        found = self._agree(lambda: self.checkpoints.newest_sound(self.messages.note))
+        self._refuse_other_world(found)
+        self.decided = self._agree(self._decide)
+        self.state.step = found.step if found else 0
+        self.state.plan = Plan(self.decided["total_steps"], self.settings.train.seconds)
+        self._mark("checkpoint search")
+        source = self._source()
+        recorder = Recorder(self)
+        try:
+            parts = self._parts(source, recorder)
+            if found:
+                load_checkpoint(parts.engine, found, self.state)
+                self._note(f"resumed from step {self.state.step}")
+            recorder.continue_after(self.state.step)
+            self._mark("checkpoint load")
+            complete = train(parts, self.state)
+            if complete:
+                self.state.phase = "export"
+                save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
+            parts.engine.close()
+        finally:
+            source.close()
+            recorder.close()
+        status = "completed" if complete else "stopped"
+        return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
+
+    def first_step_done(self) -> None:
+        """Report how long each stage until the first optimizer step took."""
+        self._mark("first step")
+        if self.rank == 0:
+            self.messages.send("startup", seconds=self._marks)
+
+    def planned(self, plan: Plan) -> None:
+        """Write down the end of a run given in seconds before any step depends on it."""
+        if self.rank == 0:
+            self.decided["total_steps"] = plan.total_steps
+            write_json(self.run.path / "decided.json", self.decided)
+            self.messages.send("plan", total_steps=plan.total_steps)
+
+    def _source(self) -> CorpusSource:
+        total = self.state.plan.total_steps
+        return CorpusSource(
+            self.corpus,
+            kind=self.settings.stream,
+            seed=self.settings.seed,
+            batch=self.batch,
+            first_step=self.state.step,
+            steps=OPEN_END if total is None else max(0, total - self.state.step),
+            rank=self.rank,
+            world_size=self.world,
+            device=self.device,
+        )
+
+    def _parts(self, source: CorpusSource, recorder: Recorder) -> Parts:
+        settings, length = self.settings, self.manifest.sequence_length
+        tokenizer = Tokenizer.load(self.corpus / "tokenizer")
+        self._model = build_model(
+            settings.model,
+            vocabulary_size=tokenizer.vocabulary_size,
+            sequence_length=length,
+            seed=settings.seed,
+            special_ids=tokenizer.special_ids,
+        ).to(self.device)
+        self._mark("model")
+        dtype = getattr(torch, self.decided["dtype"])
+        engine = Engine(
+            self._model,
+            optimizer=settings.optimizer,
+            deepspeed=settings.deepspeed,
+            batch=self.batch,
+            device=self.device,
+            dtype=dtype,
+        )
+        self._mark("engine")
+        validator = Validator(self.corpus, self.manifest, settings.validation.rows, self.batch, self.device)
+        objective = NextToken()
+        torch.manual_seed(settings.seed + self.rank)
+
+        def measure_mixing(batch: Batch) -> dict[str, float]:
+            gains = mixing_gains(engine.module, batch.micro_batches[0][:1])
+            return {f"mixing/{name}": value for name, value in gains.items()}
+
+        return Parts(
+            settings=settings,
+            batch=self.batch,
+            sequence_length=length,
+            rows=self.manifest.splits["train"].rows,
+            flops_per_token=flops_per_token(self._model.config, length),
+            peak_flops=self.decided["peak_flops"] * self.world,
+            device=self.device,
+            engine=engine,
+            objective=objective,
+            source=source,
+            watcher=recorder,
+            hooks=Hooks(
+                validate=lambda: validator.measure(engine, objective),
+                measure_mixing=measure_mixing,
+                save=lambda state: save_checkpoint(engine, self.checkpoints, settings.checkpoints, state),
+            ),
+        )
+
+    def _decide(self) -> dict[str, Any]:
+        """Settle what depends on the machine or the clock, once per run; a resumed run keeps it."""
+        path = self.run.path / "decided.json"
+        if path.exists():
+            decided: dict[str, Any] = read_json(path, "run decisions")
+            if decided["corpus_fingerprint"] != self.manifest.fingerprint:
+                raise CodexRayError(
+                    f"the corpus {self.corpus} has changed since run {self.run.name} began; "
+                    "give the corpus it began with, or another name=NAME"
+                )
+            return decided
+        wanted, threads = self.settings.compute.dtype, torch.get_num_threads()
+        if wanted == "auto" and self.settings.deepspeed.stage == 0:
+            wanted = "float32"  # DeepSpeed's stage 0 in bf16 is another optimizer
+        dtype = choose_dtype(self.device.type, threads)[0] if wanted == "auto" else wanted
+        rows = self.manifest.splits["train"].rows
+        decided = {
+            "dtype": dtype,
+            "device": self.device.type,
+            "threads": threads,
+            "peak_flops": peak_flops(self.device.type, dtype, threads)[0],
+            "total_steps": Plan.of(self.settings.train, rows, self.batch.global_rows).total_steps,
+            "corpus_fingerprint": self.manifest.fingerprint,
+        }
+        write_json(path, decided)
+        return decided
+
+    def _agree(self, decide: Callable[[], Value]) -> Value:
+        """Let rank 0 decide for all; its error is everyone's."""
+        box: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                box[0] = decide()
+            except CodexRayError as error:
+                box[0] = error
+        dist.broadcast_object_list(box, src=0)
+        if isinstance(box[0], CodexRayError):
+            raise box[0]
+        value: Value = box[0]
+        return value
+
+    def _refuse_other_world(self, found: Found | None) -> None:
+        if found and found.world_size != self.world:
+            raise CodexRayError(
+                f"checkpoint {found.folder.name} was written by {found.world_size} workers and this run has "
+                f"{self.world}; resume with cluster.workers={found.world_size}"
+            )
+
+    def _note(self, text: str) -> None:
+        if self.rank == 0:
+            self.messages.note(text)
+
+    def _mark(self, stage: str) -> None:
+        now = time.time()
+        self._marks[stage] = now - self._marked
+        self._marked = now
+
+
+class Recorder:
+    """The loop's watcher: rank 0 writes figures and reads the wish to stop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._leads = worker.rank == 0
+        self._started = False
+        run, formats = worker.run, worker.settings.track.metrics
+        self._writer = MetricsWriter(run.path, formats) if self._leads else None
+
+    def continue_after(self, step: int) -> None:
+        """Forget figures of steps that will be done again."""
+        if self._writer:
+            self._writer.truncate_after(step)
+
+    def stop_wanted(self) -> bool:
+        """Whether the driver asked to stop; the loop's reduction tells the other ranks."""
+        return self._leads and self._worker.run.stop.exists()
+
+    def stepped(self) -> None:
+        """Note the first step of this start."""
+        if not self._started:
+            self._started = True
+            self._worker.first_step_done()
+
+    def row(self, figures: dict[str, Any]) -> None:
+        """Write one optimizer step's figures."""
+        if self._writer:
+            self._writer.write(figures)
+
+    def planned(self, plan: Plan) -> None:
+        """Pass on that the end of the run is now fixed."""
+        self._worker.planned(plan)
+
+    def close(self) -> None:
+        """Finish the metrics files."""
+        if self._writer:
+            self._writer.close()
+
+
+def _device(settings: Pretrain) -> torch.device:
+    """Return this worker's device.
+
+    Raises:
+        CodexRayError: CUDA was asked for and this worker has none.
+    """
+    wanted = settings.compute.device
+    has_gpu = torch.cuda.is_available() and settings.cluster.gpus_per_worker > 0
+    if wanted == "cuda" and not has_gpu:
+        raise CodexRayError(
+            "compute.device=cuda, but this worker has no GPU; give cluster.gpus_per_worker=1 on a node with "
+            "GPUs, or compute.device=cpu"
+        )
+    if has_gpu and wanted != "cpu":
+        import ray.train.torch
+
+        device: torch.device = ray.train.torch.get_device()
+        return device
+    return torch.device("cpu")

@@ -1,0 +1,133 @@
+"""Runs of 20 optimizer steps in fresh gloo processes: our engine at each ZeRO stage, and the plain loop."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from codex_ray.config.check import derive_batch
+from codex_ray.config.model import Model, Residual
+from codex_ray.config.train import DeepSpeed, Optimizer, Schedule
+from codex_ray.model import build_model
+from codex_ray.train.engine import Engine
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.optimizer import build_optimizer
+from codex_ray.train.schedule import Plan, learning_rate_share
+
+STEPS, ROWS, LENGTH, VOCABULARY = 20, 12, 32, 97
+SHAPE = Model(
+    hidden_size=32, intermediate_size=64, layers=2, heads=4, key_value_heads=2, head_size=8,
+    residual=Residual(streams=4),
+)  # fmt: skip
+SCHEDULE = Schedule(kind="cosine", warmup_steps=3)
+SPECIAL = {"unk": 0, "bos": 1, "eos": 2, "pad": 3}
+
+
+def settings_of(kind: str) -> Optimizer:
+    return Optimizer(kind=kind, learning_rate=3e-3, matrix_learning_rate=0.01, clip_norm=0.5)
+
+
+def tiny_model() -> Any:
+    return build_model(SHAPE, vocabulary_size=VOCABULARY, sequence_length=LENGTH, seed=7, special_ids=SPECIAL)
+
+
+def global_batch(step: int) -> torch.Tensor:
+    """A batch that repeats its patterns, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(step % 5)
+    return torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=generator)
+
+
+def plain_losses(kind: str = "adamw") -> list[float]:
+    """The same training by hand: one process, whole batch, no engine."""
+    model, objective = tiny_model(), NextToken()
+    optimizer = build_optimizer(settings_of(kind), model.named_parameters(), torch.float32)
+    losses = []
+    for step in range(STEPS):
+        batch = global_batch(step)
+        loss = objective.loss(model, batch, objective.weight(batch))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * learning_rate_share(SCHEDULE, Plan(STEPS), step)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def engine_losses(
+    world: int, runs: list[dict[str, Any]], folder: Path
+) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
+    """Run each of ``runs`` (stage, kind, dtype, accumulation, ...) in ``world`` fresh processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_process, (world, port, runs, str(folder)), nprocs=world, join=True)
+    return [torch.load(folder / f"run_{index}.pt") for index in range(len(runs))]
+
+
+def _process(rank: int, world: int, port: int, runs: list[dict[str, Any]], folder: str) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    os.environ |= {"WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    for index, run in enumerate(runs):
+        result = _train(rank, world, **run)
+        if rank == 0:
+            torch.save(result, Path(folder) / f"run_{index}.pt")
+    dist.destroy_process_group()
+
+
+def _train(
+    rank: int,
+    world: int,
+    *,
+    stage: int,
+    kind: str = "adamw",
+    dtype: str = "float32",
+    accumulation: int = 1,
+    load: str | None = None,
+    save: str | None = None,
+    first: int = 0,
+    last: int = STEPS,
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    objective = NextToken()
+    micro_rows = ROWS // world // accumulation
+    engine = Engine(
+        tiny_model(),
+        optimizer=settings_of(kind),
+        deepspeed=DeepSpeed(stage=stage),
+        batch=derive_batch(ROWS * LENGTH, LENGTH, world, micro_rows),
+        device=torch.device("cpu"),
+        dtype=getattr(torch, dtype),
+    )
+    if load:
+        engine.load(Path(load))
+    losses = []
+    for step in range(first, last):
+        mine = global_batch(step).chunk(world)[rank]
+        loss = torch.zeros((), dtype=torch.float64)
+        for micro in mine.split(micro_rows):
+            share = objective.loss(engine.forward, micro, ROWS * (LENGTH - 1))
+            engine.backward(share)
+            loss += share.detach()
+        outcome = engine.step(learning_rate_share(SCHEDULE, Plan(STEPS), step))
+        assert outcome.applied and outcome.gradient_norm > 0
+        dist.all_reduce(loss)
+        losses.append(loss.item())
+    if save:
+        engine.save(Path(save), {"step": last})
+    weights = engine.full_weights()
+    engine.close()
+    return losses, weights
