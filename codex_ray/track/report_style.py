@@ -1,0 +1,65 @@
+"""The style sheet of report.html, light or dark as the reader's system is."""
+
+STYLE = """
+:root {
+  --paper: #fbfaf7; --card: #ffffff; --ink: #1d1d1f; --muted: #6b6b70; --grid: #e3e2de; --accent: #2b62b8;
+  --bad: #a8321f; --series-1: #2b62b8; --series-2: #c4561a; --series-3: #2f8457; --series-4: #8a4fb0;
+  --series-5: #a07a12; --series-6: #5b6b7a;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #141517; --card: #1c1d20; --ink: #e9e7e2; --muted: #9b9a97; --grid: #34353a; --accent: #7eaaf0;
+    --bad: #ef8a76; --series-1: #7eaaf0; --series-2: #f0935a; --series-3: #6cc497; --series-4: #c99be6;
+    --series-5: #dcb84f; --series-6: #a3b3c2;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  font-variant-numeric: tabular-nums;
+}
+main { max-width: 68rem; margin: 0 auto; padding: 3.5rem 1.5rem 4rem; }
+h1, h2 { font-family: Charter, "Bitstream Charter", "Iowan Old Style", Georgia, serif; font-weight: 600; }
+h1 { font-size: 2.4rem; line-height: 1.15; margin: 0.2rem 0 0.6rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.45rem; margin: 3rem 0 0.9rem; }
+h3 { display: flex; justify-content: space-between; font-size: 0.95rem; margin: 0 0 0.5rem; }
+h3 b { color: var(--muted); font-weight: 500; }
+p { margin: 0 0 1rem; max-width: 42rem; color: var(--muted); }
+.eyebrow { margin: 0; font-size: 0.85rem; color: var(--accent); }
+.facts { max-width: none; }
+.tiles {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 2rem 0 0;
+  border-top: 1px solid var(--grid); border-bottom: 1px solid var(--grid);
+}
+.tiles div { padding: 1rem 1rem 1rem 0; }
+.tiles b { display: block; font-size: 1.7rem; line-height: 1.2; font-weight: 600; white-space: nowrap; }
+.tiles span { font-size: 0.85rem; color: var(--muted); }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1.1rem; }
+figure { margin: 0; padding: 1rem 1.1rem; }
+figure, pre { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; }
+figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; }
+figcaption { font-size: 0.82rem; color: var(--muted); margin-top: 0.4rem; }
+table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.35rem 1.2rem 0.35rem 0; }
+tr > * { border-bottom: 1px solid var(--grid); }
+th { font-weight: 400; color: var(--muted); width: 20rem; }
+td { overflow-wrap: anywhere; }
+details { border-bottom: 1px solid var(--grid); }
+details table { margin: 0 0 1rem; }
+details tr:last-child > * { border-bottom: 0; }
+summary { cursor: pointer; padding: 0.5rem 0; }
+summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+pre {
+  margin: 0 0 1rem; padding: 0.9rem 1.1rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 0.84rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
+.prompt { color: var(--muted); }
+.samples { columns: 2 22rem; column-gap: 1.1rem; }
+.samples pre { break-inside: avoid; }
+.errors h2, .errors summary b { color: var(--bad); }
+.errors summary span { color: var(--muted); }
+footer { margin-top: 3rem; font-size: 0.82rem; color: var(--muted); }
+@media (max-width: 36rem) { th { width: 40%; } main { padding-top: 2rem; } h1 { font-size: 1.8rem; } }
+@media print { main { max-width: none; padding: 0; } figure, pre { break-inside: avoid; } }
+"""
