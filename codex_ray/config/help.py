@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field
 from typing import Any
 
-from codex_ray.config.compose import Slot, composed, group_choices, verb_slots
+from codex_ray.config.groups import Slot, composed, group_choices, verb_slots
 from codex_ray.config.tree import Key, fields_of, section, sections
 from codex_ray.config.verbs import VERBS, Verb
 
@@ -33,8 +33,8 @@ def overview(version: str) -> str:
         "",
         *_options(),
         "",
-        _STATUS,
-        "Try next: codex-ray quickstart   (every verb explains itself: codex-ray VERB --help)",
+        *_wrapped(_STATUS),
+        *_wrapped("Try next: codex-ray quickstart (every verb explains itself: codex-ray VERB --help)"),
     ]
     return "\n".join(lines)
 
@@ -80,7 +80,7 @@ def verb_help(verb: Verb) -> str:
         lines += _section(prefix, owner, defaults)
     if verb.path:
         lines += _wrapped(f"A bare PATH sets {verb.path}.")
-    lines += ["", *_options(), "", _STATUS]
+    lines += ["", *_options(), "", *_wrapped(_STATUS)]
     return "\n".join(lines)
 
 

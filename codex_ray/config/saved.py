@@ -44,6 +44,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # YAML folds Unicode's other line ends like newlines; only double quotes keep them.
+    exact = any(sign in text for sign in "\x85\u2028\u2029\ufeff\r")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if exact else None)
+
+
+_Dumper.add_representer(str, _text)
 for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED_TAGS]

@@ -18,6 +18,9 @@ class Evaluate:
     split: str = setting("validation", choices=("train", "validation", "test"), help="split of the corpus")
     files: list[str] = setting([], help="text files or folders to measure instead of a corpus")
     max_documents: int | None = setting(None, minimum=1, help="measure only the first so many documents")
+    context: int | None = setting(
+        None, minimum=2, help="tokens of context; unset is the model's longest, at most 2048"
+    )
     stride_share: float = setting(
         0.5, minimum=0.05, maximum=1.0, help="new tokens per window, as a share of the context"
     )

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codex_ray.config.check import BatchPlan, check, derive_batch
+from codex_ray.config.compose import compose
+from codex_ray.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model.heads=6", "model.key_value_heads=4"], "must be one of 1, 2, 3, 6"),
+        (["model.head_size=33"], "give 32 or 34"),
+        (["model.residual.streams=1", "model.residual.exit=learned"], "residual.streams=1 has one"),
+        (["model=plain-tiny", "model.residual.exit=learned"], "residual.kind=plain has one"),
+        (["model=permutation-tiny", "model.residual.streams=6"], "weighs all 720 orders of 6 streams"),
+        (["train.epochs=null"], "the length of training is not given; give exactly one of train.steps"),
+        (["train.steps=2", "train.seconds=5"], "train.steps and train.seconds are all given"),
+        (["train.epochs=0"], "train.epochs=0 trains nothing"),
+        (["train.seconds=30"], "schedule.kind=cosine must know; give schedule=wsd"),
+        (["train.seconds=30", "schedule=linear"], "schedule.kind=linear must know"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9] must be two numbers"),
+        (["optimizer.betas=[0.9,1.0]"], "from 0 to below 1"),
+        (["optimizer.betas=[-0.1,0.9]"], "from 0 to below 1"),
+        (["compute.device=cpu", "compute.dtype=float16"], "give auto, float32 or bfloat16"),
+        (["deepspeed=zero0", "compute.dtype=bfloat16"], "give deepspeed.stage=1"),
+        (["cluster=gpu", "compute.device=cpu"], "would leave 1 GPUs per worker idle"),
+        (["compute.device=cuda"], "needs a GPU for each of the 2 workers"),
+        (["cluster.gpus_per_worker=2"], "one process drives one GPU"),
+        (["cluster.gpus_per_worker=0.5"], "one process drives one GPU"),
+        (["deepspeed.config.train_batch_size=8"], "set train.batch_tokens instead"),
+        (["deepspeed.config.optimizer.type=Adam"], "set optimizer.kind and its settings instead"),
+        (["deepspeed.config.zero_optimization.stage=3"], "set deepspeed.stage instead"),
+        (["deepspeed.config.bf16.enabled=true"], "set compute.dtype instead"),
+        (["name=a/b"], "is not a plain folder name"),
+        (["name=.."], "is not a plain folder name"),
+        (["track.mlflow.uri=ftp://host"], "is not a tracking store that MLflow knows"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused_with_the_remedy(words, sentence):
+    with pytest.raises(ConfigError) as caught:
+        compose("pretrain", words)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.seconds=30", "schedule=wsd"],
+        ["train.seconds=30", "schedule=constant"],
+        ["deepspeed=zero0", "compute.dtype=float32"],
+        ["cluster=gpu", "compute.device=cuda", "compute.dtype=float16"],
+        ["cluster.workers=1", "cluster.gpus_per_worker=0.5"],
+        ["deepspeed.config.zero_optimization.offload_optimizer.device=cpu"],
+        ["optimizer.betas=[0,0]"],
+        ["model.heads=6", "model.key_value_heads=6"],
+        ["track.mlflow.uri=sqlite:///mlflow.db"],
+        ["track.mlflow.uri=some/folder"],
+        ["track.mlflow.uri=https://host"],
+    ],
+)
+def test_what_is_possible_passes(words):
+    compose("pretrain", words)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "sentence"),
+    [
+        ("prepare", ["split.validation=0.5", "split.test=0.5"], "sum is below 1"),
+        ("prepare", ["clean.min_bytes=100", "clean.max_bytes=10"], "no document could stay"),
+        ("prepare", ["suffixes=[]"], "no file would be read"),
+        ("evaluate", ["m"], "neither of corpus and files given"),
+        ("evaluate", ["m", "corpus=c", "files=[a]"], "both corpus and files given"),
+        ("evaluate", ["m", "corpus=c", "compute.device=cpu", "compute.dtype=float16"], "not possible"),
+        ("generate", ["m", "prompt=a", "prompts_file=b"], "give one of them"),
+        ("generate", ["m", "top_p=0"], "keeps no token"),
+        ("quickstart", ["pretrain.model.head_size=33"], "pretrain.model.head_size=33 is odd"),
+        ("quickstart", ["schedule=cosine"], "pretrain.schedule.kind=cosine must know"),
+        ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=512 or 1024"),
+    ],
+)
+def test_other_verbs_are_checked_too(verb, words, sentence):
+    with pytest.raises(ConfigError) as caught:
+        compose(verb, words)
+    assert sentence in str(caught.value)
+
+
+def test_the_quickstart_takes_steps_in_place_of_its_seconds():
+    assert compose("quickstart", ["pretrain.train.steps=4", "schedule=cosine"]).pretrain.train.steps == 4
+
+
+def test_settings_without_rules_pass():
+    check(object())
+
+
+def test_a_batch_is_shared_out_evenly():
+    assert derive_batch(4096, 256, 2) == BatchPlan(16, 8, 8, 1)
+    assert derive_batch(65536, 256, 2) == BatchPlan(256, 128, 16, 8)
+    assert derive_batch(4096, 256, 2, 2) == BatchPlan(16, 8, 2, 4)
+    assert derive_batch(256 * 34, 256, 2) == BatchPlan(34, 17, 1, 17)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 4096), st.integers(1, 64), st.none() | st.integers(1, 64))
+def test_a_batch_is_planned_exactly_or_refused_with_one_that_works(tokens, length, workers, micro):
+    try:
+        plan = derive_batch(tokens, length, workers, micro)
+    except ConfigError as error:
+        for offered in re.findall(r"\d+", str(error).rpartition("train.batch_tokens=")[2]):
+            derive_batch(int(offered), length, workers, micro)
+        assert tokens % (length * workers * (micro or 1))
+    else:
+        assert plan.global_rows * length == tokens
+        assert plan.rows_per_worker * workers == plan.global_rows
+        assert plan.micro_rows * plan.accumulation == plan.rows_per_worker
+        assert plan.micro_rows == micro if micro else plan.micro_rows <= 16
