@@ -65,7 +65,7 @@ def submit(
             )
     with tempfile.TemporaryDirectory(prefix="codex_ray_job_") as folder:
         entrypoint, runtime_env = _package(Path(folder), verb, words, config_file)
-        client = _client(address)
+        client = connect(address)
         job = _within(
             UPLOAD_SECONDS,
             address,
@@ -74,6 +74,15 @@ def submit(
             ),
         )
     print(f"codex-ray: job {job} runs at {address}: {entrypoint}", file=sys.stderr)
+    return follow(client, job, address)
+
+
+def follow(client: JobSubmissionClient, job: str, address: str) -> int:
+    """Print a job's log until it ends and return its exit status; Ctrl-C leaves the job running.
+
+    Raises:
+        CodexRayError: the cluster is lost, or the job failed before its script ran.
+    """
     try:
         asyncio.run(_print_log(client, job, address))
         return _exit_status(client, job, address)
@@ -86,7 +95,12 @@ def submit(
         return 130
 
 
-def _client(address: str) -> JobSubmissionClient:
+def connect(address: str) -> JobSubmissionClient:
+    """Return a client of the jobs server at ``address``.
+
+    Raises:
+        CodexRayError: nothing answers there, or it refuses the token.
+    """
     from ray.job_submission import JobSubmissionClient
 
     # Ray lets these variables override the address it is given; the one on the command line must win.

@@ -1,0 +1,235 @@
+"""``--submit`` against a real head node with token authentication: what arrives, the log, the status."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLLOW = "import sys; from codex_ray.cluster.jobs import connect, follow; a, j = sys.argv[1:]; "
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    environment: dict[str, str]
+
+    def python(self, *words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=cwd,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    def start(self, entrypoint: str) -> str:
+        script = "import sys; from codex_ray.cluster.jobs import connect; a, e = sys.argv[1:]; "
+        done = self.python(
+            "-c", script + "print(connect(a).submit_job(entrypoint=e))", self.address, entrypoint
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def status(self, job: str) -> str:
+        script = "import sys; from codex_ray.cluster.jobs import connect; a, j = sys.argv[1:]; "
+        return self.python(
+            "-c", script + "print(connect(a).get_job_status(j).value)", self.address, job
+        ).stdout.strip()
+
+    def stop(self, job: str) -> None:
+        script = "import sys; from codex_ray.cluster.jobs import connect; a, j = sys.argv[1:]; "
+        self.python("-c", script + "connect(a).stop_job(j)", self.address, job)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def end(processes: list[psutil.Process]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.is_running():
+                process.send_signal(sign)
+        _, processes = psutil.wait_procs(processes, timeout=5)
+    assert processes == []
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # AF_UNIX paths are short, so Ray's folder cannot lie in pytest's.
+    with tempfile.TemporaryDirectory(prefix="cr_") as folder:
+        token = Path(folder) / "token"
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        dashboard, client, agent, agent_grpc = free_ports(4)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+        command += [
+            f"--dashboard-port={dashboard}",
+            "--dashboard-host=127.0.0.1",
+            "--node-ip-address=127.0.0.1",
+        ]
+        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--dashboard-agent-grpc-port={agent_grpc}", "--num-cpus=2"]
+        command += [f"--object-store-memory={100 * 2**20}", f"--temp-dir={folder}/ray"]
+        log = Path(folder) / "head.log"
+        with log.open("w") as stream:
+            process = psutil.Popen(
+                command, env=environment, stdout=stream, stderr=stream, start_new_session=True
+            )
+        found = Head(f"http://127.0.0.1:{dashboard}", environment)
+        try:
+            wait_until_it_answers(found, process, log)
+            yield found
+        finally:
+            end([*process.children(recursive=True), process])
+
+
+def wait_until_it_answers(head: Head, process: psutil.Popen, log: Path) -> None:
+    script = "import sys; from codex_ray.cluster.jobs import connect; connect(sys.argv[1]).list_jobs()"
+    deadline = time.monotonic() + 120
+    while head.python("-c", script, head.address).returncode:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(1)
+
+
+def test_a_verb_runs_as_a_job_with_its_words_and_config_and_its_log_is_followed(head, tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("checkpoints:\n  every: 77\n")
+    # `--dry-run` among the submitted words makes the job itself print its settings and end.
+    script = (
+        "import sys; from codex_ray.cluster.jobs import submit\n"
+        "words = ['my corpus', 'model=plain-tiny', 'train.steps=4', '--dry-run']\n"
+        "sys.exit(submit(sys.argv[1], 'pretrain', words, sys.argv[2], None))"
+    )
+    done = head.python("-c", script, head.address, str(config))
+    assert done.returncode == 0, done.stderr
+    assert "corpus: my corpus\n" in done.stdout
+    assert "    kind: plain\n" in done.stdout
+    assert "  every: 77\n" in done.stdout
+    assert "python jobs/pretrain.py 'my corpus' model=plain-tiny" in done.stderr
+
+
+def test_an_installed_package_travels_whole(head, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "codex_ray", site / "codex_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", site / "codex_ray" / "configs")
+    script = (
+        "import sys; from codex_ray.cluster.jobs import submit\n"
+        "sys.exit(submit(sys.argv[1], 'pretrain', ['seed=5', '--dry-run'], None, None))"
+    )
+    done = head.python("-c", script, head.address, cwd=tmp_path, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert "python -m codex_ray pretrain seed=5" in done.stderr
+    assert "\nseed: 5\n" in done.stdout
+
+
+def test_a_failing_job_returns_its_own_status_and_sentence(head, tmp_path):
+    script = (
+        "import sys; from codex_ray.cluster.jobs import submit\n"
+        "sys.exit(submit(sys.argv[1], 'pretrain', ['stepz=4'], None, None))"
+    )
+    done = head.python("-c", script, head.address)
+    assert done.returncode == 2
+    assert "codex-ray: error: unknown setting 'stepz'" in done.stdout
+
+
+def test_the_command_line_submits_and_says_where_relative_folders_go(head, tmp_path):
+    words = ["prepare", str(tmp_path / "no-such-text"), "--submit", head.address]
+    done = head.python("-m", "codex_ray", *words)
+    assert done.returncode in (1, 2)
+    assert "codex-ray: note: output=corpus lies in the job's own copy" in done.stderr
+    assert "codex-ray: error:" in done.stdout
+    assert "no-such-text" in done.stdout
+
+
+def test_a_stopped_job_is_status_130(head):
+    job = head.start("echo begun; sleep 100")
+    process = follower(head, job)
+    head.stop(job)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out.count("begun") == 0  # read already by the fixture: nothing is printed twice
+
+
+def test_ctrl_c_stops_following_and_leaves_the_job(head):
+    job = head.start("echo begun; sleep 100")
+    process = follower(head, job)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"job {job} goes on; stop it with `ray job stop --address {head.address} {job}`" in err
+    assert "Traceback" not in err
+    assert head.status(job) == "RUNNING"
+    head.stop(job)
+
+
+def follower(head: Head, job: str) -> subprocess.Popen[str]:
+    """Follow a job in a process of its own, up to the job's first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW + "sys.exit(follow(connect(a), j, a))", head.address, job],
+        cwd=ROOT,
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if line == "begun\n":
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+def test_the_address_given_wins_over_the_environment(head):
+    done = head.python(
+        "-c",
+        "import sys; from codex_ray.cluster.jobs import connect; connect(sys.argv[1]).list_jobs()",
+        head.address.removeprefix("http://"),
+        RAY_ADDRESS="http://127.0.0.1:9",
+        RAY_API_SERVER_ADDRESS="http://127.0.0.1:9",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_token_and_a_wrong_address_are_one_sentence(head):
+    words = ["-m", "codex_ray", "export", "m", "output=/x", "--submit"]
+    wrong = head.python(*words, head.address, RAY_AUTH_TOKEN="0" * 64)
+    assert wrong.returncode == 1
+    assert "refuses the token; set RAY_AUTH_MODE=token" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    (port,) = free_ports(1)
+    nothing = head.python(*words, f"http://127.0.0.1:{port}")
+    assert nothing.returncode == 1
+    assert "nothing answers at" in nothing.stderr
+    assert "Traceback" not in nothing.stderr
