@@ -1,0 +1,1 @@
+"""Text to rows of tokens: reading, cleaning, splitting, packing, the global order and its streams."""

@@ -1,0 +1,173 @@
+"""Reading rows straight from the shards, in any order, with what was just read kept in memory.
+
+A shard is checked when it is opened: its size against the manifest, its identity against the corpus
+(a shard of another corpus, split or place is refused), and the checksum of every page that is read.
+So a cut, swapped or bit-flipped shard is named, and the cost follows what is read: hashing whole
+shards instead would read all of each for the one row group that is wanted of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from codex_ray.corpus.manifest import REMEDY, Manifest, check_size, damaged
+from codex_ray.corpus.pack import METADATA, decode_group, identity
+from codex_ray.errors import CodexRayError
+
+
+class RowReader:
+    """Rows of one split by id, through a least-recently-used cache of decoded row groups.
+
+    Args:
+        manifest: a loaded manifest.
+        split: name of a split with rows.
+        cached_groups: row groups kept decoded; the order's window makes each be read once.
+    """
+
+    def __init__(self, manifest: Manifest, split: str, cached_groups: int) -> None:
+        self._manifest = manifest
+        self._name = split
+        self._split = manifest.split(split)
+        self._limit = max(1, cached_groups)
+        self._groups: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._dtype = np.dtype(manifest.dtype)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the tokens of row ids, [rows, sequence_length], in the manifest's dtype.
+
+        Raises:
+            CodexRayError: a shard is missing, cut short, damaged or of another corpus.
+        """
+        result = np.empty((len(rows), self._manifest.sequence_length), dtype=self._dtype)
+        group_of, inner = np.divmod(rows, self._split.row_group_rows)
+        by_group = np.argsort(group_of, kind="stable")
+        groups, starts = np.unique(group_of[by_group], return_index=True)
+        for group, members in zip(groups, np.split(by_group, starts[1:]), strict=True):
+            result[members] = self._group(int(group))[inner[members]]
+        return result
+
+    def _group(self, group: int) -> NDArray[Any]:
+        if group in self._groups:
+            self._groups.move_to_end(group)
+            return self._groups[group]
+        while len(self._groups) >= self._limit:
+            self._groups.popitem(last=False)
+        self._groups[group] = self._read(group)
+        return self._groups[group]
+
+    def _read(self, group: int) -> NDArray[Any]:
+        split = self._split
+        groups_per_shard = split.rows_per_shard // split.row_group_rows
+        number, within = divmod(group, groups_per_shard)
+        info = split.shards[number]
+        path = self._manifest.folder / info.path
+        check_size(path, info.bytes)
+        try:
+            with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+                self._check_identity(path, file.schema_arrow.metadata, number)
+                tokens = decode_group(
+                    file.read_row_group(within, use_threads=False),
+                    self._manifest.sequence_length,
+                    self._manifest.dtype,
+                )
+        # A damaged footer surfaces as whatever the decoder stumbles over; all of it is one fact.
+        except (pa.ArrowException, OSError, ValueError, LookupError, AttributeError) as error:
+            raise damaged(path, f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        expected = min(split.row_group_rows, split.rows - group * split.row_group_rows)
+        if len(tokens) != expected:
+            raise damaged(path, f"row group {within} has {len(tokens)} rows instead of {expected}")
+        return tokens
+
+    def _check_identity(self, path: Path, metadata: dict[bytes, bytes] | None, number: int) -> None:
+        found = json.loads((metadata or {}).get(METADATA, b"null"))
+        expected = identity(self._manifest.content, self._name, number)
+        if found != expected:
+            raise CodexRayError(
+                f"{path} is not shard {number} of the {self._name} split of this corpus (it is of another "
+                f"corpus or place); {REMEDY}"
+            )
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's share of the global batches of a run over a split.
+
+    Optimizer step s is the positions [s * batch_rows, (s+1) * batch_rows) of the order; rank r has
+    the r-th contiguous share of them.
+    """
+
+    corpus: Path
+    split: str
+    fingerprint: str
+    seed: int
+    batch_rows: int
+    rank: int
+    world_size: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of this rank in one step."""
+        return self.batch_rows // self.world_size
+
+    def positions(self, first_step: int, stop_step: int) -> NDArray[np.int64]:
+        """Return the global positions of this rank's rows in steps [first_step, stop_step), flat."""
+        starts = np.arange(first_step, stop_step, dtype=np.int64) * self.batch_rows + self.rank * self.rows
+        positions: NDArray[np.int64] = (starts[:, None] + np.arange(self.rows, dtype=np.int64)).reshape(-1)
+        return positions
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """This rank's rows of one optimizer step.
+
+    ``positions`` are places in the global order, int64 [rows]; ``tokens`` are uint16 or uint32,
+    [rows, sequence_length], read-only or not.
+    """
+
+    step: int
+    positions: NDArray[np.int64]
+    tokens: NDArray[Any]
+
+
+class OrderedReader:
+    """Tokens by global position: the order and the row reader together."""
+
+    def __init__(self, manifest: Manifest, split: str, seed: int) -> None:
+        self.order = manifest.order(split, seed)
+        self._reader = RowReader(manifest, split, self.order.window_row_groups)
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the tokens at global positions, [len(positions), sequence_length]."""
+        return self._reader.take(self.order.at(positions))
+
+
+class DirectStream(Iterator[StepRows]):
+    """Steps read in this process, one at a time; the stream of ``kind=direct``."""
+
+    def __init__(self, share: Share, reader: OrderedReader, first_step: int, stop_step: int) -> None:
+        self._share = share
+        self._reader: OrderedReader | None = reader
+        self._next, self._stop = first_step, stop_step
+
+    def __next__(self) -> StepRows:
+        if self._reader is None or self._next >= self._stop:
+            raise StopIteration
+        step = self._next
+        positions = self._share.positions(step, step + 1)
+        rows = StepRows(step, positions, self._reader.take(positions))
+        self._next += 1
+        return rows
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        self._reader = None

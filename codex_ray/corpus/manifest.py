@@ -1,0 +1,225 @@
+"""The manifest of a corpus: what it holds, with hashes; written last, so that its presence means complete.
+
+::
+
+    corpus/manifest.json          this file
+    corpus/tokenizer/             the tokenizer every row was made with
+    corpus/SPLIT/shard-00000.parquet       rows of tokens
+    corpus/SPLIT/documents-00000.parquet   text of held-out splits
+    corpus/quarantine.jsonl       files that could not be read as text, each with its reason
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from codex_ray.corpus.order import Order
+from codex_ray.errors import CodexRayError, nearest
+from codex_ray.files import read_json, sha256_of, write_json
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+SPLITS = ("train", "validation", "test")
+WINDOW_TOKENS = 2**24  # mixed together by the order; also what a reader holds, 32 MiB of uint16
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One Parquet file of rows; ``tokens`` is rows times the sequence length."""
+
+    path: str
+    rows: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DocumentsInfo:
+    """One Parquet file of held-out documents' text; ``bytes`` is the file's size."""
+
+    path: str
+    documents: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split. Every shard holds ``rows_per_shard`` rows except the last.
+
+    ``tokens`` counts all tokens of the split's documents, special ones included; the last
+    ``unused_tokens`` of them fill no row. ``bytes`` is the documents' UTF-8 text.
+    """
+
+    rows: int
+    tokens: int
+    unused_tokens: int
+    documents: int
+    bytes: int
+    row_group_rows: int
+    rows_per_shard: int
+    shards: list[ShardInfo]
+    document_files: list[DocumentsInfo] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete corpus.
+
+    ``content`` names what went in (text, settings, tokenizer) and is written into every shard, so
+    that a shard of another corpus is recognised; ``fingerprint`` names what came out (shard hashes
+    and layout); ``life_id`` is drawn from it and follows the corpus into runs and models.
+    """
+
+    format_version: int
+    sequence_length: int
+    vocabulary_size: int
+    dtype: str
+    tokenizer_digest: str
+    content: str
+    fingerprint: str
+    life_id: str
+    settings: dict[str, Any]
+    source: dict[str, Any]
+    splits: dict[str, SplitInfo]
+    folder: Path = field(default=Path(), compare=False)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Manifest:
+        """Read a corpus folder's manifest and check it against itself and the tokenizer beside it.
+
+        Raises:
+            CodexRayError: there is none, it is damaged or of a newer format, or the tokenizer in
+                the folder is not the one the rows were made with.
+        """
+        folder = Path(folder)
+        if not (folder / NAME).is_file():
+            what = "has no manifest.json, so it is not complete" if folder.is_dir() else "does not exist"
+            raise CodexRayError(
+                f"corpus folder {folder} {what}; make it with codex-ray prepare output={folder}"
+            )
+        manifest = cls._parse(read_json(folder / NAME, "corpus manifest"), folder)
+        if manifest.fingerprint != manifest.compute_fingerprint():
+            raise damaged(folder / NAME, "its fingerprint does not match its shards")
+        manifest._check_tokenizer()
+        return manifest
+
+    @classmethod
+    def _parse(cls, data: Any, folder: Path) -> Manifest:
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CodexRayError(
+                f"corpus {folder} has format {version} and this codex_ray reads up to {FORMAT_VERSION}; "
+                "upgrade codex_ray or prepare the corpus again"
+            )
+        try:
+            splits = {name: _split(split) for name, split in data["splits"].items()}
+            values = {f.name: data[f.name] for f in fields(cls) if f.name not in ("splits", "folder")}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise damaged(folder / NAME, f"{type(error).__name__}: {error}") from error
+        return cls(**values, splits=splits, folder=folder)
+
+    def save(self) -> None:
+        """Write the manifest into its folder in one step; do this when all else is in place."""
+        data = asdict(self)
+        del data["folder"]
+        write_json(self.folder / NAME, data)
+
+    def split(self, name: str) -> SplitInfo:
+        """Return a split that has rows.
+
+        Raises:
+            CodexRayError: there is no such split or it has no rows.
+        """
+        if name not in self.splits:
+            raise CodexRayError(f"corpus {self.folder} has no split {name!r}{nearest(name, self.splits)}")
+        if self.splits[name].rows == 0:
+            raise CodexRayError(
+                f"split {name!r} of corpus {self.folder} has no rows; prepare it again with a larger "
+                f"split.{name} or more text"
+            )
+        return self.splits[name]
+
+    def order(self, split: str, seed: int) -> Order:
+        """Return the seeded global order of a split's rows."""
+        info = self.split(split)
+        window = max(1, WINDOW_TOKENS // (info.row_group_rows * self.sequence_length))
+        return Order(info.rows, info.row_group_rows, window, seed)
+
+    def verify(self, deep: bool = True) -> None:
+        """Check that every file is there and whole; ``deep`` also hashes each one.
+
+        Raises:
+            CodexRayError: naming the first file that is missing, cut short or changed.
+        """
+        for info in self.files():
+            path = self.folder / info.path
+            check_size(path, info.bytes)
+            if deep and sha256_of(path) != info.sha256:
+                raise damaged(path, "its SHA-256 is not the manifest's")
+
+    def files(self) -> Iterator[ShardInfo | DocumentsInfo]:
+        """Iterate over every file the manifest vouches for."""
+        for split in self.splits.values():
+            yield from split.shards
+            yield from split.document_files
+
+    def compute_fingerprint(self) -> str:
+        """Hash what came out: layout, tokenizer and the hashes of all files, in order."""
+        layout = [self.format_version, self.sequence_length, self.dtype, self.vocabulary_size]
+        digest = hashlib.sha256(json.dumps([*layout, self.tokenizer_digest, self.content]).encode())
+        for name, split in sorted(self.splits.items()):
+            digest.update(json.dumps([name, split.rows, split.row_group_rows, split.rows_per_shard]).encode())
+        for info in self.files():
+            digest.update(f"{info.path}\0{info.bytes}\0{info.sha256}\n".encode())
+        return digest.hexdigest()
+
+    def sealed(self) -> Manifest:
+        """Return this manifest with its fingerprint and the life id drawn from it."""
+        fingerprint = self.compute_fingerprint()
+        life_id = hashlib.sha256(f"life {fingerprint}".encode()).hexdigest()[:32]
+        return replace(self, fingerprint=fingerprint, life_id=life_id)
+
+    def _check_tokenizer(self) -> None:
+        from codex_ray.tokenizer import Tokenizer
+
+        found = Tokenizer.load(self.folder / "tokenizer").digest
+        if found != self.tokenizer_digest:
+            raise CodexRayError(
+                f"the tokenizer in {self.folder / 'tokenizer'} is not the one the corpus was made with "
+                f"({found[:12]} instead of {self.tokenizer_digest[:12]}); put that one back or prepare again"
+            )
+
+
+REMEDY = "copy it again or prepare the corpus again"
+
+
+def check_size(path: Path, size: int) -> None:
+    """Refuse a file that is missing or whose size is not the manifest's.
+
+    Raises:
+        CodexRayError: naming the file.
+    """
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise CodexRayError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from error
+    if found != size:
+        raise damaged(path, f"it has {found} bytes, the manifest says {size}")
+
+
+def damaged(path: Path, why: str) -> CodexRayError:
+    """Say that a file of the corpus is not what the manifest says."""
+    return CodexRayError(f"{path} is damaged ({why}); {REMEDY}")
+
+
+def _split(data: dict[str, Any]) -> SplitInfo:
+    shards = [ShardInfo(**shard) for shard in data["shards"]]
+    documents = [DocumentsInfo(**info) for info in data["document_files"]]
+    return SplitInfo(**{**data, "shards": shards, "document_files": documents})

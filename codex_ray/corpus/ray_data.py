@@ -1,0 +1,92 @@
+"""One function over many tasks as a Ray Data pipeline: the only place that knows Ray Data's habits.
+
+The pipeline is a single operator over blocks of one task each, so that a task process count is just
+``concurrency`` and nothing is split, fused or buffered behind our back. Results come back as Arrow
+tables as they are made, in order on request.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from codex_ray.errors import CodexRayError
+
+Task = TypeVar("Task")
+
+
+def run_tasks(
+    function: Callable[[Task], pa.Table],
+    tasks: Sequence[Task],
+    *,
+    num_cpus: float,
+    concurrency: int,
+    ordered: bool,
+    stall_seconds: float,
+) -> Iterator[pa.Table]:
+    """Apply ``function`` to each task in Ray Data processes; yield each task's table.
+
+    Args:
+        function: importable where it runs; returns one table per task.
+        tasks: picklable descriptions; small, since all of them go to the object store.
+        num_cpus: logical CPUs reserved by a running task.
+        concurrency: tasks running at a time.
+        ordered: yield in the order of ``tasks`` rather than as they end.
+        stall_seconds: longest time without any progress.
+
+    Raises:
+        CodexRayError: a task's own, or one sentence about what ended the pipeline.
+    """
+    import ray.data
+
+    # Ray Data logs each execution, and each error's traceback; the error itself is raised below.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if not tasks:
+        return
+    items = [{"task": pickle.dumps(task)} for task in tasks]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _apply,
+        fn_kwargs={"function": function},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+        concurrency=concurrency,
+    )
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = stall_seconds
+    context.execution_options.preserve_order = ordered
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except CodexRayError as error:
+        raise _original(error) from error
+    except Exception as error:
+        raise CodexRayError(_sentence(error, stall_seconds)) from error
+
+
+def _apply(batch: pa.Table, function: Callable[[Any], pa.Table]) -> pa.Table:
+    (task,) = batch.column("task").to_pylist()
+    return function(pickle.loads(task))
+
+
+def _original(error: CodexRayError) -> CodexRayError:
+    """Ray raises a class made of the task's error and its own, whose text is a traceback."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, CodexRayError) else error
+
+
+def _sentence(error: Exception, stall_seconds: float) -> str:
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    if isinstance(error, ExecutionTimeoutError):
+        return (
+            f"Ray Data made no progress for {stall_seconds:g} s; check that the cluster has free CPUs "
+            "(cluster.logical_cpus of embedded Ray counts them)"
+        )
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f"a Ray Data task failed ({type(error).__name__}: {lines[-1][:300] if lines else 'no message'})"
