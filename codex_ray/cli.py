@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except CodexRayError as error:
-        return _fail(str(error), error.exit_code)
+        # What a Ray worker raised arrives wrapped in its traceback; the sentence is the cause's.
+        inner = getattr(error, "cause", error)
+        return _fail(str(inner), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", Interrupted.exit_code)
     except BrokenPipeError:

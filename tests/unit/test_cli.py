@@ -36,6 +36,12 @@ def fail_by_mistake(settings: object) -> None:
     raise ZeroDivisionError("division\nby zero")
 
 
+def fail_in_a_worker(settings: object) -> None:
+    from ray.exceptions import RayTaskError
+
+    raise RayTaskError("prepare", "Traceback ...", ConfigError("no text in books")).as_instanceof_cause()
+
+
 def give_back(settings: object) -> object:
     return settings
 
@@ -79,6 +85,7 @@ def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.
         (fail_plainly, 1, "shard 3 is truncated; prepare the corpus again"),
         (fail_by_usage, 2, "4 workers asked, 2 CPUs there; give cluster.workers=2"),
         (stop, 130, "stopped at step 7; run it again with resume=auto"),
+        (fail_in_a_worker, 2, "no text in books"),
         (fail_by_mistake, 1, "ZeroDivisionError: division by zero; this is a bug of codex-ray"),
     ],
 )
