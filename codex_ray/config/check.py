@@ -15,6 +15,7 @@ from codex_ray.config.common import Cluster, Device, Mlflow
 from codex_ray.config.corpus import Prepare, Split
 from codex_ray.config.model import Model
 from codex_ray.config.quickstart import Quickstart
+from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import DeepSpeed, Optimizer, Pretrain, Training
 from codex_ray.config.use import Evaluate, Generate
 from codex_ray.errors import ConfigError
@@ -166,6 +167,24 @@ def _generate(settings: Generate, prefix: str) -> None:
     _device(settings.compute, f"{prefix}compute.")
 
 
+def _train_tokenizer(settings: TrainTokenizer, prefix: str) -> None:
+    if settings.tokenizer.path is not None:
+        raise ConfigError(
+            f"{prefix}tokenizer.path={settings.tokenizer.path} names a trained tokenizer, so there is nothing "
+            "to train; leave it out, or use it with prepare"
+        )
+
+
+def _encode(settings: Encode, prefix: str) -> None:
+    if settings.text is not None and settings.files:
+        raise ConfigError(f"both {prefix}text and {prefix}files given; give one of them")
+
+
+def _decode(settings: Decode, prefix: str) -> None:
+    if settings.ids and settings.file is not None:
+        raise ConfigError(f"both {prefix}ids and {prefix}file given; give one of them")
+
+
 def _run_name(name: str | None, prefix: str) -> None:
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise ConfigError(
@@ -305,4 +324,7 @@ _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Quickstart: _quickstart,
     Evaluate: _evaluate,
     Generate: _generate,
+    TrainTokenizer: _train_tokenizer,
+    Encode: _encode,
+    Decode: _decode,
 }

@@ -204,8 +204,11 @@ _IN_LIFE_ORDER = (
         teaches="Encodes text or files to JSONL, one line per document, with attention masks when padded.",
         examples=(
             ("tokenizer encode corpus/tokenizer text='import os'", "one text"),
-            ("tokenizer encode corpus/tokenizer --help", "the settings for files, padding and truncation"),
-            ("tokenizer encode corpus/tokenizer --dry-run", "see the resolved settings"),
+            ("tokenizer encode corpus 'files=[a.py,b.py]' output=ids.jsonl", "files, one line each"),
+            (
+                "tokenizer encode corpus text='import os' pad_to=16 pad_side=left truncate_to=16",
+                "exactly sixteen ids and their attention mask",
+            ),
         ),
     ),
     Verb(
@@ -217,8 +220,8 @@ _IN_LIFE_ORDER = (
         teaches="Decodes ids given on the command line or as JSONL, exactly.",
         examples=(
             ("tokenizer decode corpus/tokenizer 'ids=[300,301]'", "ids on the command line"),
-            ("tokenizer decode corpus/tokenizer --help", "the settings for files"),
-            ("tokenizer decode corpus/tokenizer --dry-run", "see the resolved settings"),
+            ("tokenizer decode corpus file=ids.jsonl output=texts.jsonl", "many lines"),
+            ("tokenizer decode runs/first file=ids.jsonl", "with the tokenizer of a run, printed"),
         ),
     ),
     Verb(
@@ -230,8 +233,8 @@ _IN_LIFE_ORDER = (
         teaches="Writes tokenizer.json with the same ids on every string, or the vocabulary as text.",
         examples=(
             ("tokenizer export corpus/tokenizer output=exported", "a Transformers tokenizer folder"),
-            ("tokenizer export corpus/tokenizer --help", "all settings"),
-            ("tokenizer export corpus/tokenizer --dry-run", "see the resolved settings"),
+            ("tokenizer export corpus output=exported vocabulary_text=true", "vocab.txt as well"),
+            ("tokenizer export runs/first", "the tokenizer of a run"),
         ),
     ),
 )

@@ -29,7 +29,7 @@ def rerun(verb: str, chosen: object) -> object:
         return compose(verb, [], Path(folder) / "config.yaml")
 
 
-@pytest.mark.parametrize("verb", ["prepare", "pretrain", "quickstart"])
+@pytest.mark.parametrize("verb", ["prepare", "pretrain", "quickstart", "tokenizer train"])
 def test_the_defaults_rerun_identically(verb):
     assert rerun(verb, compose(verb)) == compose(verb)
 
