@@ -170,8 +170,8 @@ def _generate(settings: Generate, prefix: str) -> None:
 def _train_tokenizer(settings: TrainTokenizer, prefix: str) -> None:
     if settings.tokenizer.path is not None:
         raise ConfigError(
-            f"{prefix}tokenizer.path={settings.tokenizer.path} names a trained tokenizer, so there is nothing "
-            "to train; leave it out, or use it with prepare"
+            f"{prefix}tokenizer.path={settings.tokenizer.path} names a trained tokenizer, so nothing is "
+            "left to train; leave it out, or use it with prepare"
         )
 
 

@@ -80,7 +80,7 @@ def test_what_is_possible_passes(words):
         ("evaluate", ["m", "corpus=c", "compute.device=cpu", "compute.dtype=float16"], "not possible"),
         ("generate", ["m", "prompt=a", "prompts_file=b"], "give one of them"),
         ("generate", ["m", "top_p=0"], "keeps no token"),
-        ("tokenizer train", ["tokenizer.path=t"], "nothing to train"),
+        ("tokenizer train", ["tokenizer.path=t"], "nothing is left to train"),
         ("tokenizer encode", ["t", "text=a", "files=[b]"], "both text and files given"),
         ("tokenizer decode", ["t", "ids=[1]", "file=b"], "both ids and file given"),
         ("quickstart", ["pretrain.model.head_size=33"], "pretrain.model.head_size=33 is odd"),
