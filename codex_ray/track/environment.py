@@ -30,7 +30,7 @@ VARIABLES = (
 )  # fmt: skip
 COMMAND_SECONDS = 10.0
 
-_SECRET = re.compile(r"(key|token|secret|password|passwd|credential|auth)s?$", re.IGNORECASE)
+_SECRET = re.compile(r"(keys?|token|secret|password|passwd|credentials?|auth)$", re.IGNORECASE)
 
 
 def write_environment(
@@ -90,9 +90,9 @@ def git_commit() -> dict[str, Any] | None:
 
 def masked(text: str) -> str:
     """Mask user, password and query values of a URI within ``text``, and the value of a secret setting."""
-    name, equals, _ = text.partition("=")
-    if equals and _SECRET.search(name):
-        return f"{name}=***"
+    setting = re.match(r"([\w.+~]+)=", text)
+    if setting and _SECRET.search(setting[1]):
+        return f"{setting[1]}=***"
     text = re.sub(r"(://)[^/\s]*@", r"\1***@", text)
     return re.sub(r"([?&][^=&\s]+=)[^&\s]*", r"\1***", text) if "://" in text else text
 
@@ -172,11 +172,12 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _torch() -> dict[str, Any] | None:
-    """Facts that only a loaded torch knows; it is not imported for them."""
+    """Facts that only a loaded torch knows; it is not imported for them, and may be loading just now."""
     torch = sys.modules.get("torch")
-    if torch is None:
+    threads = getattr(torch, "get_num_threads", None)
+    if torch is None or threads is None or not hasattr(torch, "version"):
         return None
-    return {"version": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+    return {"version": torch.version.__version__, "cuda": torch.version.cuda, "threads": threads()}
 
 
 def _container() -> str | None:

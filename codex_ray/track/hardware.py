@@ -33,6 +33,9 @@ DENSE_BFLOAT16 = (
     ("RTX 5090", 209.5e12),  # RTX Blackwell GPU architecture white paper, appendix A
 )
 
+# Words of a card's name that say it is less than the one in the data sheet.
+CUT_DOWN = frozenset({"LAPTOP", "MIG", "D", "MAX"})
+
 # A lower precision must be this much faster than float32 to be worth its rounding.
 WORTHWHILE = 1.25
 
@@ -102,6 +105,8 @@ def peak_flops(device: str, dtype: str, threads: int, *, measured: float | None 
 def data_sheet_flops(card: str) -> float | None:
     """Return the dense bfloat16 FLOP/s of a card by the name CUDA gives it; None if not listed."""
     words = card.upper().replace("-", " ").split()
+    if CUT_DOWN.intersection(words):
+        return None
     for name, flops in DENSE_BFLOAT16:
         if all(word in words for word in name.upper().split()):
             return flops

@@ -71,7 +71,7 @@ class MetricsWriter:
             if self._csv_path is None:
                 return
             if clean.keys() <= self._columns.keys() and self._table is not None:
-                csv.DictWriter(self._table, list(self._columns), lineterminator="\n").writerow(clean)
+                csv.DictWriter(self._table, list(self._columns)).writerow(clean)
             else:
                 self._columns.update(dict.fromkeys(clean))
                 self._remake_csv()
@@ -134,7 +134,7 @@ class MetricsWriter:
             temporary.open("w", encoding="utf-8", newline="") as stream,
         ):
             if self._columns:
-                table = csv.DictWriter(stream, list(self._columns), lineterminator="\n")
+                table = csv.DictWriter(stream, list(self._columns))
                 table.writeheader()
                 table.writerows(row for _, row in _complete_lines(self.path))
         self._table = self._csv_path.open("a", encoding="utf-8", buffering=1, newline="")
@@ -269,7 +269,7 @@ def _columns(path: Path) -> dict[str, None]:
 
 
 def _schema(path: Path) -> pa.Schema:
-    """The narrowest type of each column that holds its every value: whole, number or text."""
+    """One type for each column: int64, float64 where fractions are among its values, or text."""
     import pyarrow as pa
 
     whole, number, text = pa.int64(), pa.float64(), pa.string()

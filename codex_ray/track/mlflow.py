@@ -36,6 +36,7 @@ PARAMETERS_PER_CALL = 100
 PARAMETER_CHARACTERS = 6000
 CUT = " ... (cut, see config.yaml)"
 LOCK_SECONDS = 60.0  # longest wait for another process that opens the store
+THREAD = "codex-ray-mlflow"
 END_SECONDS = 60.0  # longest wait for the thread to finish what was given to it
 UNLOGGED = ("step", "time", "batch")  # the axes, and a digest that means nothing as a number
 LIFE_TAG, ROLE_TAG, PARENT_TAG = "codex_ray.life_id", "codex_ray.role", "mlflow.parentRunId"
@@ -43,7 +44,6 @@ LIFE_TAG, ROLE_TAG, PARENT_TAG = "codex_ray.life_id", "codex_ray.role", "mlflow.
 # Read by MLflow. Its retries would otherwise go on for minutes.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -113,13 +113,15 @@ class MlflowRun:
         try:
             # Here and not in the thread: two threads that import at once can see half a module.
             import mlflow  # noqa: F401
+
+            _quieten()
         except ImportError as error:
             self._warn(error)
             return
         all_tags = {ROLE_TAG: "run", **(tags or {})}
         all_tags |= {LIFE_TAG: life_id} if life_id else {}
         all_tags |= {"mlflow.source.git.commit": commit} if commit else {}
-        self._thread = threading.Thread(target=self._serve, name="mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=THREAD, daemon=True)
         self._thread.start()
         self._do(lambda: self._begin(name, flat(parameters), all_tags))
 
@@ -274,6 +276,16 @@ def tracking_uri(settings: Mlflow, runs: Path) -> str:
         local,
     )
     return _local(local)
+
+
+def _quieten() -> None:
+    """Let MLflow speak only of what goes wrong, and keep its thread's HTTP retries to ourselves."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").addFilter(_not_from_our_thread)
+
+
+def _not_from_our_thread(record: logging.LogRecord) -> bool:
+    return record.threadName != THREAD
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

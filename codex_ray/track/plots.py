@@ -160,7 +160,7 @@ def _series(
 
 def _loss_plot(rows: Sequence[Row]) -> Plot:
     lost = sum(1 for row in rows if "loss" in row and row["loss"] is None)
-    note = f" {lost} steps had no finite loss." if lost else ""
+    note = f" Steps without a finite loss: {lost}." if lost else ""
     training = _series(rows, "loss", smoothed=True, label="training")
     validation = _series(rows, "validation_loss", marked=True, label="validation")
     return Plot("Loss", f"Nats per token; the faint line is each step.{note}", [training, validation])

@@ -15,7 +15,7 @@ from typing import Any
 
 from codex_ray.config import saved
 from codex_ray.errors import CodexRayError
-from codex_ray.files import read_json, write_text
+from codex_ray.files import read_json, unwritable, write_text
 from codex_ray.track.environment import masked
 from codex_ray.track.metrics import Row, read_metrics
 from codex_ray.track.plots import plots_of, svg_of, write_loss_png
@@ -79,7 +79,11 @@ def write_report(run_folder: Path) -> Path:
     )
     path = run_folder / "report.html"
     write_text(path, page)
-    write_loss_png(rows, run_folder / "loss.png")
+    image = run_folder / "loss.png"
+    try:
+        write_loss_png(rows, image)
+    except OSError as error:
+        raise unwritable(image, error) from error
     return path
 
 
