@@ -36,7 +36,7 @@ def flops_per_token(model_config: PreTrainedConfig, sequence_length: int) -> flo
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     context = (sequence_length + 1) / 2
     products += text.num_hidden_layers * 2 * text.num_attention_heads * head_size * context
-    return FORWARD_AND_BACKWARD * MULTIPLY_ADD * (products + _stream_products(text))
+    return float(FORWARD_AND_BACKWARD * MULTIPLY_ADD * (products + _stream_products(text)))
 
 
 def _stream_products(config: PreTrainedConfig) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codex_ray.model.hyper_connections import Coefficients, Mixer
+from codex_ray.model.hyper_connections import Mixer
 
 
 def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
@@ -30,11 +30,11 @@ def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
     mixers = [module for module in model.modules() if isinstance(module, Mixer)]
     if not mixers:
         return {}
-    recorded: list[Tensor | None] = []
+    recorded: list[Tensor] = []
     last: list[Tensor] = []
 
-    def record(_: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Coefficients]) -> None:
-        recorded.append(output[1].mix_BSNN)
+    def record(_: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        recorded.append(output[1][..., :-1])
         last[:] = [inputs[0]]
 
     handles = [mixer.register_forward_hook(record) for mixer in mixers]
@@ -44,9 +44,9 @@ def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
-    streams = mixers[0].streams
+    streams = mixers[0].rule.streams
     identity = torch.eye(streams, device=input_ids.device)
-    matrices = [identity if matrix is None else matrix.float() for matrix in recorded]
+    matrices = [matrix if matrix.shape[-1] else identity for matrix in recorded]
     composite = matrices[0]
     for matrix in matrices[1:]:
         composite = matrix @ composite

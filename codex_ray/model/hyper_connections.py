@@ -4,104 +4,48 @@ Around each sublayer F, with streams X and per-token coefficients computed from 
 
     u = sum_i pre_i X_i        y = F(u)        X'_j = sum_i H_ji X_i + post_j y
 
-H is kept doubly stochastic (rows: forward gain, columns: backward gain), so that products of many
-of them neither grow nor vanish. Coefficients and products are fp32 whatever the model's precision.
+H has unit row sums (forward gain) and column sums (backward gain), so that products of many of
+them neither grow nor vanish.
 
-Shape legend: B batch, S sequence, T tokens (B*S), N streams, D hidden size, K logits per token,
-P permutations of the streams.
+Shape legend: B batch, S sequence, T tokens (B*S), N streams, D hidden size, K logits per token.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
+
+from .mixing import ReadStreams, Rule, WriteStreams, permutation_matrices, wide
 
 # Standard deviation of the dynamic projection at the start: it must not be zero, or streams that
 # start equal stay equal for ever (their gradients are the same).
 PROJECTION_STD = 0.02
 
 
-class Coefficients(NamedTuple):
-    """How one sublayer writes: post_BSN and the mixing matrix mix_BSNN (None is the identity)."""
-
-    post_BSN: Tensor
-    mix_BSNN: Tensor | None
-
-
-class Sinkhorn(torch.autograd.Function):
-    """Doubly stochastic matrices from logits; keeps only the logits and recomputes the rest.
-
-    Logits are [N, N, T], destination stream first; columns are normalised before rows.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits_NNT: Tensor, iterations: int, eps: float) -> Tensor:
-        ctx.save_for_backward(logits_NNT)
-        ctx.iterations, ctx.eps = iterations, eps
-        return _sinkhorn_steps(logits_NNT, iterations, eps)[-1][1]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (logits_NNT,) = ctx.saved_tensors
-        gradient_NNT = gradients[0]
-        steps = _sinkhorn_steps(logits_NNT, ctx.iterations, ctx.eps)
-        for dim, result_NNT, sums in reversed(steps[1:]):
-            inner = (gradient_NNT * result_NNT).sum(dim, keepdim=True)
-            gradient_NNT = (gradient_NNT - inner) / sums
-        dim, softmax_NNT, _ = steps[0]
-        inner = (gradient_NNT * softmax_NNT).sum(dim, keepdim=True)
-        return softmax_NNT * (gradient_NNT - inner), None, None
-
-
-def _sinkhorn_steps(logits_NNT: Tensor, iterations: int, eps: float) -> list[tuple[int, Tensor, Tensor]]:
-    """Return (dimension, result, divisor) of each normalisation; the first is a softmax."""
-    softmax_NNT = logits_NNT.softmax(0)
-    steps = [(0, softmax_NNT, softmax_NNT)]
-    matrix_NNT = softmax_NNT + eps
-    for dim in [1, *[0, 1] * (iterations - 1)]:
-        sums = matrix_NNT.sum(dim, keepdim=True) + eps
-        matrix_NNT = matrix_NNT / sums
-        steps.append((dim, matrix_NNT, sums))
-    return steps
-
-
-def sinkhorn(logits_NNT: Tensor, iterations: int, eps: float) -> Tensor:
-    """Project logits onto (nearly) doubly stochastic matrices, in fp32 (mHC eq. 9).
-
-    Rows sum to one up to ``eps``; columns as far as the iterations have converged.
-    """
-    result: Tensor = Sinkhorn.apply(logits_NNT, iterations, eps)
-    return result
-
-
-def permutation_matrices(streams: int) -> Tensor:
-    """All permutation matrices, [P, N*N], destination stream first; the identity is the first."""
-    identity = torch.eye(streams)
-    return torch.stack([identity[list(order)] for order in itertools.permutations(range(streams))]).flatten(1)
-
-
-def expand_streams(x_BSD: Tensor, streams: int) -> Tensor:
+def expand_streams(embedded_BSD: Tensor, streams: int) -> Tensor:
     """Enter: every stream starts as a copy of the embedding."""
-    return x_BSD.unsqueeze(2).expand(-1, -1, streams, -1).contiguous()
+    return embedded_BSD.unsqueeze(2).expand(-1, -1, streams, -1).contiguous()
 
 
-def write(streams_BSND: Tensor, y_BSD: Tensor, coefficients: Coefficients) -> Tensor:
-    """Mix the streams and add the sublayer's output: H X + post y, in fp32, cast once."""
-    added = coefficients.post_BSN.unsqueeze(-1) * y_BSD.float().unsqueeze(-2)
-    mixed = streams_BSND.float()
-    if coefficients.mix_BSNN is not None:
-        mixed = coefficients.mix_BSNN @ mixed
-    return (mixed + added).to(streams_BSND.dtype)
+def write_streams(streams_BSND: Tensor, output_BSD: Tensor, writing: Tensor) -> Tensor:
+    """Mix the streams and add a sublayer's output: H X + post y.
+
+    Args:
+        streams_BSND: the streams that :class:`Mixer` returned with ``writing``.
+        output_BSD: the sublayer's output, y.
+        writing: the writing matrix, [T, N, N+1] or [T, N, 1], fp32.
+    """
+    with torch.autocast(streams_BSND.device.type, enabled=False):
+        result: Tensor = WriteStreams.apply(streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1), writing)
+    return result.view_as(streams_BSND)
 
 
-def read(streams_BSND: Tensor, pre_BSN: Tensor) -> Tensor:
-    """Combine the streams into one input: sum_i pre_i X_i, in fp32, cast once."""
-    return (pre_BSN.unsqueeze(-2) @ streams_BSND.float()).squeeze(-2).to(streams_BSND.dtype)
+def mean_streams(streams_BSND: Tensor) -> Tensor:
+    """Exit: the mean of the streams (equal to their sum under the norm that follows)."""
+    return streams_BSND.float().mean(2).to(streams_BSND.dtype)
 
 
 class Mixer(nn.Module):
@@ -111,42 +55,26 @@ class Mixer(nn.Module):
     engines that train in bf16 cast every parameter, but no buffer.
 
     Args:
-        kind: ``mhc``, ``mhc_permutation``, ``identity`` or ``hc``.
-        streams: N, at least 2.
+        rule: kind of constraint, number of streams, iterations and epsilons.
         hidden_size: D.
-        index: number of this sublayer in the model (``hc`` reads stream index mod N at the start).
-        sinkhorn_iterations, sinkhorn_eps, gate_init, off_diagonal_init, norm_eps: see the configuration.
+        index: number of this sublayer in the model (``hc`` first reads stream index mod N).
+        gate_init: initial gate of the dynamic part.
+        off_diagonal_init: initial mixing logit off the diagonal.
     """
 
     bias_constant: Tensor
-    permutations: Tensor
 
     def __init__(
-        self,
-        *,
-        kind: str,
-        streams: int,
-        hidden_size: int,
-        index: int,
-        sinkhorn_iterations: int,
-        sinkhorn_eps: float,
-        gate_init: float,
-        off_diagonal_init: float,
-        norm_eps: float,
+        self, rule: Rule, *, hidden_size: int, index: int, gate_init: float, off_diagonal_init: float
     ) -> None:
         super().__init__()
-        self.kind, self.streams, self.index = kind, streams, index
-        self.sinkhorn_iterations, self.sinkhorn_eps = sinkhorn_iterations, sinkhorn_eps
-        self.gate_init, self.off_diagonal_init, self.norm_eps = gate_init, off_diagonal_init, norm_eps
-        mixing = {
-            "mhc": streams**2,
-            "mhc_permutation": math.factorial(streams),
-            "identity": 0,
-            "hc": streams**2,
-        }
-        self.splits = [streams, streams, mixing[kind]]
-        logits = sum(self.splits)
-        rows, columns = (streams + 2, hidden_size) if kind == "hc" else (logits, streams * hidden_size)
+        self.rule, self.index = rule, index
+        self.gate_init, self.off_diagonal_init = gate_init, off_diagonal_init
+        n = rule.streams
+        mixing = {"identity": 0, "mhc_permutation": math.factorial(n)}.get(rule.kind, n * n)
+        self.groups = [n, n, mixing]
+        logits = sum(self.groups)
+        rows, columns = (n + 2, hidden_size) if rule.kind == "hc" else (logits, n * hidden_size)
         self.phi = nn.Parameter(torch.empty(rows, columns))
         self.bias = nn.Parameter(torch.empty(logits))
         self.gate = nn.Parameter(torch.empty(3))
@@ -157,99 +85,83 @@ class Mixer(nn.Module):
 
         Read gates sum to one, write gates are one, and mixing is near the identity.
         """
-        n = self.streams
-        if self.kind == "hc":
-            one_hot = F.one_hot(torch.tensor(self.index % n), n).float()
+        n = self.rule.streams
+        if self.rule.kind == "hc":
+            one_hot = functional.one_hot(torch.tensor(self.index % n), n).float()
             return torch.cat([one_hot, torch.ones(n), torch.eye(n).flatten()])
         pre, post = torch.full((n,), -math.log(n - 1)), torch.zeros(n)
-        if self.kind == "identity":
+        if self.rule.kind == "identity":
             mixing = torch.empty(0)
-        elif self.kind == "mhc":
+        elif self.rule.kind == "mhc":
             mixing = (self.off_diagonal_init * (1 - torch.eye(n))).flatten()
         else:
-            # Half the off-diagonal entries that a permutation uses: a transposition then weighs
-            # what one off-diagonal entry weighs in `mhc`.
+            # Half the number of streams that a permutation moves: a transposition then weighs
+            # what one entry off the diagonal weighs in `mhc`.
             moved = n - permutation_matrices(n).view(-1, n, n).diagonal(dim1=1, dim2=2).sum(1)
             mixing = self.off_diagonal_init * moved / 2
         return torch.cat([pre, post, mixing])
 
-    def forward(self, streams_BSND: Tensor) -> tuple[Tensor, Coefficients]:
-        """Return the sublayer's input and how to write its output."""
-        pre_BSN, post_BSN, mix_BSNN = self.coefficients(streams_BSND)
-        return read(streams_BSND, pre_BSN), Coefficients(post_BSN, mix_BSNN)
+    def forward(self, streams_BSND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sublayer's input u, [B, S, D], the writing matrix, fp32, and the streams.
 
-    def coefficients(self, streams_BSND: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return pre_BSN in (0, 1), post_BSN in (0, 2) and mix_BSNN, all fp32."""
+        Write to the streams that are returned: their gradients then meet in one place.
+        """
         with torch.autocast(streams_BSND.device.type, enabled=False):
-            bias_K = self.bias_constant.float() + self.bias.float()
-            gates = self.gate.float().unbind()
-            if self.kind == "hc":
-                return self._unconstrained(streams_BSND, bias_K, gates)
-            flat = streams_BSND.flatten(2).float()
-            inverse_rms = (flat.square().mean(-1, keepdim=True) + self.norm_eps).rsqrt()
-            dynamic = ((flat @ self.phi.float().t()) * inverse_rms).split(self.splits, -1)
-            pre, post, mixing = (
-                gate * part + bias
-                for gate, part, bias in zip(gates, dynamic, bias_K.split(self.splits), strict=True)
+            bias_K = wide(self.bias_constant) + wide(self.bias)
+            if self.rule.kind == "hc":
+                return self._unconstrained(streams_BSND, bias_K)
+            gate = wide(self.gate).unbind()
+            gate_K = torch.cat([part.expand(size) for part, size in zip(gate, self.groups, strict=True)])
+            read, writing, streams = ReadStreams.apply(
+                streams_BSND.flatten(0, 1), self.phi, bias_K, gate_K, self.rule
             )
-            return pre.sigmoid() + self.sinkhorn_eps, 2 * post.sigmoid(), self._mix(mixing)
+            return read.view_as(streams_BSND[:, :, 0]), writing, streams.view_as(streams_BSND)
 
-    def _mix(self, mixing_BSK: Tensor) -> Tensor | None:
-        batch, length, _ = mixing_BSK.shape
-        n = self.streams
-        if self.kind == "identity":
-            return None
-        if self.kind == "mhc":
-            logits_NNT = mixing_BSK.reshape(-1, n, n).permute(1, 2, 0)
-            matrix_NNT = sinkhorn(logits_NNT, self.sinkhorn_iterations, self.sinkhorn_eps)
-            return matrix_NNT.permute(2, 0, 1).reshape(batch, length, n, n)
-        matrices_PK = permutation_matrices(n).to(mixing_BSK.device)
-        return (mixing_BSK.softmax(-1) @ matrices_PK).view(batch, length, n, n)
-
-    def _unconstrained(
-        self, streams_BSND: Tensor, bias_K: Tensor, gates: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _unconstrained(self, streams_BSND: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hyper-connections without the manifold (arXiv 2409.19606, dynamic form), for comparison."""
-        n = self.streams
-        x = streams_BSND.float()
-        normed = x * (x.square().mean(-1, keepdim=True) + self.norm_eps).rsqrt()
-        dynamic_BSNK = torch.tanh(normed @ self.phi.float().t())
-        pre, post, mixing = bias_K.split(self.splits)
-        # Stream i projects how it is read, written, and passed on to every stream j: row i of the
-        # paper's matrix, which is column i of ours.
-        mix_BSNN = gates[2] * dynamic_BSNK[..., 2:].transpose(-1, -2) + mixing.view(n, n)
-        return gates[0] * dynamic_BSNK[..., 0] + pre, gates[1] * dynamic_BSNK[..., 1] + post, mix_BSNN
+        n = self.rule.streams
+        x = wide(streams_BSND.flatten(0, 1))
+        gate = wide(self.gate)
+        normed = x * (x.square().mean(-1, keepdim=True) + self.rule.norm_eps).rsqrt()
+        dynamic = torch.tanh(normed @ wide(self.phi).t())
+        pre, post, mixing = bias_K.split(self.groups)
+        # Stream i projects how it is read, how it is written, and how it is passed on to every
+        # stream: row i of that paper's matrix, which is column i of ours.
+        pre_TN = gate[0] * dynamic[..., 0] + pre
+        post_TN = gate[1] * dynamic[..., 1] + post
+        mixing_TNN = gate[2] * dynamic[..., 2:].transpose(1, 2) + mixing.view(n, n)
+        writing = torch.cat([mixing_TNN, post_TN.unsqueeze(2)], dim=2)
+        return _weighted(streams_BSND, pre_TN), writing, streams_BSND
 
 
 class ExitMixer(nn.Module):
-    """Learned exit (as in DeepSeek-V4): sigmoid gates per stream computed from all streams."""
+    """Learned exit (as in DeepSeek-V4): a gate per stream, computed from all streams."""
 
     bias_constant: Tensor
 
-    def __init__(
-        self, *, streams: int, hidden_size: int, gate_init: float, norm_eps: float, eps: float
-    ) -> None:
+    def __init__(self, rule: Rule, *, hidden_size: int, gate_init: float) -> None:
         super().__init__()
-        self.streams, self.gate_init, self.norm_eps, self.eps = streams, gate_init, norm_eps, eps
-        self.phi = nn.Parameter(torch.empty(streams, streams * hidden_size))
-        self.bias = nn.Parameter(torch.empty(streams))
+        self.rule, self.gate_init = rule, gate_init
+        self.phi = nn.Parameter(torch.empty(rule.streams, rule.streams * hidden_size))
+        self.bias = nn.Parameter(torch.empty(rule.streams))
         self.gate = nn.Parameter(torch.empty(1))
-        self.register_buffer("bias_constant", torch.empty(streams, dtype=torch.float32))
+        self.register_buffer("bias_constant", torch.empty(rule.streams, dtype=torch.float32))
 
     def initial_bias(self) -> Tensor:
         """The constant part of the bias: gates sum to one at the start, so the exit is the mean."""
-        return torch.full((self.streams,), -math.log(self.streams - 1))
+        return torch.full((self.rule.streams,), -math.log(self.rule.streams - 1))
 
     def forward(self, streams_BSND: Tensor) -> Tensor:
-        """Return the weighted sum of the streams."""
+        """Return the weighted sum of the streams, [B, S, D]."""
         with torch.autocast(streams_BSND.device.type, enabled=False):
-            flat = streams_BSND.flatten(2).float()
-            inverse_rms = (flat.square().mean(-1, keepdim=True) + self.norm_eps).rsqrt()
-            logits = self.gate.float() * (flat @ self.phi.float().t()) * inverse_rms
-            gates = (logits + self.bias_constant.float() + self.bias.float()).sigmoid() + self.eps
-            return read(streams_BSND, gates)
+            flat = wide(streams_BSND.flatten(0, 1).flatten(1))
+            inverse_rms = (flat.square().mean(-1, keepdim=True) + self.rule.norm_eps).rsqrt()
+            logits = wide(self.gate) * (flat @ wide(self.phi).t()) * inverse_rms
+            gates = (logits + wide(self.bias_constant) + wide(self.bias)).sigmoid() + self.rule.eps
+            return _weighted(streams_BSND, gates)
 
 
-def mean_streams(streams_BSND: Tensor) -> Tensor:
-    """Exit: the mean of the streams (equal to their sum under the norm that follows)."""
-    return streams_BSND.float().mean(2).to(streams_BSND.dtype)
+def _weighted(streams_BSND: Tensor, weights_TN: Tensor) -> Tensor:
+    """Sum of streams with weights per token, in fp32, rounded once."""
+    weighted = torch.bmm(weights_TN.unsqueeze(1), wide(streams_BSND.flatten(0, 1)))
+    return weighted.to(streams_BSND.dtype).view_as(streams_BSND[:, :, 0])

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -29,7 +29,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration import CodexRayConfig
-from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write
+from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write_streams
+from .mixing import Rule
 
 
 class CodexRayRMSNorm(nn.Module):
@@ -42,7 +43,7 @@ class CodexRayRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` at unit root mean square, scaled by the weight."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
 class CodexRayRotaryEmbedding(nn.Module):
@@ -102,8 +103,8 @@ def eager_attention(
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -172,21 +173,27 @@ class CodexRayMLP(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
-        output: Tensor = self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+        output: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
         return output
+
+
+def _rule(config: CodexRayConfig) -> Rule:
+    return Rule(
+        kind=config.residual_kind,
+        streams=config.residual_streams,
+        iterations=config.sinkhorn_iterations,
+        eps=config.sinkhorn_eps,
+        norm_eps=config.rms_norm_eps,
+    )
 
 
 def _mixer(config: CodexRayConfig, index: int) -> Mixer:
     return Mixer(
-        kind=config.residual_kind,
-        streams=config.residual_streams,
+        _rule(config),
         hidden_size=config.hidden_size,
         index=index,
-        sinkhorn_iterations=config.sinkhorn_iterations,
-        sinkhorn_eps=config.sinkhorn_eps,
         gate_init=config.gate_init,
         off_diagonal_init=config.off_diagonal_init,
-        norm_eps=config.rms_norm_eps,
     )
 
 
@@ -212,11 +219,11 @@ class CodexRayDecoderLayer(GradientCheckpointingLayer):
         if not self.mixed:
             hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), **kwargs)[0]
             return hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        u_BSD, coefficients = self.attention_mixer(hidden_states)
-        y_BSD, _ = self.attention(self.attention_norm(u_BSD), **kwargs)
-        hidden_states = write(hidden_states, y_BSD, coefficients)
-        u_BSD, coefficients = self.mlp_mixer(hidden_states)
-        return write(hidden_states, self.mlp(self.mlp_norm(u_BSD)), coefficients)
+        u_BSD, writing, hidden_states = self.attention_mixer(hidden_states)
+        output_BSD, _ = self.attention(self.attention_norm(u_BSD), **kwargs)
+        hidden_states = write_streams(hidden_states, output_BSD, writing)
+        u_BSD, writing, hidden_states = self.mlp_mixer(hidden_states)
+        return write_streams(hidden_states, self.mlp(self.mlp_norm(u_BSD)), writing)
 
 
 class CodexRayPreTrainedModel(PreTrainedModel):
@@ -247,7 +254,7 @@ class CodexRayPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, Mixer | ExitMixer):
-            if isinstance(module, Mixer) and module.kind == "hc":
+            if isinstance(module, Mixer) and module.rule.kind == "hc":
                 init.zeros_(module.phi)
             else:
                 init.normal_(module.phi, mean=0.0, std=PROJECTION_STD)
@@ -269,11 +276,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
         self.rotary_emb = CodexRayRotaryEmbedding(config)
         if config.mixed_streams > 1 and config.residual_exit == "learned":
             self.exit_mixer = ExitMixer(
-                streams=config.residual_streams,
-                hidden_size=config.hidden_size,
-                gate_init=config.gate_init,
-                norm_eps=config.rms_norm_eps,
-                eps=config.sinkhorn_eps,
+                _rule(config), hidden_size=config.hidden_size, gate_init=config.gate_init
             )
         self.gradient_checkpointing = False
         self.post_init()
