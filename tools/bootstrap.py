@@ -45,9 +45,17 @@ class Size(NamedTuple):
     disk: int
 
 
-RUNTIME = Size(download=520, disk=2100)
-DEVELOPMENT = Size(download=60, disk=400)
-CUDA_EXTRA = Size(download=2500, disk=4000)
+RUNTIME = Size(download=540, disk=2400)
+DEVELOPMENT = Size(download=60, disk=220)
+CUDA_EXTRA = Size(download=2550, disk=4000)
+
+
+class Torch(NamedTuple):
+    """Where torch is taken from (``url`` None: pip's own index), and which build that is, in words."""
+
+    url: str | None
+    cuda: bool
+    build: str
 
 
 class SetupError(Exception):
@@ -83,20 +91,20 @@ def set_up(dev: bool) -> None:
     if stamp == wanted and venv_works():
         return
     started = time.monotonic()
-    if VENV.exists() and (UNFINISHED.exists() or not venv_works()):
-        print("set-up: .venv is unfinished or of another Python; making it afresh")
-        shutil.rmtree(VENV)
-        stamp = {}
-    if not VENV.exists():
+    if UNFINISHED.exists() or not venv_works():
         python = find_python()
+        if VENV.exists():
+            print("set-up: .venv is unfinished or of another Python; making it afresh")
+            shutil.rmtree(VENV)
+        stamp = {}
         VENV.mkdir()
         UNFINISHED.touch()
         run_logged([python, "-m", "venv", str(VENV)], "creating .venv")
-    torch_index, cuda = choose_torch()
-    announce(stamp, dev, cuda)
+    torch = choose_torch()
+    announce(stamp, dev, torch)
     UNFINISHED.touch()
     STAMP.unlink(missing_ok=True)
-    install(dev, torch_index)
+    install(dev, torch.url)
     STAMP.write_text(json.dumps(wanted) + "\n")
     UNFINISHED.unlink()
     print(f"set-up: done in {time.monotonic() - started:.0f} s; {VENV} is ready")
@@ -161,23 +169,28 @@ def read_stamp() -> dict[str, Any]:
     return stamp
 
 
-def choose_torch() -> tuple[str | None, bool]:
-    """Return the index for torch alone (None: pip's own), and whether that gives a CUDA build."""
+def choose_torch() -> Torch:
+    """Decide where torch comes from: the CPU build where there is no NVIDIA GPU and one can be reached."""
     url = os.environ.get("TORCH_INDEX_URL")
     if url:
-        return url, not url.rstrip("/").endswith("/cpu")
+        return Torch(url, cuda=not url.rstrip("/").endswith("/cpu"), build=f"PyTorch from {url}")
+    cpu = "CPU build of PyTorch; the CUDA build, taken where there is an NVIDIA GPU, is {} and {} MB more"
+    cpu = cpu.format(*CUDA_EXTRA)
     if sys.platform != "linux":
-        return None, False
+        return Torch(None, cuda=False, build="PyTorch without CUDA")
     if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-        return None, True
+        return Torch(None, cuda=True, build="CUDA build of PyTorch")
     command = [str(VENV / "bin" / "python"), "-m", "pip", "index", "versions", "torch"]
     try:
         offered = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     except subprocess.TimeoutExpired:
         offered = ""
     if f"{locked('torch')}+cpu" in offered.replace(",", " ").split():
-        return None, False
-    return (CPU_INDEX, False) if answers(CPU_INDEX + "/torch/", seconds=3.0) else (None, True)
+        return Torch(None, cuda=False, build=cpu)
+    if answers(CPU_INDEX + "/torch/", seconds=3.0):
+        return Torch(CPU_INDEX, cuda=False, build=cpu)
+    build = "CUDA build of PyTorch, since no index with the CPU build answers; TORCH_INDEX_URL names one"
+    return Torch(None, cuda=True, build=build)
 
 
 def answers(url: str, seconds: float) -> bool:
@@ -205,24 +218,16 @@ def locked(name: str) -> str:
     raise SetupError(f"{LOCK} does not pin {name}; run `git checkout {LOCK}`")
 
 
-def announce(stamp: dict[str, Any], dev: bool, cuda: bool) -> None:
+def announce(stamp: dict[str, Any], dev: bool, torch: Torch) -> None:
     """Say what will be downloaded and stored, and refuse where the disk is too small."""
     if stamp and stamp.get("dev") == dev:
         print("set-up: the lock or pyproject.toml has changed; installing what differs")
         return
-    parts = [] if stamp else [RUNTIME] + [CUDA_EXTRA] * cuda
+    parts = [] if stamp else [RUNTIME] + [CUDA_EXTRA] * torch.cuda
     parts += [DEVELOPMENT] * dev
     download, disk = sum(part.download for part in parts), sum(part.disk for part in parts)
-    print(f"set-up: about {download} MB to download, {disk} MB on disk", end="")
-    if stamp:
-        print(" (tools for tests, checks and documentation)")
-    elif cuda:
-        print(" (CUDA build of PyTorch)")
-    else:
-        print(
-            " (CPU build of PyTorch; the CUDA build, taken where there is an NVIDIA GPU, is "
-            f"{CUDA_EXTRA.download} and {CUDA_EXTRA.disk} MB more)"
-        )
+    what = "tools for tests, checks and documentation" if stamp else torch.build
+    print(f"set-up: about {download} MB to download, {disk} MB on disk ({what})")
     # What is downloaded lies beside what it becomes while pip installs it.
     needed, free = disk + download, shutil.disk_usage(ROOT).free // 10**6
     if free < needed:
