@@ -55,15 +55,11 @@ def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
     # Ray reads this while it starts: a process of ours must never be relaunched through `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    previous = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE",)}
     try:
         _join(address) if address else _start(cluster)
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
-        for name, value in previous.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 def private_token_file() -> Path:
@@ -88,8 +84,7 @@ def _start(cluster: Cluster) -> None:
     import ray
 
     if not os.environ.get("RAY_AUTH_TOKEN"):
-        private_token_file()
-    os.environ["RAY_AUTH_MODE"] = "token"
+        private_token_file()  # Ray itself turns token authentication on for a cluster it starts
     wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
     try:
         ray.init(
@@ -109,7 +104,9 @@ def _start(cluster: Cluster) -> None:
 def _join(address: str) -> None:
     import ray
 
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        ray._raylet.Config.initialize("")  # Ray read the variable when it was imported
     try:
         ray.init(
             address=address,

@@ -31,7 +31,7 @@ class Cluster:
     dashboard: bool = setting(False, help="start Ray's dashboard with embedded Ray (loopback only)")
     max_failures: int = setting(3, minimum=0, help="worker failures survived before the run ends")
     start_timeout_seconds: float = setting(
-        120.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
+        300.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
     )
     collective_timeout_seconds: float = setting(
         300.0, minimum=5.0, help="longest wait for another worker within a step"

@@ -99,7 +99,8 @@ def _in_folder(
             tracker.start(run.name, parameters=to_dict(settings), life_id=manifest.life_id, commit=commit)
 
         try:
-            outcome = _fit(absolute, run, follower, settings, started, begin)
+            with progress.stage("pretrain", total=settings.train.steps, unit="steps"):
+                outcome = _fit(absolute, run, follower, settings, started, begin)
             status = "FINISHED" if outcome["status"] == "completed" else "KILLED"
         except BaseException as error:
             if not isinstance(error, CodexRayError | KeyboardInterrupt):

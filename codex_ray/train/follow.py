@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import ExitStack
 from typing import Any
 
 from codex_ray.config.train import Pretrain
@@ -31,13 +30,11 @@ class Follower:
         self.startup: dict[str, float] | None = None
         self._settings, self._tracker, self._progress = settings, tracker, progress
         self._metrics = MetricsFollower(run.metrics)
-        self._metrics.new_rows()  # what an earlier attempt wrote is known already
         self._messages = MessageReader(run.attempt_folder)
         self._rows: list[dict[str, Any]] = []
-        self._unsent: list[dict[str, Any]] = []
+        # Rows of an earlier attempt that MLflow has are not recorded twice; those lost in a crash are.
+        self._unsent: list[dict[str, Any]] = self._metrics.new_rows()
         self._sent_at = time.monotonic()
-        self._stage = ExitStack()
-        self._stage.enter_context(progress.stage("pretrain", total=settings.train.steps, unit="steps"))
 
     def poll(self) -> None:
         """Take in what is new."""
@@ -52,10 +49,9 @@ class Follower:
             self._send()
 
     def close(self) -> None:
-        """Take in and send what is left, and close the display's stage."""
+        """Take in and send what is left."""
         self.poll()
         self._send()
-        self._stage.close()
 
     def summary(self, seconds: float) -> dict[str, float]:
         """Return the closing figures of this start, as flat names and numbers."""
@@ -65,7 +61,6 @@ class Follower:
         figures = {
             "steps": float(last["step"]),
             "tokens": float(last["tokens"]),
-            "loss": last["loss"],
             "tokens_per_second": statistics.median(row["tokens_per_second"] for row in self._rows),
             "mfu": statistics.median(row["mfu"] for row in self._rows),
             "train_seconds": sum(row["step_seconds"] for row in self._rows),
@@ -73,6 +68,8 @@ class Follower:
             / sum(row["step_seconds"] for row in self._rows),
             "wall_seconds": seconds,
         }
+        if last["loss"] is not None:
+            figures["loss"] = last["loss"]
         for row in reversed(self._rows):
             if "validation_loss" in row:
                 figures["validation_loss"] = row["validation_loss"]

@@ -7,6 +7,7 @@ imported and the model built, so that Ray Data warms up meanwhile.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     if messages.has_fatal():
         return {"status": "failed", "step": 0, "total_steps": None}
     torch.set_num_threads(job["threads"])
+    messages.send("worker", rank=rank, pid=os.getpid(), node=ray.util.get_node_ip_address())
     worker = Worker(build(Pretrain, job["settings"]), run, messages, job["started"])
     try:
         return worker.work()

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codex_ray.cluster.session import open_session
+from codex_ray.corpus.prepare import prepare
+from tests.integration.training import TWO_WORKERS, corpus_settings, make_text
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    """One embedded Ray for a module's tests."""
+    with open_session(TWO_WORKERS):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of some of the standard library, made once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    prepare(corpus_settings(make_text(folder / "text"), folder / "corpus"))
+    return folder / "corpus"

@@ -1,0 +1,267 @@
+"""Pretraining on real Ray Train and DeepSpeed: what a run leaves, and that every way of ending ends alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from codex_ray.config.check import derive_batch
+from codex_ray.config.common import Mlflow, Track
+from codex_ray.config.model import Model, Residual
+from codex_ray.config.train import Checkpoints, Optimizer, Schedule, Training, Validation
+from codex_ray.corpus.stream import open_stream
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.track.metrics import read_metrics
+from codex_ray.train.driver import PretrainResult, pretrain
+from codex_ray.train.messages import MessageReader
+from codex_ray.train.source import digest
+from tests.integration.training import (
+    GLOBAL_ROWS,
+    LENGTH,
+    QUIET,
+    STEPS,
+    TWO_WORKERS,
+    batches,
+    losses,
+    run_settings,
+    weights,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
+GOLDEN = Path(__file__).parent.parent / "golden" / "loss_curve.json"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps that nothing disturbs."""
+    result = pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "undisturbed"))
+    assert result.completed
+    return result.run
+
+
+def assert_same_end(run: Path, undisturbed: Path) -> None:
+    """Equal weights bit for bit, and equal batches at every step, each once."""
+    ours, theirs = weights(run), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert batches(run) == batches(undisturbed)
+    assert losses(run) == losses(undisturbed)
+
+
+def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path, tmp_path: Path) -> None:
+    track = Track(metrics=["jsonl", "csv", "parquet"], progress="off", mixing_every=5)
+    settings = run_settings(
+        tiny_corpus,
+        tmp_path,
+        "short",
+        train=Training(steps=20, batch_tokens=GLOBAL_ROWS * LENGTH),
+        checkpoints=Checkpoints(every=200),
+        stream="ray",
+        track=track,
+    )
+    run = pretrain(settings).run
+    assert [path.name for path in (run / "checkpoints").glob("step_*")] == ["step_00000020"]
+    latest = run / "checkpoints" / "latest"
+    assert latest.read_text() == "step_00000020\n" and not latest.is_symlink()
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    table = pyarrow.parquet.read_table(run / "metrics.parquet")
+    assert table.column("loss").to_pylist() == [row["loss"] for row in rows]
+    assert pyarrow.csv.read_csv(run / "metrics.csv").column("batch").to_pylist() == [row["batch"] for row in rows]
+    assert any(key.startswith("mixing/") for key in rows[5])
+    for name in ("config.yaml", "environment.json", "summary.json", "report.html", "loss.png"):
+        assert (run / name).stat().st_size > 0, name
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["mlflow_uri"].startswith("sqlite:") and environment["seeds"]["seed"] == 1234
+    assert logged_losses(tmp_path, run) == [row["loss"] for row in rows]
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert model.config.model_type == "codex_ray"
+
+
+def logged_losses(runs: Path, run: Path) -> list[float]:
+    from mlflow import MlflowClient
+
+    state = json.loads((run / "mlflow.json").read_text())
+    history = MlflowClient(state["uri"]).get_metric_history(state["run_id"], "loss")
+    assert MlflowClient(state["uri"]).get_run(state["run_id"]).info.status == "FINISHED"
+    return [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
+
+
+def test_losses_follow_the_golden_curve(undisturbed: Path) -> None:
+    assert losses(undisturbed) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+def test_metrics_name_the_batches_that_the_order_says(undisturbed: Path, tiny_corpus: Path) -> None:
+    stream = open_stream(
+        tiny_corpus,
+        "train",
+        kind="direct",
+        seed=1234,
+        first_step=0,
+        steps=STEPS,
+        batch_rows=GLOBAL_ROWS,
+        rank=0,
+        world_size=1,
+    )
+    assert batches(undisturbed) == [(step + 1, digest(rows)) for step, rows in enumerate(stream)]
+
+
+def test_stops_and_resumes_end_alike(undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    for stop_after in (1, 6, 11, None):
+        training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=stop_after)
+        result = pretrain(run_settings(tiny_corpus, tmp_path, "stops", train=training, stream="ray"))
+        assert result.completed == (stop_after is None)
+    assert_same_end(result.run, undisturbed)
+
+
+def test_a_killed_worker_is_replaced_and_ends_alike(undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_after_step_six() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            rows = (tmp_path / "killed" / "metrics.jsonl").exists() and read_metrics(
+                tmp_path / "killed" / "metrics.jsonl"
+            )
+            if rows and int(rows[-1]["step"] or 0) >= 6:  # type: ignore[arg-type]
+                messages = MessageReader(tmp_path / "killed" / "attempts" / "1").new()
+                pid = next(item["pid"] for item in messages if item["kind"] == "worker" and item["rank"] == 1)
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_after_step_six)
+    killer.start()
+    slow = replace(QUIET, mixing_every=1)  # lengthens the steps, so that the kill falls among them
+    result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", track=slow))
+    killer.join()
+    assert killed and result.completed
+    assert_same_end(result.run, undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
+    pretrain(run_settings(tiny_corpus, tmp_path, "damaged", train=replace(training, stop_after=10)))
+    victim = next((tmp_path / "damaged/checkpoints/step_00000010/engine").glob("*optim_states.pt"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    result = pretrain(run_settings(tiny_corpus, tmp_path, "damaged"))
+    notes = [item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"]
+    assert "step_00000010 is damaged" in notes[0] and "resumed from step 8" in notes[1]
+    assert_same_end(result.run, undisturbed)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_global_batches_are_the_same_at_any_number_of_workers(
+    workers: int, undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    cluster = replace(TWO_WORKERS, workers=workers)
+    result = pretrain(run_settings(tiny_corpus, tmp_path, "workers", cluster=cluster, stream="ray"))
+    assert batches(result.run) == batches(undisturbed)
+    assert losses(result.run) == pytest.approx(losses(undisturbed), rel=1e-4)
+
+
+def test_one_batch_is_learnt_by_heart(tiny_corpus: Path, tmp_path: Path) -> None:
+    """With a rate that suits it, the model brings the loss of four repeated rows near zero."""
+    result = overfit(tiny_corpus, tmp_path)
+    assert losses(result.run)[-1] < 0.05
+
+
+def overfit(corpus: Path, runs: Path) -> PretrainResult:
+    one_batch = corpus_of_one_batch(corpus, runs)
+    return pretrain(
+        run_settings(
+            one_batch,
+            runs,
+            "overfit",
+            model=Model(
+                hidden_size=64, intermediate_size=128, layers=2, heads=4, key_value_heads=2, head_size=16,
+                residual=Residual(streams=2),
+            ),  # fmt: skip
+            optimizer=Optimizer(kind="adamw", learning_rate=1e-2, weight_decay=0.0),
+            schedule=Schedule(kind="constant", warmup_steps=5),
+            train=Training(steps=150, batch_tokens=4 * LENGTH),
+            checkpoints=Checkpoints(every=1000),
+            validation=Validation(every=0, rows=0),
+        )
+    )
+
+
+def corpus_of_one_batch(corpus: Path, folder: Path) -> Path:
+    """A corpus whose training split is one batch of four rows."""
+    from codex_ray.corpus.prepare import prepare
+    from tests.integration.training import corpus_settings
+
+    text = folder / "text"
+    text.mkdir()
+    sample = " ".join(f"word{number}" for number in range(40))
+    (text / "one.txt").write_text(sample[:220])
+    from codex_ray.config.corpus import Split, Tokenizer
+
+    prepare(
+        corpus_settings(
+            text,
+            folder / "one",
+            tokenizer=Tokenizer(path=str(corpus / "tokenizer")),
+            split=Split(validation=0.0, test=0.0),
+        )
+    )
+    return folder / "one"
+
+
+def test_a_second_run_in_the_same_folder_is_refused(undisturbed: Path, tiny_corpus: Path) -> None:
+    settings = run_settings(tiny_corpus, undisturbed.parent, undisturbed.name, resume="never")
+    with pytest.raises(CodexRayError, match="resume=auto"):
+        pretrain(settings)
+
+
+def test_resuming_with_other_settings_names_them(undisturbed: Path, tiny_corpus: Path) -> None:
+    settings = run_settings(tiny_corpus, undisturbed.parent, undisturbed.name, seed=7)
+    with pytest.raises(ConfigError, match=r"seed \(1234 then, 7 now\)"):
+        pretrain(settings)
+
+
+def test_more_workers_than_the_cluster_can_give_are_refused_at_once(tiny_corpus: Path, tmp_path: Path) -> None:
+    training = Training(steps=1, batch_tokens=64 * LENGTH)
+    settings = run_settings(
+        tiny_corpus, tmp_path, "many", cluster=replace(TWO_WORKERS, workers=64), train=training
+    )
+    started = time.monotonic()
+    with pytest.raises(CodexRayError, match=r"64 CPUs .* the cluster has 8"):
+        pretrain(settings)
+    assert time.monotonic() - started < 10
+
+
+def test_a_corpus_smaller_than_one_batch_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    training = Training(steps=1, batch_tokens=2**20 * LENGTH)
+    with pytest.raises(CodexRayError, match="one batch"):
+        pretrain(run_settings(tiny_corpus, tmp_path, "small", train=training))
+
+
+def test_a_batch_that_cannot_be_divided_names_one_that_can(tiny_corpus: Path, tmp_path: Path) -> None:
+    training = Training(steps=1, batch_tokens=100)
+    with pytest.raises(ConfigError, match="128"):
+        pretrain(run_settings(tiny_corpus, tmp_path, "odd", train=training))
+    assert derive_batch(128, LENGTH, 2).global_rows == 4
+
+
+def test_a_non_finite_loss_stops_before_the_step(tiny_corpus: Path, tmp_path: Path) -> None:
+    hot = Optimizer(kind="adamw", learning_rate=1e30, clip_norm=0.0)
+    settings = run_settings(tiny_corpus, tmp_path, "hot", optimizer=hot, schedule=Schedule(warmup_steps=0))
+    with pytest.raises(CodexRayError, match="not finite at optimizer step"):
+        pretrain(settings)
+    assert (tmp_path / "hot" / "first_error.txt").read_text().startswith("attempt 1, role worker")
