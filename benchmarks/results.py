@@ -119,9 +119,8 @@ def read_results(folder: Path = FOLDER) -> list[Result]:
         data = read_json(path, "benchmark result")
         try:
             figures = {name: Figure(**figure) for name, figure in data["figures"].items()}
-            results.append(
-                Result(*(data[key] for key in ("benchmark", "machine", "commit", "date")), figures)
-            )
+            head = {key: str(data[key]) for key in ("benchmark", "machine", "commit", "date")}
+            results.append(Result(**head, figures=figures))
         except (KeyError, TypeError, AttributeError) as error:
             raise CodexRayError(
                 f"benchmark result {path} is not in the format of {__name__} ({error}); measure it again"
