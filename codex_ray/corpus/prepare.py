@@ -48,6 +48,7 @@ SCAN_TASK_BYTES = 32 * 2**20
 PART_BYTES = (2**20, 256 * 2**20)  # text per part: small for balance, large for few files
 PARTS_WANTED = 4096
 DOCUMENTS_BYTES = 64 * 2**20  # text per file of held-out documents
+SAMPLE_SPREAD = 4  # documents read for the tokenizer's sample, which takes pieces of them, per byte of it
 STALL_SECONDS = 600.0  # longest wait for any task of a pass to end
 
 
@@ -159,7 +160,7 @@ class _Preparation:
                 tokenizer.save(folder)
                 return Tokenizer.load(folder)
             train = [source for source in gathered.documents if source.split == "train"]
-            chosen = sample(train, wanted.sample_bytes, self.seed)
+            chosen = sample(train, SAMPLE_SPREAD * wanted.sample_bytes, self.seed)
             texts = (read_source(self.text, source) for source in chosen)
             return train_tokenizer(texts, wanted, folder, self.seed)
 

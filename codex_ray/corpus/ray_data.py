@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ def run_tasks(
     concurrency: int,
     ordered: bool,
     stall_seconds: float,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Apply ``function`` to each task in Ray Data processes; yield each task's table.
 
     Args:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +37,7 @@ TASK_CPUS = 0.25  # of a logical CPU; the preflight counts this much per worker
 STALL_SECONDS = 180.0  # longest wait for rows, cold start included
 CLOSE_SECONDS = 15.0
 
-Runner = Callable[[Sequence["Chunk"]], Iterator[pa.Table]]
+Runner = Callable[[Sequence["Chunk"]], Generator[pa.Table, None, None]]
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,14 @@ class RayStream(Iterator[StepRows]):
         planned = self._next
         try:
             while (segment := self._wait_for_room(planned)) is not None:
-                for chunk, table in zip(segment, self._run(segment), strict=True):
-                    rows = self._decode(chunk, table)
-                    with self._changed:
-                        if self._closed:
-                            return
-                        self._warm = True
-                        self._ready.append(rows)
-                        self._changed.notify_all()
+                with closing(self._run(segment)) as tables:
+                    for chunk, table in zip(segment, tables, strict=True):
+                        rows = self._decode(chunk, table)
+                        with self._changed:
+                            if not self._closed:  # else drain: Ray Data leaks a thread otherwise
+                                self._warm = True
+                                self._ready.append(rows)
+                                self._changed.notify_all()
                 planned = segment[-1].stop_step
         except BaseException as error:
             with self._changed:
@@ -210,7 +211,7 @@ def _reader(corpus: Path, split: str, seed: int, fingerprint: str) -> OrderedRea
     return OrderedReader(manifest, split, seed)
 
 
-def _run_chunks(chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+def _run_chunks(chunks: Sequence[Chunk]) -> Generator[pa.Table, None, None]:
     from codex_ray.corpus.ray_data import run_tasks
 
     return run_tasks(

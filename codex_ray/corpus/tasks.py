@@ -29,7 +29,7 @@ from codex_ray.files import unwritable
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
 
-BATCH_BYTES = 2**18  # text tokenised at a time; token lists in Python take some 10 bytes per byte of it
+BATCH_BYTES = 2**20  # text tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,14 @@ def writing(path: Path) -> Iterator[None]:
 def _tokenised(
     folder: Path, documents: Sequence[Source], tokenizer: Tokenizer, dtype: str
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield each document as ``<s> tokens </s>``."""
+    """Yield each document as ``<s> tokens </s>``; a foreign tokenizer without ``<s>`` has only the end."""
     stored = np.dtype(dtype).newbyteorder("<")
+    first = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=stored)
+    last = np.array([tokenizer.special_ids["eos"]], dtype=stored)
     for run in group_by_bytes([source.bytes for source in documents], BATCH_BYTES):
         texts = [read_source(folder, source) for source in documents[run]]
-        for ids in tokenizer.encode_batch(texts):
-            tokens = np.empty(len(ids) + 2, dtype=stored)
-            tokens[0], tokens[-1] = tokenizer.bos_id, tokenizer.eos_id
-            tokens[1:-1] = ids
-            yield tokens
+        for ids in tokenizer.encode_arrays(texts):
+            yield np.concatenate([first, ids, last], dtype=stored, casting="unsafe")
 
 
 @lru_cache(maxsize=1)

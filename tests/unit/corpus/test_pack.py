@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,11 @@ def test_pieces_are_the_asked_tokens_of_the_whole_run(
     whole = np.arange(total, dtype="<u2")
     edges = np.cumsum([0, *counts])
     paths = {}
-    for number, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (first, last) in enumerate(pairwise(edges)):
         paths[number] = folder / str(number)
         whole[first:last].tofile(paths[number])
     blocks = [block.tolist() for block in read_pieces(paths, pieces(counts, start, stop), "uint16", size)]
-    assert sum(blocks, []) == list(range(start, stop))
+    assert list(chain(*blocks)) == list(range(start, stop))
     assert all(len(block) == size for block in blocks[:-1])
 
 
@@ -74,5 +75,8 @@ def test_a_full_disk_is_one_sentence() -> None:
     full = Path("/dev/full")  # every write to it fails as on a full disk
     layout = Layout(1024, 1024, 1024, "uint32")
     tokens = np.random.default_rng(1).integers(0, 2**32, 1024 * 1024, dtype=np.uint32)
-    with pytest.raises(CodexRayError, match="the disk is full while writing /dev/full; free some space"), writing(full):
+    with (
+        pytest.raises(CodexRayError, match="the disk is full while writing /dev/full; free some space"),
+        writing(full),
+    ):
         write_shard(full, [tokens], layout, {})

@@ -1,0 +1,104 @@
+"""Corpus folders of known rows, made without Ray: for tests of what reads them."""
+
+from __future__ import annotations
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+
+from codex_ray.config.corpus import Tokenizer as Settings
+from codex_ray.corpus.documents import Document, write_documents
+from codex_ray.corpus.manifest import FORMAT_VERSION, DocumentsInfo, Manifest, ShardInfo, SplitInfo
+from codex_ray.corpus.pack import Layout, identity, write_shard
+from codex_ray.tokenizer import Tokenizer, train_tokenizer
+
+TEXT = ["def add(first, second):\n    return first + second\n", "the quick brown fox, again and again. " * 20]
+
+
+@lru_cache
+def tokenizer_folder() -> Path:
+    folder = Path(mkdtemp(prefix="tokenizer-"))
+    train_tokenizer(TEXT, Settings(vocabulary_size=320), folder, seed=1)
+    return folder
+
+
+def known_rows(rows: int, length: int, dtype: str) -> np.ndarray:
+    """Row i begins with i in base 1000, so that every row says which it is."""
+    tokens = np.zeros((rows, length), dtype=dtype)
+    tokens[:, 0], tokens[:, 1] = np.arange(rows) // 1000, np.arange(rows) % 1000
+    tokens[:, 2:] = np.arange(length - 2)
+    return tokens
+
+
+def row_ids(tokens: np.ndarray) -> list[int]:
+    return (tokens[:, 0].astype(np.int64) * 1000 + tokens[:, 1]).tolist()
+
+
+def make_corpus(
+    folder: Path,
+    *,
+    rows: int = 53,
+    length: int = 8,
+    row_group_rows: int = 4,
+    shard_groups: int = 3,
+    dtype: str = "uint16",
+    held_out: int = 5,
+) -> Manifest:
+    """Write a corpus of ``rows`` training rows and ``held_out`` validation rows."""
+    shutil.copytree(tokenizer_folder(), folder / "tokenizer")
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    layout = Layout(length, row_group_rows, row_group_rows * shard_groups, dtype)
+    splits = {
+        name: write_split(folder, name, count, layout)
+        for name, count in (("train", rows), ("validation", held_out))
+    }
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        sequence_length=length,
+        vocabulary_size=tokenizer.vocabulary_size,
+        dtype=dtype,
+        tokenizer_digest=tokenizer.digest,
+        content="content",
+        fingerprint="",
+        life_id="",
+        settings={},
+        source={},
+        splits=splits,
+        folder=folder,
+    ).sealed()
+    manifest.save()
+    return manifest
+
+
+def write_split(folder: Path, name: str, rows: int, layout: Layout) -> SplitInfo:
+    (folder / name).mkdir()
+    tokens = known_rows(rows, layout.sequence_length, layout.dtype)
+    shards, documents = [], []
+    for number, (first, count) in enumerate(layout.shards(rows)):
+        path = f"{name}/shard-{number:05d}.parquet"
+        group = layout.row_group_rows
+        starts = range(first, first + count, group)
+        groups = (tokens[start : min(start + group, first + count)].reshape(-1) for start in starts)
+        sha256 = write_shard(folder / path, groups, layout, identity("content", name, number))
+        size = (folder / path).stat().st_size
+        shards.append(ShardInfo(path, count, count * layout.sequence_length, size, sha256))
+    if name != "train":
+        path = f"{name}/documents-00000.parquet"
+        count, sha256 = write_documents(
+            folder / path, [Document(f"{n}.txt", text) for n, text in enumerate(TEXT)]
+        )
+        documents.append(DocumentsInfo(path, count, (folder / path).stat().st_size, sha256))
+    return SplitInfo(
+        rows=rows,
+        tokens=rows * layout.sequence_length,
+        unused_tokens=0,
+        documents=len(documents),
+        bytes=sum(len(text) for text in TEXT),
+        row_group_rows=layout.row_group_rows,
+        rows_per_shard=layout.rows_per_shard,
+        shards=shards,
+        document_files=documents,
+    )
