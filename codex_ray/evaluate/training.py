@@ -1,0 +1,57 @@
+"""The training documents of a corpus, from its rows: the shards are all that is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codex_ray.corpus.direct import RowReader
+from codex_ray.corpus.manifest import Manifest
+
+if TYPE_CHECKING:
+    from codex_ray.tokenizer import Tokenizer
+
+
+def training_sequences(
+    manifest: Manifest, tokenizer: Tokenizer, *, last_tokens: int | None = None
+) -> Iterator[NDArray[Any]]:
+    """Iterate over the training documents as ids, the beginning and end tokens included.
+
+    Rows cut documents anywhere, so what follows the last full row is missing from the last one.
+
+    Args:
+        manifest: a loaded corpus.
+        tokenizer: the corpus's.
+        last_tokens: begin with the first document within about the last so many tokens; None is all.
+    """
+    info = manifest.split("train")
+    reader = RowReader(manifest, "train", cached_groups=1)
+    first_row = 0
+    if last_tokens is not None:
+        first_row = max(0, info.rows - last_tokens // manifest.sequence_length - 1)
+        first_row -= first_row % info.row_group_rows
+    bos_id = tokenizer.special_ids["bos"]
+    parts: list[NDArray[Any]] = []
+    for start in range(first_row, info.rows, info.row_group_rows):
+        rows = np.arange(start, min(start + info.row_group_rows, info.rows), dtype=np.int64)
+        ids = reader.take(rows).reshape(-1)
+        before, *documents = np.split(ids, np.flatnonzero(ids == bos_id))
+        if parts:
+            parts.append(before)
+        for document in documents:
+            if parts:
+                yield np.concatenate(parts)
+            parts = [document]
+    if parts:
+        yield np.concatenate(parts)
+
+
+def training_texts(
+    manifest: Manifest, tokenizer: Tokenizer, *, last_tokens: int | None = None
+) -> Iterator[str]:
+    """Iterate over the training documents as text; arguments are those of :func:`training_sequences`."""
+    for ids in training_sequences(manifest, tokenizer, last_tokens=last_tokens):
+        yield tokenizer.decode(ids[1:-1].tolist() if ids[-1] == tokenizer.eos_id else ids[1:].tolist())

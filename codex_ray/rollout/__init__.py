@@ -1,0 +1,1 @@
+"""Sampling from causal language models: a batched sampler with a key/value cache, and the generate verb."""

@@ -1,0 +1,153 @@
+"""The ``generate`` verb: complete a prompt on the terminal, or a file of prompts as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codex_ray.config.use import Generate
+from codex_ray.errors import CodexRayError, ConfigError, Interrupted
+from codex_ray.files import write_text
+from codex_ray.rollout.generate import Completion, check_prompts, generate, prompt_ids
+from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.sampling import row_seeds
+
+BATCHES_AT_ONCE = 16
+"""Batches whose prompts are sorted by length together, and whose lines are printed together."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated.
+
+    Attributes:
+        completions: one per prompt, in order.
+        tokens: tokens sampled.
+        seconds: time spent on them, without loading the model.
+    """
+
+    completions: list[Completion]
+    tokens: int
+    seconds: float
+
+
+def generate_verb(settings: Generate) -> Generation:
+    """Complete one prompt, or a file of them.
+
+    The completion of one prompt is printed as it grows. Otherwise each prompt gets a line of JSON, in order,
+    in ``output`` or on standard output: the keys of its own line with ``completion``, ``finish_reason``,
+    ``tokens`` and ``logprob`` (their sum). Tokens per second go to standard error.
+
+    Raises:
+        ConfigError: settings that cannot be right.
+        CodexRayError: prompts or a model that cannot be read, or a prompt too long for the model.
+        Interrupted: Ctrl-C; lines that were complete are written.
+    """
+    if settings.prompt is not None and settings.prompts_file is not None:
+        raise ConfigError("give prompt=TEXT or prompts_file=FILE, not both")
+    records = _records(settings)
+    model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
+    prompts = prompt_ids(tokenizer, [record["prompt"] for record in records])
+    check_prompts(model, prompts)
+    seeds = row_seeds(settings.seed, len(prompts))
+    streamed = settings.prompts_file is None and settings.output is None
+    completions: list[Completion] = []
+    group_rows = settings.batch_rows * BATCHES_AT_ONCE
+    started = time.perf_counter()
+    try:
+        for start in range(0, len(prompts), group_rows):
+            group = slice(start, start + group_rows)
+            completions += generate(
+                model,
+                prompts[group],
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                seed=seeds[group],
+                stop=settings.stop,
+                tokenizer=tokenizer,
+                on_token=_print_token if streamed else None,
+                batch_rows=settings.batch_rows,
+            )
+            if settings.output is None and not streamed:
+                print(_lines(records[group], completions[group]), end="", flush=True)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {len(completions)} of {len(prompts)} completions are whole") from None
+    finally:
+        if streamed:
+            print(flush=True)
+        elif settings.output is not None and completions:
+            write_text(Path(settings.output).expanduser(), _lines(records, completions))
+    seconds = time.perf_counter() - started
+    tokens = sum(len(completion.ids) for completion in completions)
+    print(f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s", file=sys.stderr)
+    return Generation(completions, tokens, seconds)
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines that each hold a text ``prompt``; their other keys are kept.
+
+    Raises:
+        CodexRayError: the file cannot be read, or a line is something else; the sentence has its number.
+    """
+    form = 'write one {"prompt": "..."} a line'
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CodexRayError(
+            f"prompts file {path} cannot be read ({error}); give a UTF-8 text file"
+        ) from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CodexRayError(f"line {number} of {path} is not JSON ({error}); {form}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+            raise CodexRayError(f"line {number} of {path} has no text under 'prompt'; {form}")
+        records.append(record)
+    if not records:
+        raise CodexRayError(f"prompts file {path} is empty; {form}")
+    return records
+
+
+def _records(settings: Generate) -> list[dict[str, Any]]:
+    if settings.prompts_file is not None:
+        return read_prompts(Path(settings.prompts_file).expanduser())
+    if settings.prompt is not None:
+        return [{"prompt": settings.prompt}]
+    if sys.stdin.isatty():
+        print("reading the prompt from the terminal; Ctrl-D ends it", file=sys.stderr)
+    try:
+        return [{"prompt": sys.stdin.buffer.read().decode("utf-8")}]
+    except UnicodeDecodeError as error:
+        raise CodexRayError(f"standard input is not UTF-8 text ({error}); give text") from error
+
+
+def _print_token(row: int, token: int, text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _lines(records: Iterable[dict[str, Any]], completions: Iterable[Completion]) -> str:
+    lines = [
+        json.dumps(
+            {
+                **record,
+                "completion": completion.text,
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.ids),
+                "logprob": sum(completion.logprobs),
+            },
+            ensure_ascii=False,
+        )
+        for record, completion in zip(records, completions, strict=False)
+    ]
+    return "".join(f"{line}\n" for line in lines)

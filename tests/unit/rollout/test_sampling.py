@@ -1,0 +1,96 @@
+"""Drawing one token per row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from codex_ray.errors import ConfigError
+from codex_ray.rollout.sampling import Sampling, row_seeds, sample
+
+LOGITS = arrays.arrays(np.float32, (4, 9), elements=st.floats(-30, 30, width=32))
+
+
+def frequencies(logits: list[float], sampling: Sampling, draws: int = 4000) -> list[float]:
+    """Share of each token when the unit interval is gone through evenly."""
+    uniforms = [(draw + 0.5) / draws for draw in range(draws)]
+    tokens = sample(torch.tensor(logits).expand(draws, -1), uniforms, sampling)
+    return (torch.bincount(tokens, minlength=len(logits)) / draws).tolist()
+
+
+def test_draws_follow_the_softmax() -> None:
+    logits = [0.0, 1.0, 2.0, -torch.inf]
+    expected = torch.tensor(logits).softmax(-1).tolist()
+    assert frequencies(logits, Sampling()) == pytest.approx(expected, abs=1e-3)
+
+
+def test_temperature_divides_the_logits() -> None:
+    expected = (torch.tensor([0.0, 1.0, 2.0]) / 0.5).softmax(-1).tolist()
+    assert frequencies([0.0, 1.0, 2.0], Sampling(temperature=0.5)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_tiny_temperature_is_greedy_and_stays_finite() -> None:
+    assert frequencies([5.0, 40.0, 39.0], Sampling(temperature=1e-300), 10) == [0, 1, 0]
+
+
+def test_top_k_keeps_the_likeliest_and_renormalises() -> None:
+    expected = [0.0, *torch.tensor([1.0, 2.0]).softmax(-1).tolist()]
+    assert frequencies([0.0, 1.0, 2.0], Sampling(top_k=2)) == pytest.approx(expected, abs=1e-3)
+    assert frequencies([0.0, 1.0, 2.0], Sampling(top_k=99)) == pytest.approx(
+        torch.tensor([0.0, 1.0, 2.0]).softmax(-1).tolist(), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("top_p", "expected"),
+    [
+        (0.4, [0, 1, 0, 0]),  # the first alone reaches it
+        (0.5, [0, 1, 0, 0]),
+        (0.51, [0, 5 / 8, 0, 3 / 8]),
+        (0.85, [0, 5 / 9.5, 1.5 / 9.5, 3 / 9.5]),
+        (1e-9, [0, 1, 0, 0]),
+    ],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, expected: list[float]) -> None:
+    logits = np.log([0.05, 0.5, 0.15, 0.3]).tolist()
+    assert frequencies(logits, Sampling(top_p=top_p)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_top_p_counts_what_top_k_left() -> None:
+    logits = np.log([0.1, 0.5, 0.1, 0.3]).tolist()
+    assert frequencies(logits, Sampling(top_k=2, top_p=0.62)) == [0, 1, 0, 0]
+
+
+@given(LOGITS, st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
+def test_a_row_does_not_depend_on_its_batch(logits: np.ndarray, uniforms: list[float]) -> None:
+    together = torch.from_numpy(logits)
+    for sampling in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
+        alone = [
+            sample(together[row : row + 1], uniforms[row : row + 1], sampling).item() for row in range(4)
+        ]
+        assert sample(together, uniforms, sampling).tolist() == alone
+
+
+@given(LOGITS, st.sampled_from([0.0, 0.5, np.nextafter(1, 0)]))
+def test_a_banned_token_is_never_drawn(logits: np.ndarray, uniform: float) -> None:
+    banned = torch.from_numpy(logits).clone()
+    banned[:, [0, 4, 8]] = -torch.inf
+    for sampling in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
+        assert not set(sample(banned, [uniform] * 4, sampling).tolist()) & {0, 4, 8}
+
+
+def test_row_seeds_do_not_depend_on_the_number_of_rows() -> None:
+    assert row_seeds(5, 3) == row_seeds(5, 7)[:3]
+    assert len({*row_seeds(5, 50), *row_seeds(6, 50)}) == 100
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}]
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]

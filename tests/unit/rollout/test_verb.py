@@ -1,0 +1,175 @@
+"""The generate verb: one prompt on the terminal, files of prompts, and being stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codex_ray.config.common import Device
+from codex_ray.config.model import Model
+from codex_ray.config.use import Generate
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.model import build_model, load_model
+from codex_ray.rollout.generate import generate, prompt_ids
+from codex_ray.rollout.verb import generate_verb, read_prompts
+from codex_ray.tokenizer import Tokenizer, train_tokenizer
+
+ROOT = Path(__file__).parents[3]
+SHAPE = Model(hidden_size=32, intermediate_size=48, layers=2, heads=2, key_value_heads=1, head_size=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a random model in it."""
+    from codex_ray.config.corpus import Tokenizer as Settings
+
+    run = tmp_path_factory.mktemp("run")
+    tokenizer = train_tokenizer(
+        [Path(io.__file__).read_text()], Settings(vocabulary_size=400), run / "model", seed=1
+    )
+    build_model(
+        SHAPE, vocabulary_size=400, sequence_length=64, seed=1, special_ids=tokenizer.special_ids
+    ).save_pretrained(run / "model")
+    return run
+
+
+@pytest.fixture
+def settings(folder: Path) -> Generate:
+    return Generate(
+        model=str(folder), prompt="import os\n", max_new_tokens=12, compute=Device("cpu", "float32")
+    )
+
+
+def write_prompts(path: Path, count: int) -> Path:
+    path.write_text(
+        "".join(json.dumps({"prompt": f"x = {number}\n", "id": number}) + "\n" for number in range(count))
+    )
+    return path
+
+
+def test_one_prompt_is_printed_as_its_completion(
+    settings: Generate, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = generate_verb(settings)
+    expected = generate(
+        load_model(folder),
+        prompt_ids(Tokenizer.load(folder), ["import os\n"]),
+        max_new_tokens=12,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+        tokenizer=Tokenizer.load(folder),
+    )
+    printed = capsys.readouterr()
+    assert done.completions == expected
+    assert printed.out == expected[0].text + "\n"
+    assert "12 tokens in" in printed.err and "tokens/s" in printed.err
+
+
+def test_an_unset_prompt_is_standard_input(
+    settings: Generate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = generate_verb(settings)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"import os\n")))
+    assert generate_verb(replace(settings, prompt=None)).completions == expected.completions
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    with pytest.raises(CodexRayError, match="standard input is not UTF-8"):
+        generate_verb(replace(settings, prompt=None))
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 16])
+def test_a_file_of_prompts_becomes_lines_in_order(
+    settings: Generate, tmp_path: Path, batch_rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 20)
+    asked = replace(settings, prompt=None, prompts_file=str(prompts), batch_rows=batch_rows)
+    printed_by = generate_verb(asked)
+    printed = capsys.readouterr().out
+    generate_verb(replace(asked, output=str(tmp_path / "out.jsonl"), batch_rows=4))
+    assert capsys.readouterr().out == ""
+    for text in (printed, (tmp_path / "out.jsonl").read_text()):
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [line["id"] for line in lines] == list(range(20))
+        for line, completion in zip(lines, printed_by.completions, strict=True):
+            assert line["prompt"] == f"x = {line['id']}\n"
+            assert line["completion"] == completion.text
+            assert line["finish_reason"] == completion.finish_reason
+            assert line["tokens"] == len(completion.ids)
+            assert line["logprob"] == pytest.approx(sum(completion.logprobs), abs=1e-3)
+
+
+def test_one_prompt_can_be_written_to_a_file(
+    settings: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = generate_verb(replace(settings, output=str(tmp_path / "out.jsonl")))
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "out.jsonl").read_text())["completion"] == done.completions[0].text
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b'{"prompt": "a"}\n\n{"prompt": 3}\n', "line 3 of .* has no text under 'prompt'"),
+        (b'["a"]\n', "line 1 of .* has no text"),
+        (b"{'prompt'}\n", "line 1 of .* is not JSON"),
+        (b"\xff\n", "cannot be read"),
+        (b"[" * 100_000, "line 1 of .* is not JSON"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_named(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "prompts.jsonl").write_bytes(content)
+    with pytest.raises(CodexRayError, match=sentence):
+        read_prompts(tmp_path / "prompts.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence", "kind"),
+    [
+        ({"prompts_file": "p"}, "not both", ConfigError),
+        ({"prompt": "a b " * 100}, "prompt 1 has .* the model takes 64", CodexRayError),
+        ({"prompt": "\ud800"}, "surrogate", CodexRayError),
+        ({"stop": [""]}, "stop string is empty", ConfigError),
+        ({"model": "/nowhere/at/all"}, "/nowhere/at/all", CodexRayError),
+        ({"revision": "main"}, "revision", ConfigError),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    settings: Generate, change: dict[str, object], sentence: str, kind: type[CodexRayError]
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        generate_verb(replace(settings, **change))
+
+
+def test_ctrl_c_ends_cleanly_and_keeps_what_is_complete(folder: Path, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 20_000)
+    words = [f"prompts_file={prompts}", "batch_rows=2", "max_new_tokens=20", "compute.device=cpu"]
+    printed, errors = tmp_path / "printed", tmp_path / "errors"
+    with printed.open("w") as out, errors.open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "codex_ray", "generate", str(folder), *words, "compute.dtype=float32"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=err,
+        )
+        deadline = time.monotonic() + 120
+        while not printed.stat().st_size and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130, errors.read_text()
+    lines = [json.loads(line) for line in printed.read_text().splitlines()]
+    assert lines and [line["id"] for line in lines] == list(range(len(lines)))
+    stopped = re.search(r"stopped; (\d+) of 20000 completions are whole", errors.read_text())
+    assert stopped is not None and len(lines) <= int(stopped[1]) < 20_000
+    assert "Traceback" not in errors.read_text()
