@@ -19,7 +19,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of some of the standard library, made once."""
+    """A corpus of small programs, made once."""
     folder = tmp_path_factory.mktemp("tiny")
     prepare(corpus_settings(make_text(folder / "text"), folder / "corpus"))
     return folder / "corpus"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,24 @@ from codex_ray.track.metrics import read_metrics
 STEPS, LENGTH, GLOBAL_ROWS = 12, 32, 8
 TWO_WORKERS = Cluster(workers=2, threads_per_worker=1, logical_cpus=8)
 QUIET = Track(progress="off", mlflow=Mlflow(enabled=False), report=False, mixing_every=0)
-MODULES = ("json", "email", "logging", "concurrent")
 
 
 def make_text(folder: Path) -> Path:
-    """Copy some of the standard library: about 100 files."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    for module in MODULES:
-        shutil.copytree(library / module, folder / module, ignore=shutil.ignore_patterns("__pycache__"))
+    """Write 120 small programs, the same on every machine, with something to learn in them."""
+    folder.mkdir(parents=True)
+    draw = random.Random(7)
+    names = ["".join(draw.choices("aeioustrnlm", k=draw.randint(3, 8))) for _ in range(200)]
+    for number in range(120):
+        lines = []
+        for _ in range(draw.randint(10, 40)):
+            first, second, third = draw.choices(names, weights=range(200, 0, -1), k=3)
+            lines += [f"def {first}({second}, {third}):", f"    return {second} + {third} * {draw.randint(0, 99)}", ""]
+        (folder / f"{number:03d}.py").write_text("\n".join(lines))
     return folder
 
 
 def corpus_settings(text: Path, output: Path, **changes: Any) -> Prepare:
-    """Settings of a corpus of about 6,000 rows of 32 tokens."""
+    """Settings of a corpus of a few thousand rows of 32 tokens."""
     settings = Prepare(
         text=str(text),
         output=str(output),
