@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ import pyarrow as pa
 from codex_ray.errors import CodexRayError
 
 Task = TypeVar("Task")
+
+FAILURE = "failure"  # the only column of the table of a task that failed
 
 
 def run_tasks(
@@ -54,30 +57,33 @@ def run_tasks(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
-        concurrency=concurrency,
+        concurrency=min(concurrency, len(items)),
     )
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = stall_seconds
     context.execution_options.preserve_order = ordered
     try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    except CodexRayError as error:
-        raise _original(error) from error
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            if table.column_names == [FAILURE]:
+                raise pickle.loads(table.column(FAILURE)[0].as_py())
+            yield table
+    except CodexRayError:
+        raise
     except Exception as error:
         raise CodexRayError(_sentence(error, stall_seconds)) from error
 
 
 def _apply(batch: pa.Table, function: Callable[[Any], pa.Table]) -> pa.Table:
+    """Run one task. An expected failure is data: Ray would return a traceback around its sentence."""
     (task,) = batch.column("task").to_pylist()
-    return function(pickle.loads(task))
-
-
-def _original(error: CodexRayError) -> CodexRayError:
-    """Ray raises a class made of the task's error and its own, whose text is a traceback."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, CodexRayError) else error
+    try:
+        return function(pickle.loads(task))
+    except CodexRayError as error:
+        error.add_note(traceback.format_exc())
+        return pa.table({FAILURE: [pickle.dumps(error)]})
 
 
 def _sentence(error: Exception, stall_seconds: float) -> str:
@@ -88,5 +94,6 @@ def _sentence(error: Exception, stall_seconds: float) -> str:
             f"Ray Data made no progress for {stall_seconds:g} s; check that the cluster has free CPUs "
             "(cluster.logical_cpus of embedded Ray counts them)"
         )
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return f"a Ray Data task failed ({type(error).__name__}: {lines[-1][:300] if lines else 'no message'})"
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or ["no message"]
+    return f"a Ray Data task failed ({type(cause).__name__}: {lines[0][:300]})"

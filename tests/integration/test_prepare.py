@@ -1,0 +1,287 @@
+"""``prepare`` on a real local Ray: what it writes, what it repeats, what it refuses and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codex_ray.config.corpus import Clean, Pack, Prepare, Split, Tokenizer
+from codex_ray.corpus import prepare as module
+from codex_ray.corpus.direct import RowReader
+from codex_ray.corpus.documents import documents
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.prepare import prepare
+from codex_ray.errors import CodexRayError
+from codex_ray.tokenizer import Tokenizer as AnyTokenizer
+from codex_ray.track.progress import Progress
+from tests.integration.training import QUIET, TWO_WORKERS
+
+pytestmark = pytest.mark.integration
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "theta", "iota", "kappa", "lambda", "omicron"]
+
+
+def write_text(folder: Path, files: int = 60) -> Path:
+    """Files of words drawn from a fixed seed, some of them odd."""
+    generator = np.random.default_rng(5)
+    folder.mkdir(parents=True)
+    for number in range(files):
+        lines = [" ".join(generator.choice(WORDS, 8)) for _ in range(int(generator.integers(1, 40)))]
+        (folder / f"{number:03d}.txt").write_text("\n".join(lines) + "\r\n" * (number % 3 == 0))
+    (folder / "copy.txt").write_bytes((folder / "000.txt").read_bytes())
+    (folder / "latin.txt").write_bytes("café".encode("latin-1") * 9)
+    (folder / "marked.txt").write_bytes(b"\xef\xbb\xbf" + b"a marked document " * 4)
+    (folder / "short.txt").write_text("tiny")
+    (folder / "ignored.bin").write_bytes(b"\0\1\2")
+    return folder
+
+
+def settings_of(text: Path, output: Path, **changes: Any) -> Prepare:
+    settings = Prepare(
+        text=str(text),
+        output=str(output),
+        suffixes=[".txt"],
+        seed=3,
+        tokenizer=Tokenizer(vocabulary_size=310),
+        split=Split(validation=0.15, test=0.1),
+        pack=Pack(sequence_length=16, row_group_rows=8, shard_row_groups=4),
+        cluster=TWO_WORKERS,
+        track=QUIET,
+    )
+    return replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("source") / "text")
+
+
+@pytest.fixture(scope="module")
+def corpus(text: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Manifest:
+    return prepare(settings_of(text, tmp_path_factory.mktemp("made") / "corpus")).manifest
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_rows_are_the_documents_in_order_each_between_its_marks(corpus: Manifest, text: Path) -> None:
+    tokenizer = AnyTokenizer.load(corpus.folder / "tokenizer")
+    names = [f"{number:03d}.txt" for number in range(60)] + ["marked.txt"]
+    held = {
+        d.name: (split, d.text) for split in ("validation", "test") for d in documents(corpus.folder, split)
+    }
+    for split, info in corpus.splits.items():
+        expected: list[int] = []
+        kept = [name for name in sorted(names) if held.get(name, ("train", ""))[0] == split]
+        for name in kept:
+            written = (text / name).read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
+            if split != "train":
+                assert held[name] == (split, written)
+            expected += [tokenizer.bos_id or 0, *tokenizer.encode(written), tokenizer.eos_id or 0]
+        assert info.documents == len(kept)
+        assert info.tokens == len(expected)
+        assert info.rows == len(expected) // 16
+        assert info.unused_tokens == len(expected) - info.rows * 16
+        tokens = RowReader(corpus, split, cached_groups=100).take(np.arange(info.rows)).reshape(-1)
+        assert tokens.tolist() == expected[: info.rows * 16]
+
+
+def test_the_manifest_accounts_for_every_file(corpus: Manifest) -> None:
+    source = corpus.source
+    assert (source["files"], source["kept"]) == (64, 61)
+    assert source["dropped"] == {"duplicate": 1, "too_short": 1}
+    assert source["quarantined"] == {"not UTF-8": 1}
+    assert source["byte_order_marks_removed"] == 1
+    lines = (corpus.folder / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file"] for line in lines] == ["latin.txt"]
+    assert sum(split.documents for split in corpus.splits.values()) == 61
+    loaded = Manifest.load(corpus.folder)
+    assert loaded == corpus
+    loaded.verify(deep=True)
+    sizes = [shard.rows for shard in loaded.splits["train"].shards]
+    assert len(sizes) > 3
+    assert set(sizes[:-1]) == {32}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_parallelism_changes_no_byte(
+    corpus: Manifest, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(corpus.folder)
+    for workers, part_bytes, scan_here in ((1, 10**6, 10**9), (4, 300, 0)):
+        monkeypatch.setattr(module, "PART_BYTES", (part_bytes, part_bytes))
+        monkeypatch.setattr(module, "SCAN_HERE_BYTES", scan_here)
+        monkeypatch.setattr(module, "SCAN_TASK_BYTES", 5000)
+        output = tmp_path / str(workers)
+        prepare(settings_of(text, output, workers=workers))
+        assert contents(output) == expected
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_running_again_does_nothing_unless_something_changed(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_text(tmp_path / "text", files=30)
+    settings = settings_of(source, tmp_path / "corpus")
+    first = prepare(settings)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")}
+    again = prepare(replace(settings, workers=1, on_error="skip"))
+    assert again.reused
+    assert not first.reused
+    assert "already made of the same text" in again.message
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")} == before
+
+    progress = Progress("plain")
+    longer = replace(settings, pack=replace(settings.pack, sequence_length=24))
+    changed = prepare(longer, progress)
+    assert not changed.reused
+    assert "is prepared again: pack.sequence_length was 16 and is 24" in capsys.readouterr().err
+    assert Manifest.load(tmp_path / "corpus").sequence_length == 24
+    (source / "004.txt").write_text("something else entirely, in its place")
+    assert not prepare(longer, progress).reused
+    assert "is prepared again: the text changed" in capsys.readouterr().err
+    shard = tmp_path / "corpus" / Manifest.load(tmp_path / "corpus").splits["train"].shards[0].path
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not prepare(longer, progress).reused
+    assert "is made again" in capsys.readouterr().err
+    Manifest.load(tmp_path / "corpus").verify(deep=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_given_tokenizer_is_used_as_it_is(corpus: Manifest, text: Path, tmp_path: Path) -> None:
+    given = Tokenizer(path=str(corpus.folder / "tokenizer"))
+    made = prepare(settings_of(text, tmp_path / "corpus", tokenizer=given)).manifest
+    assert made.tokenizer_digest == corpus.tokenizer_digest
+    hashes = [[shard.rows for shard in m.splits["train"].shards] for m in (made, corpus)]
+    assert hashes[0] == hashes[1]
+    assert prepare(settings_of(text, tmp_path / "corpus", tokenizer=given)).reused
+
+
+def odd_files(folder: Path) -> None:
+    (folder / "a.txt").write_bytes(b"\xff" * 50)
+    (folder / "b.txt").write_text("x")
+
+
+def one_file(folder: Path) -> None:
+    (folder / "a.txt").write_text("the only document there is, over and over " * 9)
+
+
+def short_files(folder: Path) -> None:
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"document number {number} of forty short ones")
+
+
+@pytest.mark.parametrize(
+    ("fill", "changes", "words"),
+    [
+        (lambda folder: None, {}, "is empty; put text files into it"),
+        (odd_files, {}, r"no usable text among the 2 files of .* \(1 too short, 1 not UTF-8\)"),
+        (odd_files, {"on_error": "fail"}, r"a\.txt cannot be used \(not UTF-8: byte 0xff at 0\)"),
+        (one_file, {}, "none of the 1 documents fell into the (train|validation) split; add documents"),
+        (
+            short_files,
+            {"pack": Pack(sequence_length=4096)},
+            r"the train split has \d+ tokens, fewer than one row of 4096",
+        ),
+        (
+            short_files,
+            {"pack": Pack(sequence_length=512)},
+            r"the validation split has \d+ tokens, fewer than one row of 512",
+        ),
+        (short_files, {"tokenizer": Tokenizer(vocabulary_size=9000)}, "vocabulary_size=9000 is too large"),
+        (short_files, {"tokenizer": Tokenizer(path="/nowhere")}, "tokenizer folder /nowhere does not exist"),
+        (short_files, {"clean": Clean(max_bytes=20)}, r"no usable text .* \(40 too long\)"),
+    ],
+)
+@pytest.mark.usefixtures("ray_session")
+def test_what_cannot_be_prepared_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, fill: Any, changes: dict[str, Any], words: str
+) -> None:
+    source = tmp_path / "text"
+    source.mkdir()
+    fill(source)
+    with pytest.raises(CodexRayError, match=words) as caught:
+        prepare(settings_of(source, tmp_path / "corpus", **changes))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_no_held_out_share_is_fine(text: Path, tmp_path: Path) -> None:
+    made = prepare(settings_of(text, tmp_path / "corpus", split=Split(validation=0.0, test=0.0))).manifest
+    assert made.splits["validation"].rows == made.splits["test"].rows == 0
+    assert made.splits["train"].documents == 61
+
+
+class Meddler(Progress):
+    """Changes a file of the source when a stage begins."""
+
+    def __init__(self, stage: str, path: Path) -> None:
+        super().__init__("off")
+        self._meddle = stage, path
+
+    @contextmanager
+    def stage(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Progress]:
+        if name == self._meddle[0]:
+            self._meddle[1].write_text("this is not what was read before, and longer than that")
+        with super().stage(name, *args, **kwargs) as stage:
+            yield stage
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("stage", ["tokenizer", "tokenise"])
+def test_text_that_changes_meanwhile_is_noticed(tmp_path: Path, stage: str) -> None:
+    source = write_text(tmp_path / "text", files=30)
+    meddler = Meddler(stage, source / "011.txt")
+    with pytest.raises(CodexRayError) as caught:
+        prepare(settings_of(source, tmp_path / "corpus"), meddler)
+    assert str(caught.value) == "011.txt changed while it was being prepared; run prepare again"
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.integration.test_prepare import settings_of
+from codex_ray.corpus.prepare import prepare
+prepare(settings_of(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_prepare_leaves_no_corpus_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    source = write_text(tmp_path / "text")
+    output, building = tmp_path / "corpus", tmp_path / ".corpus.preparing"
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(source), str(output)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (building / "new" / "parts").exists():
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(CodexRayError, match=f"is in use by process {child.pid}"):
+        prepare(settings_of(source, output))
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait(30)
+    assert not output.exists()
+    made = prepare(settings_of(source, output)).manifest
+    made.verify(deep=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text"]
