@@ -6,7 +6,7 @@ BENCHMARKS := $(filter-out __init__ report results,$(basename $(notdir $(wildcar
 text ?=
 name ?=
 
-.PHONY: help setup setup-dev quickstart test verify check docs bench lock clean
+.PHONY: help setup setup-dev quickstart test verify check lint types docs bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -28,9 +28,13 @@ test: setup-dev ## Run the unit tests, then the integration tests (under 15 minu
 verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again
 	$(BIN)/python -m tools.verify
 
-check: setup-dev docs ## Lint, format, types, and the documentation with warnings as errors
+check: lint types docs ## All three of the following
+
+lint: setup-dev ## Rules and format of the code (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup-dev ## Types (mypy --strict)
 	$(BIN)/mypy
 
 docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
