@@ -9,7 +9,8 @@ Why the ids are equal on every string:
   state is one pair.
 * Unigram. Both take the leftmost of the best segmentations; sums of scores are exact in both
   (see :mod:`codex_ray.tokenizer.pieces`). ``tokenizers`` also matches the names of bytes and special tokens
-  in text, so these cost more here than spelling them out, which is always possible.
+  in text, so these cost more here than spelling them out, which is always
+  possible: their characters are pieces of every vocabulary.
 
 Special tokens are not listed as added tokens, since these are found in text: in ``tokenizer.json`` they are
 pieces that no text leads to, and ``split_special_tokens`` says the same to Transformers.

@@ -85,7 +85,8 @@ def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Left unset, trust_remote_code makes it ask on the terminal, and wait, where a model brings code.
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (
         Exception
     ) as error:  # transformers and tokenizers raise bare Exception for damaged files, among others

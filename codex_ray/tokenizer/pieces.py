@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,9 @@ _KNOWN_CHARACTERS = 2**22
 # character costs at most the unknown character's score, 10 below the lowest piece's: under 64 in all.
 _EXACT_CHARACTERS = 2**14
 _PARTS = re.compile(rf"(?s).{{1,{_EXACT_CHARACTERS}}}(?:(?<=[^ ])(?= )|\Z)|.+?(?:(?<=[^ ])(?= )|\Z)")
+
+
+_Encode = Callable[[Sequence[str], int], list[NDArray[np.uint32]]]
 
 
 class PieceTokenizer(Tokenizer):
@@ -89,7 +92,7 @@ class PieceTokenizer(Tokenizer):
         encode = self._encode_words if self._is_bpe else self._encode_parts
         try:
             if parse_special:
-                return [self._encode_parsed(text) for text in texts]
+                return [self._encode_parsed(text, encode) for text in texts]
             return [ids for group in _groups(texts) for ids in encode(group, threads)]
         except (TypeError, UnicodeEncodeError) as error:  # sentencepiece calls a lone surrogate a wrong type
             raise surrogate_error(texts) from error
@@ -135,12 +138,13 @@ class PieceTokenizer(Tokenizer):
     def _encode_long(self, part: str) -> NDArray[np.int32]:
         return np.array(self._backend.encode(part, add_special_tokens=False).ids, dtype=np.int32)
 
-    def _encode_parsed(self, text: str) -> NDArray[np.uint32]:
+    def _encode_parsed(self, text: str, encode: _Encode) -> NDArray[np.uint32]:
         special = {self._pieces[token]: token for token in range(4)}
-        ids: list[int] = []
-        for part in re.split(f"({'|'.join(map(re.escape, special))})", text):
-            ids += [special[part]] if part in special else self.encode(part)
-        return np.array(ids, dtype=np.uint32)
+        parts = re.split(f"({'|'.join(map(re.escape, special))})", text)
+        found = iter(encode([part for part in parts if part not in special], 1))
+        return np.concatenate(
+            [np.array([special[part]], dtype=np.uint32) if part in special else next(found) for part in parts]
+        )
 
     @cached_property
     def _backend(self) -> tokenizers.Tokenizer:

@@ -30,7 +30,8 @@ _TAB = "\ue000"
 _NEVER_LEARNED = re.compile(f"[\0\u2581\u2585{_TAB}]|<0x[0-9A-F]{{2}}>|" + "|".join(SPECIAL.values()))
 
 _REQUIRED = "".join(sorted(set("<0x0123456789ABCDEF>" + "".join(SPECIAL.values()))))
-"""Characters that every vocabulary has, so that the name of a byte or special token can be spelled."""
+"""Characters that every unigram vocabulary has: `tokenizers` must be able to spell the names of bytes and
+special tokens (see :mod:`codex_ray.tokenizer.export`)."""
 
 _SCORE_STEPS = 16
 """Unigram's scores (in nats) are multiples of 1/16: their sums are exact in floating point."""
@@ -104,10 +105,12 @@ def _chunks(documents: Iterable[str], characters: int) -> Iterator[str]:
 def _train(sentences: list[str], settings: Settings) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
+    required = _REQUIRED if settings.kind == "unigram" else ""
     model = BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            # Only a required character that also occurs in the text becomes a piece.
+            sentence_iterator=iter([*sentences, " ".join(required)]),
             model_writer=model,
             model_type=settings.kind,
             vocab_size=settings.vocabulary_size,
@@ -117,7 +120,7 @@ def _train(sentences: list[str], settings: Settings) -> bytes:
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
-            required_chars=_REQUIRED,
+            required_chars=required,
             unk_id=0,
             bos_id=1,
             eos_id=2,

@@ -149,7 +149,7 @@ def export_verb(settings: ExportTokenizer) -> list[Path]:
 def _texts(settings: Encode) -> list[str]:
     if settings.text is not None:
         return [settings.text]
-    return [_read(name) for name in settings.files or [None]]
+    return [_read(name) for name in settings.files] or [_read(None)]
 
 
 def _read(name: str | None) -> str:
