@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -78,14 +79,39 @@ def prepare(settings: Prepare, progress: Progress | None = None) -> Prepared:
             on_error=fail, another prepare in the same folder, or Ray's failure.
         ConfigError: the output cannot be a corpus folder.
     """
+    from codex_ray.cluster.session import refuse_relative_in_job
+
     text, skip_names = text_folder(settings.text)
+    refuse_relative_in_job(settings.output, "output")
     output = Path(settings.output).expanduser().absolute()
     check_output(output, text)
     workspace = Workspace(output)
     with open_progress(progress, settings.track.progress) as shown, workspace.hold():
         own = [output, workspace.folder]
         files = find_files(text, settings.suffixes, skip_names=skip_names, skip_folders=own)
-        return _Preparation(settings, text, workspace, shown).run(files)
+        prepared = _Preparation(settings, text, workspace, shown).run(files)
+        if progress is None:
+            shown.table(prepared.message, summary_rows(prepared))
+        else:
+            shown.note(prepared.message)
+    return prepared
+
+
+def summary_rows(prepared: Prepared) -> list[tuple[str, str]]:
+    """Return what a person wants to know of a corpus, and the command that goes on from it."""
+    manifest = prepared.manifest
+    source = manifest.source
+    rows = []
+    for name, split in manifest.splits.items():
+        counts = ("documents", "bytes", "tokens", "rows")
+        rows.append((name, ", ".join(f"{getattr(split, count):,} {count}" for count in counts)))
+    size = sum(split.bytes for split in manifest.splits.values())
+    rows.append(("bytes per token", f"{size / sum(split.tokens for split in manifest.splits.values()):.2f}"))
+    for name in ("dropped", "quarantined"):
+        kinds = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in source[name].items()]
+        rows.append((name, ", ".join(kinds) or "none"))
+    rows.append(("next", f"codex-ray pretrain corpus={shlex.quote(str(prepared.folder))}"))
+    return rows
 
 
 class _Preparation:
@@ -261,13 +287,10 @@ class _Preparation:
         write_text(self.building / "quarantine.jsonl", gathered.quarantine_lines())
         manifest.save()
         self.workspace.finish()
-        train = manifest.splits["train"]
-        message = (
-            f"corpus {self.output}: {train.rows:,} training rows of {manifest.sequence_length} tokens from "
-            f"{train.documents:,} documents"
-        )
+        rows = manifest.splits["train"].rows
+        message = f"corpus {self.output} is made: {rows:,} training rows of {manifest.sequence_length} tokens"
         if gathered.quarantined:
-            message += f"; {len(gathered.quarantined)} files are in quarantine.jsonl with the reasons"
+            message += f"; {len(gathered.quarantined)} files were not text (quarantine.jsonl says why)"
         return Prepared(self.output, replace(manifest, folder=self.output), False, message, self.seconds)
 
     def _existing(self) -> Manifest | None:

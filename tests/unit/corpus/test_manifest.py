@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from codex_ray.config.corpus import Tokenizer as TokenizerSettings
-from codex_ray.corpus.direct import RowReader
+from codex_ray.corpus.direct import RowReader, Share
 from codex_ray.corpus.documents import documents
-from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.manifest import Manifest, ShardInfo
 from codex_ray.corpus.pack import Layout, identity, write_shard
 from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer import train_tokenizer
@@ -165,3 +169,47 @@ def test_a_cut_missing_or_foreign_shard_is_named(corpus: Manifest) -> None:
     path.unlink()
     with pytest.raises(CodexRayError, match=r"shard-00001\.parquet cannot be read"):
         take()
+
+
+def test_seeking_in_a_trillion_tokens_takes_no_longer_than_in_a_small_corpus(corpus: Manifest) -> None:
+    length, group, per_shard = 256, 256, 2**20
+    rows = 10**12 // length + 17
+    shards = [
+        ShardInfo(f"train/{n}", per_shard, per_shard * length, 1, "") for n in range(-(-rows // per_shard))
+    ]
+    split = replace(
+        corpus.splits["train"], rows=rows, row_group_rows=group, rows_per_shard=per_shard, shards=shards
+    )
+    huge = replace(corpus, sequence_length=length, splits={"train": split})
+
+    def cost(manifest: Manifest, first_step: int) -> float:
+        times = []
+        for _ in range(7):
+            share = Share(Path(), "train", "", 1, 512, 3, 8)
+            began = time.perf_counter()
+            manifest.order("train", 1).at(share.positions(first_step, first_step + 32))
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    base = cost(corpus, 0)
+    for step in (0, 1000, rows // 1024, rows // 512 - 3, 50 * rows // 512):
+        assert cost(huge, step) < 8 * base + 0.005
+
+
+def test_reading_needs_no_ray() -> None:
+    names = (
+        "order",
+        "manifest",
+        "read",
+        "clean",
+        "split",
+        "pack",
+        "gather",
+        "direct",
+        "documents",
+        "stream",
+        "prepare",
+    )
+    imports = ", ".join(f"codex_ray.corpus.{name}" for name in names)
+    code = f"import sys, {imports}; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)
