@@ -28,7 +28,7 @@ test: setup-dev ## Run the unit tests, then the integration tests (under 15 minu
 verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again
 	$(BIN)/python -m tools.verify
 
-check: lint types docs ## All three of the following
+check: lint types docs ## Code, types and documentation: the three of them
 
 lint: setup-dev ## Rules and format of the code (ruff)
 	$(BIN)/ruff check .
