@@ -108,10 +108,10 @@ class RayStream(Iterator[StepRows]):
 
     def _cold_step(self) -> StepRows | None:
         """Read the next step in this process if Ray Data has not delivered anything yet."""
-        self._raise_failure()
         if self._direct is None or self._warm:
             self._direct = None
             return None
+        self._raise_failure()
         if time.monotonic() - self._opened > STALL_SECONDS:
             raise self._stalled()
         return next(self._direct)
@@ -120,11 +120,11 @@ class RayStream(Iterator[StepRows]):
         """Take the next step from Ray Data's rows, waiting for them if need be."""
         deadline = time.monotonic() + STALL_SECONDS
         while True:
-            self._raise_failure()
             while self._ready and self._ready[0].stop_step <= self._next:
                 self._ready.popleft()
-            if self._ready and self._ready[0].first_step <= self._next:
+            if self._ready:
                 return self._slice(self._ready[0])
+            self._raise_failure()  # only now: what arrived before it is sound
             if not self._changed.wait(timeout=max(0.0, deadline - time.monotonic())):
                 raise self._stalled()
 
