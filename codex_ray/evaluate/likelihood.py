@@ -190,7 +190,7 @@ def score_sequences(
     jobs.sort(key=lambda job: (job[1].stop - job[1].start, job[1].scored), reverse=True)
     nats = [0.0] * len(sequences)
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in _batches(jobs, batch_rows, model.config.get_text_config().vocab_size):
             chunk = [(sequences[owner], window) for owner, window in batch]
             for (owner, window), lost in zip(batch, _score_batch(model, chunk), strict=True):

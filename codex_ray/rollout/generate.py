@@ -327,7 +327,8 @@ def _inference(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference mode: a model may keep buffers made here, and train with them later.
+        with torch.no_grad():
             yield
     finally:
         model.train(training)

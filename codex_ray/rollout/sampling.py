@@ -17,6 +17,12 @@ from torch import Tensor
 
 from codex_ray.errors import ConfigError
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below this take the likeliest token: float32 holds no other score beside it."""
+
+SHORTLIST = 256
+"""Tokens looked at first for ``top_p``, which nearly always hold it; sorting all costs five times as much."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -54,29 +60,49 @@ def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -
     (nucleus sampling, arXiv 1904.09751). Tokens at minus infinity are never drawn.
 
     Args:
-        logits_BV: scores, any floating type; normalised here in float64.
+        logits_BV: scores, any floating type; the softmax is float32, its sums float64.
         uniforms_B: one number in [0, 1) per row; greedy decoding ignores them.
         sampling: temperature, top-k and top-p.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return logits_BV.argmax(dim=-1)
-    scores_BV = logits_BV.double()
+    scores_BV = logits_BV.float()
     scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / sampling.temperature
-    ids_BK: Tensor | None = None
-    if 0 < sampling.top_k < logits_BV.shape[-1]:
-        scores_BV, ids_BK = scores_BV.topk(sampling.top_k, dim=-1)
-    elif sampling.top_p < 1:
-        scores_BV, ids_BK = scores_BV.sort(dim=-1, descending=True, stable=True)
-    probabilities_BK = scores_BV.softmax(dim=-1)
-    if sampling.top_p < 1:
-        before_BK = probabilities_BK.cumsum(dim=-1) - probabilities_BK
-        beyond_BK = before_BK >= sampling.top_p
-        beyond_BK[:, 0] = False
-        probabilities_BK = probabilities_BK.masked_fill(beyond_BK, 0.0)
-    cumulative_BK = probabilities_BK.cumsum(dim=-1)
-    total_B1 = cumulative_BK[:, -1:]
     uniforms_B1 = torch.tensor(list(uniforms_B), dtype=torch.float64, device=logits_BV.device)[:, None]
-    # Staying below the total makes the first entry above the target one of positive probability.
+    vocabulary = scores_BV.shape[-1]
+    if 0 < sampling.top_k < vocabulary:
+        scores_BK, ids_BK = scores_BV.topk(sampling.top_k, dim=-1)
+        total_B1 = scores_BK.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
+        return _draw(_nucleus(scores_BK, total_B1, sampling.top_p), ids_BK, uniforms_B1)
+    weights_BV = scores_BV.exp()
+    if sampling.top_p == 1:
+        return _draw(weights_BV, None, uniforms_B1)
+    total_B1 = weights_BV.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    scores_BK, ids_BK = scores_BV.topk(min(SHORTLIST, vocabulary), dim=-1)
+    shortlisted_B = scores_BK.exp().sum(dim=-1, dtype=torch.float64) >= sampling.top_p * total_B1[:, 0]
+    tokens_B = _draw(_nucleus(scores_BK, total_B1, sampling.top_p), ids_BK, uniforms_B1)
+    rest = torch.nonzero(~shortlisted_B)[:, 0]
+    if len(rest):
+        scores_BK, ids_BK = scores_BV[rest].sort(dim=-1, descending=True, stable=True)
+        weights_BK = _nucleus(scores_BK, total_B1[rest], sampling.top_p)
+        tokens_B[rest] = _draw(weights_BK, ids_BK, uniforms_B1[rest])
+    return tokens_B
+
+
+def _nucleus(scores_BK: Tensor, total_B1: Tensor, top_p: float) -> Tensor:
+    """Return weights of sorted scores, zero beyond the first tokens that hold ``top_p`` of the total."""
+    weights_BK = scores_BK.exp()
+    before_BK = weights_BK.cumsum(dim=-1, dtype=torch.float64) - weights_BK
+    beyond_BK = before_BK >= top_p * total_B1
+    beyond_BK[:, 0] = False
+    return weights_BK.masked_fill(beyond_BK, 0.0)
+
+
+def _draw(weights_BK: Tensor, ids_BK: Tensor | None, uniforms_B1: Tensor) -> Tensor:
+    """Invert the cumulative distribution of each row at its uniform number."""
+    cumulative_BK = weights_BK.cumsum(dim=-1, dtype=torch.float64)
+    total_B1 = cumulative_BK[:, -1:]
+    # Staying below the total makes the first entry above the target one of positive weight.
     target_B1 = torch.minimum(uniforms_B1 * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     chosen_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True)
     return (chosen_B1 if ids_BK is None else ids_BK.gather(-1, chosen_B1)).squeeze(-1)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from codex_ray.errors import ConfigError
+from codex_ray.rollout import sampling
 from codex_ray.rollout.sampling import Sampling, row_seeds, sample
 
 LOGITS = arrays.arrays(np.float32, (4, 9), elements=st.floats(-30, 30, width=32))
 
 
-def frequencies(logits: list[float], sampling: Sampling, draws: int = 4000) -> list[float]:
+def frequencies(logits: list[float], settings: Sampling, draws: int = 4000) -> list[float]:
     """Share of each token when the unit interval is gone through evenly."""
     uniforms = [(draw + 0.5) / draws for draw in range(draws)]
-    tokens = sample(torch.tensor(logits).expand(draws, -1), uniforms, sampling)
+    tokens = sample(torch.tensor(logits).expand(draws, -1), uniforms, settings)
     return (torch.bincount(tokens, minlength=len(logits)) / draws).tolist()
 
 
@@ -65,22 +66,37 @@ def test_top_p_counts_what_top_k_left() -> None:
     assert frequencies(logits, Sampling(top_k=2, top_p=0.62)) == [0, 1, 0, 0]
 
 
+@given(
+    arrays.arrays(np.float32, (4, 30), elements=st.floats(-9, 9, width=32), unique=True),
+    st.floats(0.01, 0.999),
+)
+def test_a_shortlist_draws_what_a_whole_sort_draws(logits: np.ndarray, top_p: float) -> None:
+    """Some rows' nucleus is within the shortlist, others' is not."""
+    uniforms = [0.1, 0.5, 0.9, 0.99]
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = []
+        for size in (1, 6, 30):
+            patch.setattr(sampling, "SHORTLIST", size)
+            drawn.append(sample(torch.from_numpy(logits), uniforms, Sampling(0.8, top_p=top_p)).tolist())
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 @given(LOGITS, st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
 def test_a_row_does_not_depend_on_its_batch(logits: np.ndarray, uniforms: list[float]) -> None:
     together = torch.from_numpy(logits)
-    for sampling in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
+    for settings in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
         alone = [
-            sample(together[row : row + 1], uniforms[row : row + 1], sampling).item() for row in range(4)
+            sample(together[row : row + 1], uniforms[row : row + 1], settings).item() for row in range(4)
         ]
-        assert sample(together, uniforms, sampling).tolist() == alone
+        assert sample(together, uniforms, settings).tolist() == alone
 
 
 @given(LOGITS, st.sampled_from([0.0, 0.5, np.nextafter(1, 0)]))
 def test_a_banned_token_is_never_drawn(logits: np.ndarray, uniform: float) -> None:
     banned = torch.from_numpy(logits).clone()
     banned[:, [0, 4, 8]] = -torch.inf
-    for sampling in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
-        assert not set(sample(banned, [uniform] * 4, sampling).tolist()) & {0, 4, 8}
+    for settings in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
+        assert not set(sample(banned, [uniform] * 4, settings).tolist()) & {0, 4, 8}
 
 
 def test_row_seeds_do_not_depend_on_the_number_of_rows() -> None:
