@@ -41,8 +41,8 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -66,7 +66,7 @@ def read_json(path: Path, what: str) -> Any:
     except FileNotFoundError:
         raise CodexRayError(f"{what} {path} does not exist; check the folder's name") from None
     except (OSError, ValueError) as error:
-        raise CodexRayError(f"{what} {path} cannot be read ({error}); it is damaged, make it again") from error
+        raise CodexRayError(f"{what} {path} cannot be read ({error}); make it again") from error
 
 
 def unwritable(path: Path, error: OSError) -> CodexRayError:

@@ -102,12 +102,13 @@ def _samples(settings: Quickstart, corpus: Path, model_folder: Path) -> list[dic
     prompts = []
     for document in documents(corpus, "validation"):
         if len(document.text) > 2 * PROMPT_CHARACTERS:
-            prompts.append(document.text[:PROMPT_CHARACTERS].rpartition("\n")[0] or document.text[:PROMPT_CHARACTERS])
+            start = document.text[:PROMPT_CHARACTERS]
+            prompts.append(start.rpartition("\n")[0] or start)
         if len(prompts) == SAMPLES:
             break
     completions = generate(
         model,
-        [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts],
+        [[tokenizer.special_ids["bos"], *tokenizer.encode(prompt)] for prompt in prompts],
         max_new_tokens=SAMPLE_TOKENS,
         temperature=0.7,
         top_p=0.95,

@@ -16,7 +16,7 @@ def interface_of(address: str) -> str | None:
     """Return the name of the network interface that holds ``address``, or None."""
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.family == socket.AF_INET and entry.address == address for entry in entries):
-            return name
+            return str(name)
     return None
 
 
@@ -41,4 +41,5 @@ class ProcessGroup(TorchConfig):
 
     @property
     def backend_cls(self) -> type[_Backend]:
+        """The backend that Ray Train starts on the workers."""
         return _Backend

@@ -36,7 +36,8 @@ def check(cluster: Cluster, resources: Mapping[str, float], *, streams: bool) ->
             extra = f" and {stream_cpus:g} for their data" if kind == "CPU" and streams else ""
             remedy = "cluster.workers" if kind == "GPU" else "cluster.workers, or raise cluster.logical_cpus"
             raise CodexRayError(
-                f"the run needs {amount:g} {kind}s ({share}{extra}) and the cluster has {there:g}; lower {remedy}"
+                f"the run needs {amount:g} {kind}s ({share}{extra}) and the cluster has {there:g}; "
+                f"lower {remedy}"
             )
 
 

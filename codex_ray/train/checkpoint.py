@@ -48,7 +48,7 @@ class CheckpointFolder:
         return self.folder / f".step_{step:08d}.partial"
 
     def newest_sound(self, note: Callable[[str], None]) -> Found | None:
-        """Verify checkpoints from the newest down, setting damaged ones aside, and return the first sound one.
+        """Return the newest checkpoint whose hashes hold, setting damaged newer ones aside.
 
         Left-overs of interrupted saves are removed. ``note`` receives a sentence about each
         damaged checkpoint.
@@ -112,7 +112,8 @@ def damage(folder: Path) -> str | None:
         return "its manifest is missing or unreadable"
     if version > FORMAT_VERSION:
         raise CodexRayError(
-            f"checkpoint {folder} has format {version} and this codex_ray reads up to {FORMAT_VERSION}; upgrade it"
+            f"checkpoint {folder} has format {version} and this codex_ray reads up to {FORMAT_VERSION}; "
+            "upgrade codex_ray"
         )
     for name, expected in files.items():
         path = folder / name

@@ -70,12 +70,12 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     rows = manifest.splits["train"].rows
     if rows < batch.global_rows:
         raise CodexRayError(
-            f"corpus {settings.corpus} has {rows} training rows of {manifest.sequence_length} tokens and one batch "
-            f"takes {batch.global_rows}; lower train.batch_tokens or prepare more text"
+            f"corpus {settings.corpus} has {rows} training rows of {manifest.sequence_length} tokens and one "
+            f"batch takes {batch.global_rows}; lower train.batch_tokens or prepare more text"
         )
     with (
         open_progress(progress, settings.track.progress) as shown,
-        RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,  # type: ignore[arg-type]
+        RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,
     ):
         refuse_other_settings(run, settings)
         return _in_folder(settings, manifest, run, shown, started)
@@ -162,7 +162,8 @@ def _fit(
             if follower.startup is None and time.monotonic() > deadline and not follower.step:
                 raise CodexRayError(
                     f"no training step was done within cluster.start_timeout_seconds="
-                    f"{settings.cluster.start_timeout_seconds:g}; the workers' logs are in {run.attempt_folder}"
+                    f"{settings.cluster.start_timeout_seconds:g}; the workers' logs are in "
+                    f"{run.attempt_folder}"
                 )
         follower.poll()
     if follower.fatal:

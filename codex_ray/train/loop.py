@@ -148,8 +148,9 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     state.step += 1
     if not outcome.applied and parts.settings.train.on_nonfinite == "stop":
         raise CodexRayError(
-            f"the loss or a gradient was not finite at optimizer step {state.step} (loss {global_loss}); the update "
-            "was not applied; lower the learning rate, or set train.on_nonfinite=skip to leave such steps out"
+            f"the loss or a gradient was not finite at optimizer step {state.step} (loss {global_loss}); "
+            "the update was not applied; lower the learning rate, or set "
+            "train.on_nonfinite=skip to leave such steps out"
         )
     seconds = time.perf_counter() - started
     tokens = parts.batch.global_rows * parts.sequence_length

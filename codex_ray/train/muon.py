@@ -86,7 +86,9 @@ class MuonAdamW(torch.optim.Optimizer):
         self._layouts[flat] = layout
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Apply one update from the gradients at hand."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -107,9 +109,11 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
+            gradient = parameter.grad
+            assert gradient is not None
             adamw(
                 [parameter],
-                [parameter.grad],
+                [gradient],
                 [state["exp_avg"]],
                 [state["exp_avg_sq"]],
                 [],

@@ -79,7 +79,7 @@ def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
 
 
 def save_model(engine: Engine, model: PreTrainedModel, folder: Path, tokenizer: Path) -> None:
-    """Gather the fp32 weights and write a model folder, complete when it has its name; all ranks take part."""
+    """Gather the fp32 weights and write a model folder under its name when complete; all ranks take part."""
     weights = engine.full_weights()
     if dist.get_rank() == 0:
         staging = folder.with_name(f".{folder.name}.partial")
@@ -95,7 +95,7 @@ def save_model(engine: Engine, model: PreTrainedModel, folder: Path, tokenizer: 
 
 
 def _random_state() -> dict[str, Any]:
-    kind, numbers, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, numbers, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.integration.engine_runs import engine_losses, plain_losses
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from codex_ray.config.check import derive_batch
-from codex_ray.config.common import Mlflow, Track
+from codex_ray.config.common import Track
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Checkpoints, Optimizer, Schedule, Training, Validation
 from codex_ray.corpus.stream import open_stream
@@ -78,7 +78,9 @@ def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path,
     assert [row["step"] for row in rows] == list(range(1, 21))
     table = pyarrow.parquet.read_table(run / "metrics.parquet")
     assert table.column("loss").to_pylist() == [row["loss"] for row in rows]
-    assert pyarrow.csv.read_csv(run / "metrics.csv").column("batch").to_pylist() == [row["batch"] for row in rows]
+    assert pyarrow.csv.read_csv(run / "metrics.csv").column("batch").to_pylist() == [
+        row["batch"] for row in rows
+    ]
     assert any(key.startswith("mixing/") for key in rows[5])
     for name in ("config.yaml", "environment.json", "summary.json", "report.html", "loss.png"):
         assert (run / name).stat().st_size > 0, name
@@ -125,7 +127,9 @@ def test_stops_and_resumes_end_alike(undisturbed: Path, tiny_corpus: Path, tmp_p
     assert_same_end(result.run, undisturbed)
 
 
-def test_a_killed_worker_is_replaced_and_ends_alike(undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_ends_alike(
+    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
     killed: list[int] = []
 
     def kill_after_step_six() -> None:
@@ -160,7 +164,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     result = pretrain(run_settings(tiny_corpus, tmp_path, "damaged"))
-    notes = [item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"]
+    notes = [
+        item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"
+    ]
     assert "step_00000010 is damaged" in notes[0] and "resumed from step 8" in notes[1]
     assert_same_end(result.run, undisturbed)
 
@@ -189,9 +195,14 @@ def overfit(corpus: Path, runs: Path) -> PretrainResult:
             runs,
             "overfit",
             model=Model(
-                hidden_size=64, intermediate_size=128, layers=2, heads=4, key_value_heads=2, head_size=16,
+                hidden_size=64,
+                intermediate_size=128,
+                layers=2,
+                heads=4,
+                key_value_heads=2,
+                head_size=16,
                 residual=Residual(streams=2),
-            ),  # fmt: skip
+            ),
             optimizer=Optimizer(kind="adamw", learning_rate=1e-2, weight_decay=0.0),
             schedule=Schedule(kind="constant", warmup_steps=5),
             train=Training(steps=150, batch_tokens=4 * LENGTH),
@@ -235,7 +246,9 @@ def test_resuming_with_other_settings_names_them(undisturbed: Path, tiny_corpus:
         pretrain(settings)
 
 
-def test_more_workers_than_the_cluster_can_give_are_refused_at_once(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_more_workers_than_the_cluster_can_give_are_refused_at_once(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
     training = Training(steps=1, batch_tokens=64 * LENGTH)
     settings = run_settings(
         tiny_corpus, tmp_path, "many", cluster=replace(TWO_WORKERS, workers=64), train=training

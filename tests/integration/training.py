@@ -30,7 +30,11 @@ def make_text(folder: Path) -> Path:
         lines = []
         for _ in range(draw.randint(10, 40)):
             first, second, third = draw.choices(names, weights=range(200, 0, -1), k=3)
-            lines += [f"def {first}({second}, {third}):", f"    return {second} + {third} * {draw.randint(0, 99)}", ""]
+            lines += [
+                f"def {first}({second}, {third}):",
+                f"    return {second} + {third} * {draw.randint(0, 99)}",
+                "",
+            ]
         (folder / f"{number:03d}.py").write_text("\n".join(lines))
     return folder
 
