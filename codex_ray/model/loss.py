@@ -15,6 +15,12 @@ def next_token_loss_sum(model: Callable[..., Any], input_ids_BS: Tensor) -> Tens
         model: the model, or the engine that wraps it.
         input_ids_BS: token ids; the S-1 last of each row are predicted.
     """
-    output = model(input_ids=input_ids_BS, labels=input_ids_BS, num_items_in_batch=1, use_cache=False)
+    output = model(
+        input_ids=input_ids_BS,
+        labels=input_ids_BS,
+        num_items_in_batch=1,
+        return_logits=False,
+        use_cache=False,
+    )
     loss: Tensor = output.loss
     return loss

@@ -1,7 +1,7 @@
 """Reading, mixing and writing residual streams, with backward passes written by hand.
 
 Streams are several times the size of every other activation, so what costs is how often they pass
-through memory. Both functions here walk over the tokens in pieces that fit a CPU's cache, do
+through memory. Both functions here walk over the streams in pieces that stay in a CPU's cache, do
 everything to one piece, keep only what they were given, and recompute the rest. Coefficients and
 products are fp32 in models of any precision; results are rounded once, when stored.
 
@@ -12,16 +12,19 @@ write gates. Without mixing it is that column alone, [T, N, 1].
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# Numbers in one piece of streams on a CPU: 4 MB in fp32. Measured: larger pieces leave the cache,
+# Numbers in one piece of streams on a CPU: 2 MB in fp32. Measured: larger pieces leave the cache,
 # smaller ones pay more for calls.
-PIECE_NUMBERS = 2**20
+PIECE_NUMBERS = 2**19
 
 
 class Rule(NamedTuple):
@@ -38,6 +41,11 @@ def permutation_matrices(streams: int) -> Tensor:
     """All permutation matrices, [P, N*N], destination stream first; the identity is the first."""
     identity = torch.eye(streams)
     return torch.stack([identity[list(order)] for order in itertools.permutations(range(streams))]).flatten(1)
+
+
+@functools.lru_cache
+def _permutations(streams: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return permutation_matrices(streams).to(device, dtype)
 
 
 class Sinkhorn(torch.autograd.Function):
@@ -72,24 +80,26 @@ def sinkhorn(logits_NNT: Tensor, iterations: int, eps: float) -> Tensor:
 
 
 def sinkhorn_backward(logits_NNT: Tensor, gradient_NNT: Tensor, iterations: int, eps: float) -> Tensor:
-    """Gradient of the logits: a step y = x / (s + eps) has gx = (gy - sum(gy y)) / (s + eps)."""
+    """Gradient of the logits.
+
+    Walks back through the logarithms, where a step y = x / (sum x + eps) has the short form
+    gx = gy - y sum(gy).
+    """
     softmax_NNT = logits_NNT.softmax(0)
     sums = _sums_like(softmax_NNT)
     steps = []
-    matrix_NNT = softmax_NNT + eps
+    matrix_NNT = start_NNT = softmax_NNT + eps
     for dim in _normalised_dims(iterations):
-        divisor = torch.sum(matrix_NNT, dim, keepdim=True).add_(eps)
-        matrix_NNT = matrix_NNT / divisor
-        steps.append((dim, matrix_NNT, divisor))
-    gradient_NNT = gradient_NNT.clone(memory_format=torch.contiguous_format)
-    product_NNT = torch.empty_like(gradient_NNT)
-    for dim, matrix_NNT, divisor in reversed(steps):
-        torch.mul(gradient_NNT, matrix_NNT, out=product_NNT)
-        torch.sum(product_NNT, dim, keepdim=True, out=sums[dim])
-        gradient_NNT.sub_(sums[dim]).div_(divisor)
-    torch.mul(gradient_NNT, softmax_NNT, out=product_NNT)
-    torch.sum(product_NNT, 0, keepdim=True, out=sums[0])
-    return gradient_NNT.sub_(sums[0]).mul_(softmax_NNT)
+        torch.sum(matrix_NNT, dim, keepdim=True, out=sums[dim])
+        matrix_NNT = matrix_NNT / sums[dim].add_(eps)
+        steps.append((dim, matrix_NNT))
+    gradient_NNT = torch.mul(gradient_NNT, matrix_NNT, out=torch.empty_like(matrix_NNT))
+    for dim, matrix_NNT in reversed(steps):
+        torch.sum(gradient_NNT, dim, keepdim=True, out=sums[dim])
+        gradient_NNT.addcmul_(matrix_NNT, sums[dim], value=-1)
+    gradient_NNT.div_(start_NNT).mul_(softmax_NNT)
+    torch.sum(gradient_NNT, 0, keepdim=True, out=sums[0])
+    return gradient_NNT.addcmul_(softmax_NNT, sums[0], value=-1)
 
 
 def _normalised_dims(iterations: int) -> list[int]:
@@ -107,7 +117,7 @@ def _mixing_matrices(rule: Rule, logits_KT: Tensor) -> Tensor:
     n = rule.streams
     if rule.kind == "mhc":
         return sinkhorn(logits_KT.view(n, n, -1), rule.iterations, rule.eps)
-    matrices_PK = permutation_matrices(n).to(logits_KT)
+    matrices_PK = _permutations(n, logits_KT.dtype, logits_KT.device)
     return (matrices_PK.t() @ logits_KT.softmax(0)).view(n, n, -1)
 
 
@@ -117,7 +127,7 @@ def _mixing_backward(rule: Rule, logits_KT: Tensor, gradient_NNT: Tensor) -> Ten
         gradient_NNT = sinkhorn_backward(logits_KT.view(n, n, -1), gradient_NNT, rule.iterations, rule.eps)
         return gradient_NNT.view(n * n, -1)
     weights_PT = logits_KT.softmax(0)
-    gradient_PT = permutation_matrices(n).to(logits_KT) @ gradient_NNT.reshape(n * n, -1)
+    gradient_PT = _permutations(n, logits_KT.dtype, logits_KT.device) @ gradient_NNT.reshape(n * n, -1)
     return (gradient_PT - (gradient_PT * weights_PT).sum(0)).mul_(weights_PT)
 
 
@@ -134,97 +144,104 @@ class ReadStreams(torch.autograd.Function):
         ctx: Any, streams: Tensor, projection: Tensor, bias: Tensor, gate: Tensor, rule: Rule
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute coefficients (mHC eq. 7, 8) and read."""
-        tokens, n, size = streams.shape
-        width = 1 if rule.kind == "identity" else n + 1
+        n = rule.streams
         read = torch.empty_like(streams[:, 0])
-        writing = bias.new_empty(tokens, n, width)
-        statistics = []
+        raw_KT = _project(streams, projection)
+        inverse_rms_T = torch.empty_like(raw_KT[0])
+        logits_KT = torch.empty_like(raw_KT)
         for piece in _pieces(streams):
-            streams32 = wide(streams[piece])
-            raw_KT = _project(streams[piece], streams32, projection)
-            norm = torch.linalg.vector_norm(streams32.view(-1, n * size), dim=1)
-            inverse_rms_T = (norm.square_().div_(n * size)).add_(rule.norm_eps).rsqrt_()
-            statistics += [raw_KT, inverse_rms_T]
-            logits_KT = torch.addcmul(bias[:, None], raw_KT * inverse_rms_T, gate[:, None])
-            gates_NT = logits_KT[: 2 * n].sigmoid()
-            pre_TN = gates_NT[:n].add(rule.eps).t().contiguous()
-            torch.mul(gates_NT[n:].t(), 2.0, out=writing[piece][:, :, -1])
-            if width > 1:
-                matrices_NNT = _mixing_matrices(rule, logits_KT[2 * n :])
-                writing[piece][:, :, :n].copy_(matrices_NNT.permute(2, 0, 1))
-            read[piece] = torch.bmm(pre_TN.unsqueeze(1), streams32).squeeze(1)
-        ctx.save_for_backward(streams, projection, bias, gate, *statistics)
+            streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
+            norm_T = torch.linalg.vector_norm(streams32.flatten(1), dim=1)
+            inverse_rms = norm_T.square_().div_(streams[0].numel()).add_(rule.norm_eps).rsqrt_()
+            inverse_rms_T[piece] = inverse_rms
+            logits = logits_KT[:, piece]
+            torch.addcmul(bias[:, None], raw_KT[:, piece] * inverse_rms, gate[:, None], out=logits)
+            read[piece] = _weighted_sum(streams32, logits[:n].sigmoid().add_(rule.eps))
+        writing = _writing_matrix(rule, logits_KT)
+        ctx.save_for_backward(streams, projection, bias, gate, raw_KT, inverse_rms_T)
         ctx.rule = rule
-        ctx.set_materialize_grads(False)
         return read, writing, streams
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        """Add up the streams' gradient from writing, reading and the coefficients."""
-        streams, projection, bias, gate, *statistics = ctx.saved_tensors
+        """Add up the streams' gradient from writing, from reading and from the coefficients."""
+        streams, projection, bias, gate, raw_KT, inverse_rms_T = ctx.saved_tensors
         rule, n = ctx.rule, streams.shape[1]
         read_gradient, writing_gradient, streams_gradient = gradients
         result = torch.empty_like(streams)
-        totals = [torch.zeros_like(value, dtype=bias.dtype) for value in (projection, bias, gate)]
-        for index, piece in enumerate(_pieces(streams)):
-            raw_KT, inverse_rms_T = statistics[2 * index : 2 * index + 2]
-            streams32 = wide(streams[piece])
+        normed_KT = raw_KT * inverse_rms_T
+        logits_KT = torch.addcmul(bias[:, None], normed_KT, gate[:, None])
+        change_KT = torch.empty_like(logits_KT)
+        _writing_backward(rule, logits_KT, writing_gradient, change_KT)
+        for piece in _pieces(streams):
+            streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
             read32 = wide(read_gradient[piece])
-            normed_KT = raw_KT * inverse_rms_T
-            logits_KT = torch.addcmul(bias[:, None], normed_KT, gate[:, None])
-            gates_NT = logits_KT[: 2 * n].sigmoid()
-            slope_NT = gates_NT * (1 - gates_NT)
-            change_KT = torch.empty_like(logits_KT)
-            pre_gradient = torch.bmm(streams32, read32.unsqueeze(2)).squeeze(2)
-            torch.mul(pre_gradient.t(), slope_NT[:n], out=change_KT[:n])
-            torch.mul(writing_gradient[piece][:, :, -1].t(), slope_NT[n:].mul_(2), out=change_KT[n : 2 * n])
-            if rule.kind != "identity":
-                mixing_gradient = writing_gradient[piece][:, :, :n].permute(1, 2, 0)
-                change_KT[2 * n :] = _mixing_backward(rule, logits_KT[2 * n :], mixing_gradient)
-            totals[1] += change_KT.sum(1)
-            totals[2] += (change_KT * normed_KT).sum(1)
-            change_KT *= gate[:, None]
-            # The RMS divides all logits, so its gradient is along the streams themselves.
-            along_T = (change_KT * normed_KT).sum(0).mul_(inverse_rms_T.square()).div_(-streams[0].numel())
-            change_KT *= inverse_rms_T
-            pre_TN = gates_NT[:n].add(rule.eps).t().contiguous()
-            total = torch.mul(streams32, along_T[:, None, None])
-            total.addcmul_(pre_TN.unsqueeze(2), read32.unsqueeze(1))
-            if streams_gradient is not None:
-                total += streams_gradient[piece]
+            change, normed, inverse_rms = change_KT[:, piece], normed_KT[:, piece], inverse_rms_T[piece]
+            pre_NT = logits_KT[:n, piece].sigmoid()
+            total = _scratch("total", streams32.shape, raw_KT)
+            pre_gradient_NT = torch.mul(streams32, read32.unsqueeze(1), out=total).sum(2).t()
+            torch.mul(pre_gradient_NT, pre_NT * (1 - pre_NT), out=change[:n])
+            # The RMS divides all logits, so its gradient points along the streams themselves.
+            along_T = (change * normed * gate[:, None]).sum(0).mul_(inverse_rms.square())
+            along_T11 = along_T.div_(-streams[0].numel())[:, None, None]
+            pre_TN1 = pre_NT.add_(rule.eps).t().contiguous().unsqueeze(2)
+            total.copy_(streams_gradient[piece])
+            total.addcmul_(streams32, along_T11).addcmul_(pre_TN1, read32.unsqueeze(1))
             result[piece] = total
-            _project_backward(change_KT, streams[piece], streams32, projection, result[piece], totals[0])
-        return result, totals[0].to(projection.dtype), totals[1], totals[2], None
+        bias_gradient, gate_gradient = change_KT.sum(1), (change_KT * normed_KT).sum(1)
+        change_KT.mul_(gate[:, None]).mul_(inverse_rms_T)
+        projection_gradient = _project_backward(change_KT, streams, projection, result)
+        return result, projection_gradient, bias_gradient, gate_gradient, None
 
 
-def _project(streams: Tensor, streams32: Tensor, projection: Tensor) -> Tensor:
+def _writing_matrix(rule: Rule, logits_KT: Tensor) -> Tensor:
+    """Return H beside the write gates, [T, N, N+1], or the write gates alone, [T, N, 1]."""
+    n = rule.streams
+    gates_NT = logits_KT[n : 2 * n].sigmoid().mul_(2)
+    if rule.kind == "identity":
+        return gates_NT.t().contiguous().unsqueeze(2)
+    writing = logits_KT.new_empty(logits_KT.shape[1], n, n + 1)
+    writing[:, :, n] = gates_NT.t()
+    writing[:, :, :n] = _mixing_matrices(rule, logits_KT[2 * n :]).permute(2, 0, 1)
+    return writing
+
+
+def _writing_backward(rule: Rule, logits_KT: Tensor, gradient: Tensor, change_KT: Tensor) -> None:
+    """Write the gradient of the writing and mixing logits into ``change_KT``."""
+    n = rule.streams
+    gates_NT = logits_KT[n : 2 * n].sigmoid()
+    slopes_NT = gates_NT.mul(2).mul_(1 - gates_NT)
+    torch.mul(gradient[:, :, -1].t(), slopes_NT, out=change_KT[n : 2 * n])
+    if rule.kind != "identity":
+        mixing_gradient = gradient[:, :, :n].permute(1, 2, 0)
+        change_KT[2 * n :] = _mixing_backward(rule, logits_KT[2 * n :], mixing_gradient)
+
+
+def _project(streams: Tensor, projection: Tensor) -> Tensor:
     """Project flattened streams to raw logits, [K, T], with at least 16 bits of the fp32 result.
 
     A bf16 product is several times faster than an fp32 one but rounds its result; a second one
     gives what the first has rounded away.
     """
+    flat = streams.flatten(1).t()
     if streams.dtype == projection.dtype == torch.bfloat16:
-        flat = streams.flatten(1).t()
         rounded = projection @ flat
         return wide(rounded).add_(torch.addmm(rounded, projection, flat, beta=-1))
-    return wide(projection) @ streams32.flatten(1).t()
+    return wide(projection) @ wide(flat)
 
 
-def _project_backward(
-    change_KT: Tensor, streams: Tensor, streams32: Tensor, projection: Tensor, result: Tensor, total: Tensor
-) -> None:
-    """Add the projection's part to the streams' gradient ``result`` and to its own, ``total``."""
+def _project_backward(change_KT: Tensor, streams: Tensor, projection: Tensor, result: Tensor) -> Tensor:
+    """Add the projection's part to the streams' gradient ``result``; return its own gradient."""
     flat = result.view(result.shape[0], -1)
     if streams.dtype == projection.dtype == torch.bfloat16:
         change_KT = change_KT.bfloat16()
         flat.addmm_(change_KT.t(), projection)
-        total += change_KT @ streams.flatten(1)
-    elif streams.dtype == streams32.dtype:
+        return change_KT @ streams.flatten(1)
+    if streams.dtype == change_KT.dtype:
         flat.addmm_(change_KT.t(), wide(projection))
-        total.addmm_(change_KT, streams32.flatten(1))
     else:
         flat += change_KT.t() @ wide(projection)
-        total.addmm_(change_KT, streams32.flatten(1))
+    return (change_KT @ wide(streams.flatten(1))).to(projection.dtype)
 
 
 class WriteStreams(torch.autograd.Function):
@@ -239,11 +256,12 @@ class WriteStreams(torch.autograd.Function):
         ctx.save_for_backward(streams, output, writing)
         result = torch.empty_like(streams)
         for piece in _pieces(streams):
+            total = _scratch("total", streams[piece].shape, writing)
             if writing.shape[2] == 1:
-                added = wide(streams[piece])
-                result[piece] = torch.addcmul(added, writing[piece], wide(output[piece]).unsqueeze(1))
+                total.copy_(streams[piece]).addcmul_(writing[piece], wide(output[piece]).unsqueeze(1))
             else:
-                result[piece] = torch.bmm(writing[piece], _joined(streams[piece], output[piece]))
+                torch.bmm(writing[piece], _joined(streams[piece], output[piece]), out=total)
+            result[piece] = total
         return result
 
     @staticmethod
@@ -256,38 +274,71 @@ class WriteStreams(torch.autograd.Function):
         output_gradient = torch.empty_like(output)
         writing_gradient = torch.empty_like(writing)
         for piece in _pieces(streams):
-            gradient32 = wide(gradient[piece])
+            gradient32 = _scratch("streams", streams[piece].shape, writing).copy_(gradient[piece])
             if mixed:
                 joined = _joined(streams[piece], output[piece])
                 torch.bmm(gradient32, joined.transpose(1, 2), out=writing_gradient[piece])
-                both = torch.bmm(writing[piece].transpose(1, 2), gradient32)
-                streams_gradient[piece] = both[:, :n]
-                output_gradient[piece] = both[:, n]
+                torch.bmm(writing[piece].transpose(1, 2), gradient32, out=joined)
+                streams_gradient[piece] = joined[:, :n]
+                output_gradient[piece] = joined[:, n]
             else:
-                output32 = wide(output[piece]).unsqueeze(2)
-                torch.bmm(gradient32, output32, out=writing_gradient[piece])
-                output_gradient[piece] = torch.bmm(writing[piece].transpose(1, 2), gradient32).squeeze(1)
+                output_gradient[piece] = _weighted_sum(gradient32, writing[piece].squeeze(2).t())
+                gradient32 *= wide(output[piece]).unsqueeze(1)
+                torch.sum(gradient32, 2, keepdim=True, out=writing_gradient[piece])
         return streams_gradient, output_gradient, writing_gradient
 
 
 def wide(value: Tensor) -> Tensor:
-    """fp32 at least (fp64 stays, for checking gradients)."""
+    """Return ``value`` in fp32 at least (fp64 stays, for checking gradients)."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _weighted_sum(streams: Tensor, weights_NT: Tensor) -> Tensor:
+    """Return sum_i weights_i X_i, [T, D]."""
+    total = streams[:, 0] * weights_NT[0].unsqueeze(1)
+    for index in range(1, streams.shape[1]):
+        total.addcmul_(streams[:, index], weights_NT[index].unsqueeze(1))
+    return total
 
 
 def _joined(streams: Tensor, output: Tensor) -> Tensor:
     """Streams and output side by side in fp32, [T, N+1, D]."""
     tokens, n, size = streams.shape
-    dtype = torch.promote_types(streams.dtype, torch.float32)
-    joined = streams.new_empty(tokens, n + 1, size, dtype=dtype)
+    like = streams.new_empty(0, dtype=torch.promote_types(streams.dtype, torch.float32))
+    joined = _scratch("joined", (tokens, n + 1, size), like)
     joined[:, :n] = streams
     joined[:, n] = output
     return joined
 
 
 def _pieces(streams: Tensor) -> Iterator[slice]:
-    """Cut the tokens into slices; accelerators take them all at once."""
-    tokens, n, size = streams.shape
-    step = max(1, PIECE_NUMBERS // (n * size)) if streams.device.type == "cpu" else max(1, tokens)
-    for start in range(0, tokens, step):
+    """Cut the tokens into about equal slices; accelerators take them all at once."""
+    tokens = streams.shape[0]
+    pieces = math.ceil(streams.numel() / PIECE_NUMBERS) if streams.device.type == "cpu" else 1
+    step = math.ceil(tokens / max(1, pieces))
+    for start in range(0, tokens, max(1, step)):
         yield slice(start, min(start + step, tokens))
+
+
+class _Workspace(threading.local):
+    """Memory that one thread uses again for every piece, so that it stays in the cache."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+
+_workspace = _Workspace()
+
+
+def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return uninitialised memory in the precision and on the device of ``like``.
+
+    On a CPU its content lasts until the same name is asked for again.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    key, numbers = (name, like.dtype), math.prod(shape)
+    buffer = _workspace.buffers.get(key)
+    if buffer is None or buffer.numel() < numbers:
+        buffer = _workspace.buffers[key] = torch.empty(numbers, dtype=like.dtype)
+    return buffer[:numbers].view(shape)

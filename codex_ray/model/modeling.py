@@ -31,6 +31,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration import CodexRayConfig
 from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write_streams
 from .mixing import Rule
+from .operations import ATTENTION_LENGTH, IGNORED, CausalAttention, NormAndRotate, RMSNorm, TokenLoss
 
 
 class CodexRayRMSNorm(nn.Module):
@@ -43,11 +44,21 @@ class CodexRayRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` at unit root mean square, scaled by the weight."""
-        return functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        normed: Tensor = RMSNorm.apply(x, self.weight, self.eps)
+        return normed
+
+
+class HeadNorm(CodexRayRMSNorm):
+    """RMSNorm on each head, followed by the rotation to its position."""
+
+    def forward(self, x_BSHE: Tensor, turn_BSE: Tensor) -> Tensor:  # type: ignore[override]
+        """Return normed and turned heads, [B, H, S, E]."""
+        turned: Tensor = NormAndRotate.apply(x_BSHE, self.weight, turn_BSE, self.eps)
+        return turned
 
 
 class CodexRayRotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary embedding (arXiv 2104.09864) for given positions."""
+    """Complex turns of the rotary embedding (arXiv 2104.09864) at given positions."""
 
     inv_freq: Tensor
 
@@ -72,19 +83,11 @@ class CodexRayRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: Tensor, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines, [B, S, E], in the precision of ``x``."""
-        angles = position_ids_BS[..., None].float() * self.inv_freq.float()
-        angles = torch.cat((angles, angles), dim=-1)
-        cosine, sine = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cosine.to(x.dtype), sine.to(x.dtype)
-
-
-def rotate(x_BHSE: Tensor, cosine_BSE: Tensor, sine_BSE: Tensor) -> Tensor:
-    """Rotate pairs (i, i + E/2) of each head by the position's angles."""
-    first, second = x_BHSE.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return x_BHSE * cosine_BSE.unsqueeze(1) + turned * sine_BSE.unsqueeze(1)
+    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """Return turns, complex, [B, S, E/2], at least as precise as ``x``."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        angles = (position_ids[..., None].float() * self.inv_freq.float()).to(dtype)
+        return torch.polar(torch.full_like(angles, self.attention_scaling), angles)
 
 
 def eager_attention(
@@ -125,13 +128,13 @@ class CodexRayAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, narrow, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
         if config.query_key_norm:
-            self.q_norm = CodexRayRMSNorm(self.head_dim, config.rms_norm_eps)
-            self.k_norm = CodexRayRMSNorm(self.head_dim, config.rms_norm_eps)
+            self.q_norm = HeadNorm(self.head_dim, config.rms_norm_eps)
+            self.k_norm = HeadNorm(self.head_dim, config.rms_norm_eps)
 
     def forward(
         self,
         x_BSD: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
+        position_embeddings: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
@@ -141,25 +144,41 @@ class CodexRayAttention(nn.Module):
         query, key = self.q_proj(x_BSD).view(shape), self.k_proj(x_BSD).view(shape)
         value_BGSE = self.v_proj(x_BSD).view(shape).transpose(1, 2)
         if self.config.query_key_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query_BHSE = rotate(query.transpose(1, 2), *position_embeddings)
-        key_BGSE = rotate(key.transpose(1, 2), *position_embeddings)
+            query, key = self.q_norm(query, position_embeddings), self.k_norm(key, position_embeddings)
+        else:
+            query, key = (NormAndRotate.apply(x, None, position_embeddings, 0.0) for x in (query, key))
         if past_key_values is not None:
-            key_BGSE, value_BGSE = past_key_values.update(key_BGSE, value_BGSE, self.layer_idx)
-        attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
-        attended, weights = attend(
-            self,
-            query_BHSE,
-            key_BGSE,
-            value_BGSE,
-            attention_mask,
-            dropout=0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+            key, value_BGSE = past_key_values.update(key, value_BGSE, self.layer_idx)
+        if self._short(query, key, attention_mask, kwargs):
+            attended, weights = CausalAttention.apply(query, key, value_BGSE, self.scaling), None
+        else:
+            attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention
+            )
+            attended, weights = attend(
+                self,
+                query,
+                key,
+                value_BGSE,
+                attention_mask,
+                dropout=0.0,
+                scaling=self.scaling,
+                **kwargs,
+            )
         return self.o_proj(attended.reshape(*x_BSD.shape[:-1], -1)), weights
+
+    def _short(
+        self, query_BHSE: Tensor, key_BGSE: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether this is plain causal attention over short rows on a CPU."""
+        length = query_BHSE.shape[2]
+        return (
+            self.config._attn_implementation == "sdpa"
+            and mask is None
+            and query_BHSE.device.type == "cpu"
+            and 1 < length == key_BGSE.shape[2] <= ATTENTION_LENGTH
+            and kwargs.get("is_causal") is not False
+        )
 
 
 class CodexRayMLP(nn.Module):
@@ -342,6 +361,17 @@ class CodexRayModel(CodexRayPreTrainedModel):
         return (torch.arange(length, device=embedded_BSD.device) + past).unsqueeze(0)
 
 
+class OutputMatrix(nn.Linear):
+    """The output matrix; its module also holds the loss, so that it alone touches its weight."""
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return logits, or, given ``targets`` of the same places, the sum of their losses."""
+        if targets is None:
+            return super().forward(hidden)
+        loss: Tensor = TokenLoss.apply(hidden.flatten(0, 1), self.weight, targets.flatten())
+        return loss
+
+
 class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
     """The decoder with its output matrix, for training and generation."""
 
@@ -351,7 +381,7 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = CodexRayModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = OutputMatrix(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -365,12 +395,14 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        return_logits: bool = True,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits, [B, S, V], and the loss when ``labels`` are given.
 
         Labels are token ids at their own places (the shift happens here); -100 is not counted. The
-        loss is the mean, or the sum over ``num_items_in_batch`` when that is given.
+        loss is the mean, or the sum over ``num_items_in_batch`` when that is given. Training that
+        needs the loss only sets ``return_logits=False``: logits are then never all in memory.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -381,10 +413,18 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        logits = loss = None
+        # An adapter around the output matrix is not part of the matrix's own loss.
+        if labels is not None and not return_logits and type(self.lm_head) is OutputMatrix:
+            targets = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+            count = kwargs.get("num_items_in_batch")
+            loss = self.lm_head(hidden_states, targets)
+            loss = loss / ((targets != IGNORED).sum() if count is None else count)
+        else:
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
