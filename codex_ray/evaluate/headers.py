@@ -156,22 +156,26 @@ def complete_with_model(
 
 
 def complete_with_ngram(
-    ngram: NgramModel, tokenizer: Tokenizer, headers: Sequence[Header], *, seed: int
+    ngram: NgramModel, tokenizer: Tokenizer, headers: Sequence[Header], *, seed: int, batch_rows: int = 32
 ) -> list[HeaderResult]:
     """Complete headers with an n-gram model, drawing as :func:`complete_with_model` does."""
-    texts = []
     prompts = prompt_ids(tokenizer, [header.prompt for header in headers])
-    for ids, row_seed in zip(prompts, row_seeds(seed, len(headers)), strict=True):
-        generator = np.random.default_rng(row_seed)
-        drawn: list[int] = []
-        while len(drawn) < MAX_NEW_TOKENS:
-            logits_1V = torch.from_numpy(np.log(ngram.distribution([*ids[-ngram.order :], *drawn])))[None]
-            token = int(sample(logits_1V, [generator.random()], SAMPLING))
-            if token == tokenizer.eos_id:
+    generators = [np.random.default_rng(row_seed) for row_seed in row_seeds(seed, len(headers))]
+    drawn: list[list[int]] = [[] for _ in headers]
+    for start in range(0, len(headers), batch_rows):
+        running = list(range(start, min(start + batch_rows, len(headers))))
+        for _ in range(MAX_NEW_TOKENS):
+            if not running:
                 break
-            drawn.append(token)
-        texts.append(tokenizer.decode(drawn))
-    return _results(headers, texts)
+            contexts = [[*prompts[row][-ngram.order :], *drawn[row]] for row in running]
+            probabilities_BV = np.stack([ngram.distribution(context) for context in contexts])
+            uniforms = [generators[row].random() for row in running]
+            tokens_B = sample(torch.from_numpy(np.log(probabilities_BV)), uniforms, SAMPLING).tolist()
+            for row, token in zip(running, tokens_B, strict=True):
+                drawn[row].append(token)
+            running = [row for row in running if drawn[row][-1] != tokenizer.eos_id]
+    # The end token has no text.
+    return _results(headers, [tokenizer.decode(ids) for ids in drawn])
 
 
 def _results(headers: Sequence[Header], texts: Sequence[str]) -> list[HeaderResult]:

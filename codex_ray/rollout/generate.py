@@ -1,7 +1,9 @@
 """Sampling from any Transformers causal language model with a key/value cache.
 
 Rows of a batch may differ in length: prompts are padded on the left for the first pass, each row counts its
-own positions, and a finished row leaves the batch. A row's completion is the one it would have alone.
+own positions, and a finished row leaves the batch. A row's completion is the one it would have alone, as far
+as the precision goes: a batch's matrix products may round otherwise than a row's, which in float32 shows in
+the last digits of log-probabilities and in bfloat16 can now and then turn a draw.
 
 Tensor names end in their shape: B rows, S tokens seen so far, T longest row, V vocabulary.
 """
