@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from codex_ray.cluster import preflight
 from codex_ray.cluster.session import open_session, refuse_relative_in_job
@@ -26,17 +26,13 @@ from codex_ray.config.saved import save
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, Interrupted
-from codex_ray.files import write_json
-from codex_ray.track.environment import write_environment
-from codex_ray.track.mlflow import MlflowRun
 from codex_ray.track.progress import Progress, open_progress
-from codex_ray.track.report import write_report
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.books import Books, Status
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings
 
 POLL_SECONDS = 0.2
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
@@ -86,36 +82,22 @@ def _in_folder(
 ) -> PretrainResult:
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
     save(settings, run.config)
-    tracker = MlflowRun(run.path, settings.track.mlflow, runs=run.path.parent)
+    books = Books(run, settings, manifest.life_id)
     with open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
-        follower = Follower(run, settings, tracker, progress)
-        status: Status = "FAILED"
-
-        def begin() -> None:
-            facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
-            environment = write_environment(run.path, to_dict(settings), mlflow_uri=tracker.uri, extra=facts)
-            commit = (environment["commit"] or {}).get("commit")
-            tracker.start(run.name, parameters=to_dict(settings), life_id=manifest.life_id, commit=commit)
-
+        follower = Follower(run, settings, books.tracker, progress)
+        facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
         try:
             with progress.stage("pretrain", total=settings.train.steps, unit="steps"):
-                outcome = _fit(absolute, run, follower, settings, started, begin)
-            status = "FINISHED" if outcome["status"] == "completed" else "KILLED"
+                outcome = _fit(absolute, run, follower, settings, started, lambda: books.open(facts))
         except BaseException as error:
-            if not isinstance(error, CodexRayError | KeyboardInterrupt):
-                run.record_error("driver", 0, follower.step, "driver", error)
-            status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
-            raise
-        finally:
             follower.close()
-            figures = follower.summary(time.time() - started)
-            write_json(run.summary, figures)
-            if settings.track.report:
-                write_report(run.path)
-            for artifact in (run.config, run.environment, run.summary, run.report):
-                tracker.log_artifact(artifact)
-            tracker.end(status)
+            status: Status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+            books.close_after(error, status, follower.summary(time.time() - started), progress)
+            raise
+        follower.close()
+        figures = follower.summary(time.time() - started)
+        books.close("FINISHED" if outcome["status"] == "completed" else "KILLED", figures)
     completed = outcome["status"] == "completed"
     if not completed and follower.interrupted:
         raise Interrupted(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +30,7 @@ from tests.integration.training import (
     STEPS,
     TWO_WORKERS,
     batches,
+    killer,
     losses,
     run_settings,
     weights,
@@ -130,26 +128,9 @@ def test_stops_and_resumes_end_alike(undisturbed: Path, tiny_corpus: Path, tmp_p
 def test_a_killed_worker_is_replaced_and_ends_alike(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    killed: list[int] = []
-
-    def kill_after_step_six() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not killed:
-            rows = (tmp_path / "killed" / "metrics.jsonl").exists() and read_metrics(
-                tmp_path / "killed" / "metrics.jsonl"
-            )
-            if rows and int(rows[-1]["step"] or 0) >= 6:  # type: ignore[arg-type]
-                messages = MessageReader(tmp_path / "killed" / "attempts" / "1").new()
-                pid = next(item["pid"] for item in messages if item["kind"] == "worker" and item["rank"] == 1)
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_after_step_six)
-    killer.start()
     slow = replace(QUIET, mixing_every=1)  # lengthens the steps, so that the kill falls among them
-    result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", track=slow))
-    killer.join()
+    with killer(tmp_path / "killed", rank=1, step=6) as killed:
+        result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", track=slow))
     assert killed and result.completed
     assert_same_end(result.run, undisturbed)
 

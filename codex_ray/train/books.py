@@ -1,0 +1,54 @@
+"""What a training run records besides its figures: environment, load, MLflow, summary and report."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from codex_ray.config.fields import to_dict
+from codex_ray.config.train import Pretrain
+from codex_ray.errors import CodexRayError
+from codex_ray.files import write_json
+from codex_ray.track import MlflowRun, Progress, RunFolder, SystemSampler, write_environment, write_report
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Books:
+    """Opened while the workers start, closed however the run ends."""
+
+    def __init__(self, run: RunFolder, settings: Pretrain, life_id: str) -> None:
+        self._run, self._settings, self._life_id = run, settings, life_id
+        self.tracker = MlflowRun(run.path, settings.track.mlflow, runs=run.path.parent)
+        self._sampler = SystemSampler(run.path)
+
+    def open(self, facts: dict[str, Any]) -> None:
+        """Write environment.json, start sampling the machine's load, and begin the MLflow run."""
+        plain = to_dict(self._settings)
+        environment = write_environment(self._run.path, plain, mlflow_uri=self.tracker.uri, extra=facts)
+        self._sampler.start()
+        commit = (environment["commit"] or {}).get("commit")
+        self.tracker.start(self._run.name, parameters=plain, life_id=self._life_id, commit=commit)
+
+    def close(self, status: Status, figures: dict[str, float]) -> None:
+        """Write summary.json and the report, and end the MLflow run."""
+        run = self._run
+        self._sampler.stop()
+        try:
+            write_json(run.summary, figures)
+            if self._settings.track.report:
+                write_report(run.path)
+            for artifact in (run.config, run.environment, run.summary, run.report):
+                self.tracker.log_artifact(artifact)
+        finally:
+            self.tracker.end(status)
+
+    def close_after(
+        self, error: BaseException, status: Status, figures: dict[str, float], shown: Progress
+    ) -> None:
+        """Close after an error, which must stay the one the user sees: a further one is only noted."""
+        if not isinstance(error, CodexRayError | KeyboardInterrupt):
+            self._run.record_error("driver", 0, None, "driver", error)
+        try:
+            self.close(status, figures)
+        except CodexRayError as second:
+            shown.note(f"the run's records are incomplete: {second}")
