@@ -137,6 +137,7 @@ class _Preparation:
             self._check_documents(gathered)
             tokenizer = self._make_tokenizer(gathered)
             layout = self._layout(tokenizer)
+            self._open_ray()
             counts = self._tokenise(gathered, layout)
             manifest = self._pack(gathered, tokenizer, layout, counts)
         return self._finish(manifest, gathered)
@@ -145,8 +146,11 @@ class _Preparation:
         settings, sizes = self.settings, [file.size for file in files]
         runs = group_by_bytes(sizes, SCAN_TASK_BYTES)
         tasks = [ScanTask(self.text, files[run], settings.clean) for run in runs]
+        scan_here = sum(sizes) <= SCAN_HERE_BYTES
+        if not scan_here:
+            self._open_ray()
         with self._stage("read", len(files), "files"):
-            if sum(sizes) <= SCAN_HERE_BYTES:
+            if scan_here:
                 tables: Iterable[pa.Table] = map(scan, tasks)
             else:
                 tables = self._run_tasks(scan, tasks, ordered=True)
@@ -327,13 +331,19 @@ class _Preparation:
         values = to_dict(self.settings)
         return {"seed": self.seed, **{name: values[name] for name in names}}
 
-    def _run_tasks(self, function: Any, tasks: list[Any], ordered: bool = False) -> Iterator[pa.Table]:
+    def _open_ray(self) -> None:
+        """Start or join Ray until this prepare ends, unless a session is open already."""
+        import ray
+
         from codex_ray.cluster.session import open_session
+
+        if not ray.is_initialized():
+            with self._stage("start Ray"):
+                self._session.enter_context(open_session(self.settings.cluster))
+
+    def _run_tasks(self, function: Any, tasks: list[Any], ordered: bool = False) -> Iterator[pa.Table]:
         from codex_ray.corpus.ray_data import run_tasks
 
-        started = time.perf_counter()
-        self._session.enter_context(open_session(self.settings.cluster))
-        self.seconds["ray"] = self.seconds.get("ray", 0.0) + time.perf_counter() - started
         return run_tasks(
             function,
             tasks,

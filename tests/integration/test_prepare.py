@@ -182,8 +182,10 @@ def one_file(folder: Path) -> None:
 
 
 def short_files(folder: Path) -> None:
+    """Forty documents of 30 words: some 2,300 tokens to train on and 650 to validate."""
+    generator = np.random.default_rng(2)
     for number in range(40):
-        (folder / f"{number}.txt").write_text(f"document number {number} of forty short ones")
+        (folder / f"{number}.txt").write_text(" ".join(generator.choice(WORDS, 30)))
 
 
 @pytest.mark.parametrize(
@@ -200,8 +202,8 @@ def short_files(folder: Path) -> None:
         ),
         (
             short_files,
-            {"pack": Pack(sequence_length=512)},
-            r"the validation split has \d+ tokens, fewer than one row of 512",
+            {"pack": Pack(sequence_length=1024)},
+            r"the validation split has \d+ tokens, fewer than one row of 1024",
         ),
         (short_files, {"tokenizer": Tokenizer(vocabulary_size=9000)}, "vocabulary_size=9000 is too large"),
         (short_files, {"tokenizer": Tokenizer(path="/nowhere")}, "tokenizer folder /nowhere does not exist"),
