@@ -36,6 +36,8 @@ def entry() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status; nothing is raised."""
+    # torch's threads spin while they wait; beside any other load that costs ten times the work itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = _run(_parse(arguments))
         sys.stdout.flush()

@@ -30,6 +30,7 @@ TRAIN_ENVIRONMENT = {
 WORKER_ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 DATA_CPUS = 4  # logical CPUs left to Ray Data beside the training workers

@@ -18,6 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from codex_ray.config.saved import save
+from tests.integration.training import STEPS, batches, run_settings, weights
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +141,36 @@ def test_a_verb_runs_as_a_job_with_its_words_and_config_and_its_log_is_followed(
     assert "    kind: plain\n" in done.stdout
     assert "  every: 77\n" in done.stdout
     assert "python jobs/pretrain.py 'my corpus' model=plain-tiny" in done.stderr
+
+
+def test_a_checkout_pretrains_through_rays_own_command(head, tiny_corpus, tmp_path):
+    """`ray job submit --working-dir . -- python jobs/pretrain.py ...`: logs, status, what the run leaves."""
+    save(run_settings(tiny_corpus, tmp_path / "runs", "job"), tmp_path / "job.yaml")
+    submit = [
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        head.address,
+        "--working-dir",
+        str(ROOT),
+    ]
+    words = [
+        "python",
+        "jobs/pretrain.py",
+        "--config",
+        str(tmp_path / "job.yaml"),
+        "cluster.cpus_per_worker=0.5",
+    ]
+    done = head.python(*submit, "--", *words, "track.progress=plain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pretrain" in done.stdout + done.stderr and "succeeded" in done.stdout
+    assert [step for step, _ in batches(tmp_path / "runs" / "job")] == list(range(1, STEPS + 1))
+    assert weights(tmp_path / "runs" / "job")
+    relative = head.python(*submit, "--", *words, "runs=here")
+    assert relative.returncode == 1
+    assert "runs=here is relative, and a job's working folder is temporary" in relative.stdout
 
 
 def test_an_installed_package_travels_whole(head, tmp_path):
