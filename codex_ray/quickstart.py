@@ -72,6 +72,9 @@ def _prepare_settings(settings: Quickstart, corpus: Path) -> Prepare:
 
 def _pretrain_settings(settings: Quickstart, corpus: Path, folder: Path) -> Pretrain:
     pretraining = settings.pretrain
+    train = pretraining.train
+    if train.steps is None and train.epochs is None:
+        train = replace(train, seconds=settings.seconds)
     return replace(
         pretraining,
         corpus=str(corpus),
@@ -79,7 +82,7 @@ def _pretrain_settings(settings: Quickstart, corpus: Path, folder: Path) -> Pret
         name="run",
         resume="auto",
         seed=settings.seed,
-        train=replace(pretraining.train, seconds=settings.seconds, steps=None, epochs=None),
+        train=train,
     )
 
 
