@@ -131,7 +131,8 @@ def _close(figures: dict[str, float], run: Path, shown: Progress) -> None:
         ("share of the measured matmul peak", f"{figures['mfu']:.1%}"),
         ("training", f"{figures['train_seconds']:.0f} s"),
     ]
-    command = Path(sys.executable).with_name("codex-ray")
+    script = Path(sys.executable).with_name("codex-ray")
+    command = str(script) if script.exists() else f"{sys.executable} -m codex_ray"
     prompt = shlex.quote('prompt="def read_lines(path):"')
     places = [
         ("run folder", str(run)),
