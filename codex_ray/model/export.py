@@ -12,7 +12,7 @@ from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable, write_text
 from codex_ray.model.configuration import CodexRayConfig
-from codex_ray.model.load import load_model, resolve_model_folder
+from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -50,7 +50,8 @@ def export(settings: Export) -> Exported:
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        model.save_pretrained(staging, max_shard_size=settings.max_shard_bytes)
+        with quiet_transformers():
+            model.save_pretrained(staging, max_shard_size=settings.max_shard_bytes)
         if Path(settings.model).expanduser().exists():
             _copy_tokenizer(resolve_model_folder(settings.model), staging)
         write_text(staging / "README.md", model_card(model, folder.name))

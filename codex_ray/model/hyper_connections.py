@@ -39,8 +39,8 @@ def write_streams(streams_BSND: Tensor, output_BSD: Tensor, writing: Tensor) -> 
         writing: the writing matrix, [T, N, N+1] or [T, N, 1], fp32.
     """
     with torch.autocast(streams_BSND.device.type, enabled=False):
-        result: Tensor = WriteStreams.apply(streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1), writing)
-    return result.view_as(streams_BSND)
+        result: Tensor = WriteStreams.apply(streams_BSND, output_BSD, writing)  # type: ignore[no-untyped-call]
+    return result
 
 
 def mean_streams(streams_BSND: Tensor) -> Tensor:
@@ -107,24 +107,21 @@ class Mixer(nn.Module):
         Write to the streams that are returned: their gradients then meet in one place.
         """
         with torch.autocast(streams_BSND.device.type, enabled=False):
-            bias_K = wide(self.bias_constant) + wide(self.bias)
             if self.rule.kind == "hc":
-                return self._unconstrained(streams_BSND, bias_K)
-            gate = wide(self.gate).unbind()
-            gate_K = torch.cat([part.expand(size) for part, size in zip(gate, self.groups, strict=True)])
-            read, writing, streams = ReadStreams.apply(
-                streams_BSND.flatten(0, 1), self.phi, bias_K, gate_K, self.rule
+                return self._unconstrained(streams_BSND)
+            read: tuple[Tensor, Tensor, Tensor] = ReadStreams.apply(  # type: ignore[no-untyped-call]
+                streams_BSND, self.phi, self.bias_constant, self.bias, self.gate, self.rule
             )
-            return read.view_as(streams_BSND[:, :, 0]), writing, streams.view_as(streams_BSND)
+            return read
 
-    def _unconstrained(self, streams_BSND: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _unconstrained(self, streams_BSND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hyper-connections without the manifold (arXiv 2409.19606, dynamic form), for comparison."""
         n = self.rule.streams
         x = wide(streams_BSND.flatten(0, 1))
         gate = wide(self.gate)
         normed = x * (x.square().mean(-1, keepdim=True) + self.rule.norm_eps).rsqrt()
         dynamic = torch.tanh(normed @ wide(self.phi).t())
-        pre, post, mixing = bias_K.split(self.groups)
+        pre, post, mixing = (wide(self.bias_constant) + wide(self.bias)).split(self.groups)
         # Stream i projects how it is read, how it is written, and how it is passed on to every
         # stream: row i of that paper's matrix, which is column i of ours.
         pre_TN = gate[0] * dynamic[..., 0] + pre

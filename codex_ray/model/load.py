@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def build_model(
     )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        model = CodexRayForCausalLM(config).float()
+        model: CodexRayForCausalLM = CodexRayForCausalLM(config).float()
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -146,23 +148,39 @@ def load_model(
     source = str(resolve_model_folder(path)) if local else str(path)
     if local and revision is not None:
         raise ConfigError(f"revision={revision} is for Hub models and {path} is a local folder; leave it out")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would log is raised below, as one sentence
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=chosen_dtype,
-            revision=revision or "main",
-            local_files_only=local,
-            output_loading_info=True,
-        )
+        with quiet_transformers():  # what it would log is raised below, as one sentence
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=chosen_dtype,
+                revision=revision or "main",
+                local_files_only=local,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise _unloadable(source, local, error) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    _check_complete(source, info)
+    _check_complete(source, model, info)
     loaded: PreTrainedModel = model.to(chosen_device).eval()
     return loaded
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep Transformers' progress bars and reports, and DeepSpeed's greeting, off the terminal.
+
+    Saving a model imports DeepSpeed where it is installed, to recognise its engines.
+    """
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -194,9 +212,11 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     return DTYPES[dtype]
 
 
-def _check_complete(source: str, info: dict[str, Any]) -> None:
-    for kind in ("missing", "unexpected", "mismatched"):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{kind}_keys", ()))
+def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    # Folders of other families may well hold more than the language model.
+    kinds = ["missing", "mismatched"] + (["unexpected"] if isinstance(model, CodexRayForCausalLM) else [])
+    for kind in kinds:
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise CodexRayError(

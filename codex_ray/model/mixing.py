@@ -87,16 +87,16 @@ def sinkhorn_backward(logits_NNT: Tensor, gradient_NNT: Tensor, iterations: int,
     """
     softmax_NNT = logits_NNT.softmax(0)
     sums = _sums_like(softmax_NNT)
-    steps = []
+    dims = _normalised_dims(iterations)
+    results = _scratch("steps", (len(dims), *softmax_NNT.shape), softmax_NNT).unbind()
     matrix_NNT = start_NNT = softmax_NNT + eps
-    for dim in _normalised_dims(iterations):
+    for dim, result_NNT in zip(dims, results, strict=True):
         torch.sum(matrix_NNT, dim, keepdim=True, out=sums[dim])
-        matrix_NNT = matrix_NNT / sums[dim].add_(eps)
-        steps.append((dim, matrix_NNT))
+        matrix_NNT = torch.div(matrix_NNT, sums[dim].add_(eps), out=result_NNT)
     gradient_NNT = torch.mul(gradient_NNT, matrix_NNT, out=torch.empty_like(matrix_NNT))
-    for dim, matrix_NNT in reversed(steps):
+    for dim, result_NNT in zip(reversed(dims), reversed(results), strict=True):
         torch.sum(gradient_NNT, dim, keepdim=True, out=sums[dim])
-        gradient_NNT.addcmul_(matrix_NNT, sums[dim], value=-1)
+        gradient_NNT.addcmul_(result_NNT, sums[dim], value=-1)
     gradient_NNT.div_(start_NNT).mul_(softmax_NNT)
     torch.sum(gradient_NNT, 0, keepdim=True, out=sums[0])
     return gradient_NNT.addcmul_(softmax_NNT, sums[0], value=-1)
@@ -134,18 +134,28 @@ def _mixing_backward(rule: Rule, logits_KT: Tensor, gradient_NNT: Tensor) -> Ten
 class ReadStreams(torch.autograd.Function):
     """Coefficients from all streams, and the sublayer's input: u = sum_i pre_i X_i.
 
-    Inputs: streams [T, N, D]; projection [K, F]; bias and gate [K], fp32. Outputs: u [T, D], the
-    writing matrix, and the streams themselves. Writing takes that last output, so that all of the
-    streams' gradient arrives here and is added up in one pass.
+    Inputs: streams [B, S, N, D]; projection [K, F]; a constant and a learned bias [K]; a gate for
+    each group of logits (read, write, mix). Outputs: u [B, S, D], the writing matrix, and the
+    streams themselves. Writing takes that last output, so that all of the streams' gradient
+    arrives here and is added up in one pass.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, streams: Tensor, projection: Tensor, bias: Tensor, gate: Tensor, rule: Rule
+        ctx: Any,
+        streams_BSND: Tensor,
+        projection: Tensor,
+        constant: Tensor,
+        bias: Tensor,
+        gate: Tensor,
+        rule: Rule,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute coefficients (mHC eq. 7, 8) and read."""
-        n = rule.streams
-        read = torch.empty_like(streams[:, 0])
+        n, streams = rule.streams, streams_BSND.flatten(0, 1)
+        read_BSD = torch.empty_like(streams_BSND[:, :, 0])
+        read = read_BSD.view(-1, streams.shape[2])
+        bias_K1 = (wide(constant) + wide(bias)).unsqueeze(1)
+        gate_K1 = _per_logit(wide(gate), rule, bias.numel())
         raw_KT = _project(streams, projection)
         inverse_rms_T = torch.empty_like(raw_KT[0])
         logits_KT = torch.empty_like(raw_KT)
@@ -155,43 +165,54 @@ class ReadStreams(torch.autograd.Function):
             inverse_rms = norm_T.square_().div_(streams[0].numel()).add_(rule.norm_eps).rsqrt_()
             inverse_rms_T[piece] = inverse_rms
             logits = logits_KT[:, piece]
-            torch.addcmul(bias[:, None], raw_KT[:, piece] * inverse_rms, gate[:, None], out=logits)
+            torch.addcmul(bias_K1, raw_KT[:, piece] * inverse_rms, gate_K1, out=logits)
             read[piece] = _weighted_sum(streams32, logits[:n].sigmoid().add_(rule.eps))
         writing = _writing_matrix(rule, logits_KT)
-        ctx.save_for_backward(streams, projection, bias, gate, raw_KT, inverse_rms_T)
-        ctx.rule = rule
-        return read, writing, streams
+        ctx.save_for_backward(streams_BSND, projection, bias_K1, gate, raw_KT, inverse_rms_T)
+        ctx.rule, ctx.bias_dtype = rule, bias.dtype
+        return read_BSD, writing, streams_BSND
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, Tensor, Tensor, None]:
         """Add up the streams' gradient from writing, from reading and from the coefficients."""
-        streams, projection, bias, gate, raw_KT, inverse_rms_T = ctx.saved_tensors
-        rule, n = ctx.rule, streams.shape[1]
-        read_gradient, writing_gradient, streams_gradient = gradients
+        streams_BSND, projection, bias_K1, gate, raw_KT, inverse_rms_T = ctx.saved_tensors
+        rule, n, streams = ctx.rule, ctx.rule.streams, streams_BSND.flatten(0, 1)
+        read_gradient, streams_gradient = gradients[0].flatten(0, 1), gradients[2].flatten(0, 1)
         result = torch.empty_like(streams)
+        gate_K1 = _per_logit(wide(gate), rule, bias_K1.numel())
         normed_KT = raw_KT * inverse_rms_T
-        logits_KT = torch.addcmul(bias[:, None], normed_KT, gate[:, None])
+        logits_KT = torch.addcmul(bias_K1, normed_KT, gate_K1)
         change_KT = torch.empty_like(logits_KT)
-        _writing_backward(rule, logits_KT, writing_gradient, change_KT)
+        _writing_backward(rule, logits_KT, gradients[1], change_KT)
         for piece in _pieces(streams):
             streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
-            read32 = wide(read_gradient[piece])
+            total = _scratch("total", streams32.shape, raw_KT)
+            read32 = wide(read_gradient[piece]).unsqueeze(1)
             change, normed, inverse_rms = change_KT[:, piece], normed_KT[:, piece], inverse_rms_T[piece]
             pre_NT = logits_KT[:n, piece].sigmoid()
-            total = _scratch("total", streams32.shape, raw_KT)
-            pre_gradient_NT = torch.mul(streams32, read32.unsqueeze(1), out=total).sum(2).t()
+            pre_gradient_NT = torch.mul(streams32, read32, out=total).sum(2).t()
             torch.mul(pre_gradient_NT, pre_NT * (1 - pre_NT), out=change[:n])
             # The RMS divides all logits, so its gradient points along the streams themselves.
-            along_T = (change * normed * gate[:, None]).sum(0).mul_(inverse_rms.square())
+            along_T = (change * normed * gate_K1).sum(0).mul_(inverse_rms.square())
             along_T11 = along_T.div_(-streams[0].numel())[:, None, None]
             pre_TN1 = pre_NT.add_(rule.eps).t().contiguous().unsqueeze(2)
             total.copy_(streams_gradient[piece])
-            total.addcmul_(streams32, along_T11).addcmul_(pre_TN1, read32.unsqueeze(1))
+            total.addcmul_(streams32, along_T11).addcmul_(pre_TN1, read32)
             result[piece] = total
-        bias_gradient, gate_gradient = change_KT.sum(1), (change_KT * normed_KT).sum(1)
-        change_KT.mul_(gate[:, None]).mul_(inverse_rms_T)
+        bias_gradient = change_KT.sum(1).to(ctx.bias_dtype)
+        shares = (change_KT * normed_KT).sum(1).split([n, n, bias_K1.numel() - 2 * n])
+        gate_gradient = torch.stack([share.sum() for share in shares]).to(gate.dtype)
+        change_KT.mul_(gate_K1).mul_(inverse_rms_T)
         projection_gradient = _project_backward(change_KT, streams, projection, result)
-        return result, projection_gradient, bias_gradient, gate_gradient, None
+        return result.view_as(streams_BSND), projection_gradient, None, bias_gradient, gate_gradient, None
+
+
+def _per_logit(gate: Tensor, rule: Rule, logits: int) -> Tensor:
+    """Repeat the three gates over their groups of logits, [K, 1]."""
+    sizes = (rule.streams, rule.streams, logits - 2 * rule.streams)
+    return torch.cat([part.expand(size) for part, size in zip(gate.unbind(), sizes, strict=True)]).unsqueeze(
+        1
+    )
 
 
 def _writing_matrix(rule: Rule, logits_KT: Tensor) -> Tensor:
@@ -247,13 +268,14 @@ def _project_backward(change_KT: Tensor, streams: Tensor, projection: Tensor, re
 class WriteStreams(torch.autograd.Function):
     """X' = H X + post y as one product of the writing matrix with (X, y).
 
-    Inputs: streams [T, N, D], output y [T, D], writing matrix. Output: streams.
+    Inputs: streams [B, S, N, D], output y [B, S, D], writing matrix. Output: streams.
     """
 
     @staticmethod
-    def forward(ctx: Any, streams: Tensor, output: Tensor, writing: Tensor) -> Tensor:
+    def forward(ctx: Any, streams_BSND: Tensor, output_BSD: Tensor, writing: Tensor) -> Tensor:
         """Mix and add."""
-        ctx.save_for_backward(streams, output, writing)
+        ctx.save_for_backward(streams_BSND, output_BSD, writing)
+        streams, output = streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1)
         result = torch.empty_like(streams)
         for piece in _pieces(streams):
             total = _scratch("total", streams[piece].shape, writing)
@@ -262,13 +284,14 @@ class WriteStreams(torch.autograd.Function):
             else:
                 torch.bmm(writing[piece], _joined(streams[piece], output[piece]), out=total)
             result[piece] = total
-        return result
+        return result.view_as(streams_BSND)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of the streams, of the sublayer's output and of the writing matrix."""
-        streams, output, writing = ctx.saved_tensors
-        gradient, n = gradients[0], streams.shape[1]
+        streams_BSND, output_BSD, writing = ctx.saved_tensors
+        streams, output = streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1)
+        gradient, n = gradients[0].flatten(0, 1), streams.shape[1]
         mixed = writing.shape[2] > 1
         streams_gradient = torch.empty_like(streams) if mixed else gradient
         output_gradient = torch.empty_like(output)
@@ -285,7 +308,7 @@ class WriteStreams(torch.autograd.Function):
                 output_gradient[piece] = _weighted_sum(gradient32, writing[piece].squeeze(2).t())
                 gradient32 *= wide(output[piece]).unsqueeze(1)
                 torch.sum(gradient32, 2, keepdim=True, out=writing_gradient[piece])
-        return streams_gradient, output_gradient, writing_gradient
+        return streams_gradient.view_as(streams_BSND), output_gradient.view_as(output_BSD), writing_gradient
 
 
 def wide(value: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class CodexRayRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` at unit root mean square, scaled by the weight."""
-        normed: Tensor = RMSNorm.apply(x, self.weight, self.eps)
+        normed: Tensor = RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return normed
 
 
@@ -53,7 +53,9 @@ class HeadNorm(CodexRayRMSNorm):
 
     def forward(self, x_BSHE: Tensor, turn_BSE: Tensor) -> Tensor:  # type: ignore[override]
         """Return normed and turned heads, [B, H, S, E]."""
-        turned: Tensor = NormAndRotate.apply(x_BSHE, self.weight, turn_BSE, self.eps)
+        turned: Tensor = NormAndRotate.apply(  # type: ignore[no-untyped-call]
+            x_BSHE, self.weight, turn_BSE, self.eps
+        )
         return turned
 
 
@@ -146,11 +148,15 @@ class CodexRayAttention(nn.Module):
         if self.config.query_key_norm:
             query, key = self.q_norm(query, position_embeddings), self.k_norm(key, position_embeddings)
         else:
-            query, key = (NormAndRotate.apply(x, None, position_embeddings, 0.0) for x in (query, key))
+            query, key = (
+                NormAndRotate.apply(x, None, position_embeddings, 0.0)  # type: ignore[no-untyped-call]
+                for x in (query, key)
+            )
         if past_key_values is not None:
             key, value_BGSE = past_key_values.update(key, value_BGSE, self.layer_idx)
         if self._short(query, key, attention_mask, kwargs):
-            attended, weights = CausalAttention.apply(query, key, value_BGSE, self.scaling), None
+            attended = CausalAttention.apply(query, key, value_BGSE, self.scaling)  # type: ignore[no-untyped-call]
+            weights = None
         else:
             attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention
@@ -178,6 +184,7 @@ class CodexRayAttention(nn.Module):
             and query_BHSE.device.type == "cpu"
             and 1 < length == key_BGSE.shape[2] <= ATTENTION_LENGTH
             and kwargs.get("is_causal") is not False
+            and kwargs.get("cache") is None  # a paged cache belongs to the registered function
         )
 
 
@@ -237,7 +244,8 @@ class CodexRayDecoderLayer(GradientCheckpointingLayer):
         """Map [B, S, D] (one stream) or [B, S, N, D] to the same shape."""
         if not self.mixed:
             hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), **kwargs)[0]
-            return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+            result: Tensor = hidden_states + self.mlp(self.mlp_norm(hidden_states))
+            return result
         u_BSD, writing, hidden_states = self.attention_mixer(hidden_states)
         output_BSD, _ = self.attention(self.attention_norm(u_BSD), **kwargs)
         hidden_states = write_streams(hidden_states, output_BSD, writing)
@@ -368,7 +376,9 @@ class OutputMatrix(nn.Linear):
         """Return logits, or, given ``targets`` of the same places, the sum of their losses."""
         if targets is None:
             return super().forward(hidden)
-        loss: Tensor = TokenLoss.apply(hidden.flatten(0, 1), self.weight, targets.flatten())
+        loss: Tensor = TokenLoss.apply(  # type: ignore[no-untyped-call]
+            hidden.flatten(0, 1), self.weight, targets.flatten()
+        )
         return loss
 
 
