@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.results import Figure, write_result
 from codex_ray.cluster.session import open_session
@@ -81,7 +81,8 @@ def _bare(settings: Pretrain, output: Path) -> float:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_bare_process, (port, settings, str(output)), nprocs=WORKERS, join=True)
+    processes = (port, settings, str(output))
+    spawn(_bare_process, processes, nprocs=WORKERS, join=True)  # type: ignore[no-untyped-call]
     return _tokens_per_second(json.loads(output.read_text()), settings)
 
 
@@ -147,7 +148,7 @@ def _rows_in_memory(settings: Pretrain, manifest: Manifest, rank: int) -> tuple[
 
 def _tokens_per_second(ends: list[Any], settings: Pretrain) -> float:
     gaps = [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
-    return settings.train.batch_tokens / statistics.median(gaps)
+    return float(settings.train.batch_tokens / statistics.median(gaps))
 
 
 if __name__ == "__main__":
