@@ -17,7 +17,7 @@ from torch import Tensor
 from .mixing import wide
 
 # Queries that attend at a time; keys after the last of them are not even multiplied.
-ATTENTION_ROWS = 128
+ATTENTION_ROWS = 64
 
 # Longer rows go to the library's kernel, which keeps no attention weights for the backward pass.
 ATTENTION_LENGTH = 1024
