@@ -82,7 +82,7 @@ def _bare(settings: Pretrain, output: Path) -> float:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = (port, settings, str(output))
-    spawn(_bare_process, processes, nprocs=WORKERS, join=True)  # type: ignore[no-untyped-call]
+    spawn(_bare_process, processes, nprocs=WORKERS, join=True)
     return _tokens_per_second(json.loads(output.read_text()), settings)
 
 
