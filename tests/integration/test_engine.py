@@ -32,15 +32,23 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
         assert results[parts][0] == pytest.approx(results[whole][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_save_and_load_is_exact(dtype: str, tmp_path: Path) -> None:
+SOME = [(1, "muon", "float32"), (3, "adamw", "float32"), (2, "adamw", "bfloat16"), (3, "muon", "bfloat16")]
+ALL = [
+    (stage, kind, dtype)
+    for stage in (1, 2, 3)
+    for kind in ("adamw", "muon")
+    for dtype in ("float32", "bfloat16")
+]
+
+
+@pytest.mark.parametrize("cases", [SOME, pytest.param(ALL, marks=pytest.mark.verify)], ids=["some", "all"])
+def test_save_and_load_is_exact(cases: list[tuple[int, str, str]], tmp_path: Path) -> None:
     """Ten steps, a save, a load in a fresh engine and ten steps equal twenty, bit for bit."""
     runs = []
-    for stage in (1, 2, 3):
-        for kind in ("adamw", "muon"):
-            folder = str(tmp_path / f"{stage}{kind}")
-            base = {"stage": stage, "kind": kind, "dtype": dtype}
-            runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
+    for stage, kind, dtype in cases:
+        folder = str(tmp_path / f"{stage}{kind}{dtype}")
+        base = {"stage": stage, "kind": kind, "dtype": dtype}
+        runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
     results = engine_losses(2, runs, tmp_path)
     for index in range(0, len(runs), 3):
         (whole, weights), (head, _), (tail, resumed) = results[index : index + 3]
