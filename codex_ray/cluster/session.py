@@ -89,6 +89,8 @@ def _start(cluster: Cluster) -> None:
     # Given in the environment, not in a runtime_env: that would leave the workers unused which Ray
     # starts ahead, and cost some seconds at every first task.
     os.environ.update(_worker_environment())
+    # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
     try:
         ray.init(
