@@ -185,9 +185,10 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         "MKL_NUM_THREADS": threads,
         "TORCH_COMPILE_DISABLE": "1",
         # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
-        # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them.
+        # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
     return TorchTrainer(
         train_worker,

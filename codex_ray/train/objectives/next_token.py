@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from codex_ray.model import next_token_loss_sum
+
 
 class NextToken:
     """The objective of pretraining. Rows hold S tokens, of which the last S-1 are predicted."""
@@ -24,11 +26,4 @@ class NextToken:
             input_ids_BS: token ids, int64.
             total_weight: predicted tokens in the whole global batch.
         """
-        output = forward(
-            input_ids=input_ids_BS,
-            labels=input_ids_BS,
-            num_items_in_batch=total_weight,
-            use_cache=False,
-        )
-        loss: Tensor = output.loss
-        return loss
+        return next_token_loss_sum(forward, input_ids_BS) / total_weight

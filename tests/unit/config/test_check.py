@@ -85,7 +85,7 @@ def test_what_is_possible_passes(words):
         ("tokenizer decode", ["t", "ids=[1]", "file=b"], "both ids and file given"),
         ("quickstart", ["pretrain.model.head_size=33"], "pretrain.model.head_size=33 is odd"),
         ("quickstart", ["schedule=cosine"], "pretrain.schedule.kind=cosine must know"),
-        ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=2048"),
+        ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=4096"),
     ],
 )
 def test_other_verbs_are_checked_too(verb, words, sentence):
