@@ -126,6 +126,7 @@ def _samples(settings: Quickstart, corpus: Path, model_folder: Path) -> list[dic
 
 def _close(figures: dict[str, float], run: Path, shown: Progress) -> None:
     training = [
+        ("parameters", f"{figures['parameters']:,.0f}"),
         ("tokens seen", f"{figures['tokens']:,.0f}"),
         ("tokens/s", f"{figures['tokens_per_second']:,.0f}"),
         ("share of the measured matmul peak", f"{figures['mfu']:.1%}"),

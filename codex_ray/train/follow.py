@@ -31,6 +31,7 @@ class Follower:
         self._settings, self._tracker, self._progress = settings, tracker, progress
         self._metrics = MetricsFollower(run.metrics)
         self._messages = MessageReader(run.attempt_folder)
+        self._parameters: int | None = None
         self._rows: list[dict[str, Any]] = []
         # Rows of an earlier attempt that MLflow has are not recorded twice; those lost in a crash are.
         self._unsent: list[dict[str, Any]] = self._metrics.new_rows()
@@ -68,6 +69,8 @@ class Follower:
             / sum(row["step_seconds"] for row in self._rows),
             "wall_seconds": seconds,
         }
+        if self._parameters is not None:
+            figures["parameters"] = float(self._parameters)
         if last["loss"] is not None:
             figures["loss"] = last["loss"]
         for row in reversed(self._rows):
@@ -86,6 +89,8 @@ class Follower:
             self._progress.note(message["text"])
         elif kind == "startup":
             self.startup = message["seconds"]
+        elif kind == "model":
+            self._parameters = message["parameters"]
         elif kind == "plan":
             self._progress.update(total=message["total_steps"])
         elif kind == "fatal" and self.fatal is None:

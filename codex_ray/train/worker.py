@@ -160,6 +160,8 @@ class Worker:
             seed=settings.seed,
             special_ids=tokenizer.special_ids,
         ).to(self.device)
+        if self.rank == 0:
+            self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")
         dtype = getattr(torch, self.decided["dtype"])
         engine = Engine(

@@ -84,6 +84,8 @@ def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path,
         assert (run / name).stat().st_size > 0, name
     environment = json.loads((run / "environment.json").read_text())
     assert environment["mlflow_uri"].startswith("sqlite:") and environment["seeds"]["seed"] == 1234
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"] == AutoModelForCausalLM.from_pretrained(run / "model").num_parameters()
     assert logged_losses(tmp_path, run) == [row["loss"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert model.config.model_type == "codex_ray"
