@@ -11,7 +11,7 @@ from typing import Any
 
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
-from codex_ray.track.metrics import MetricsFollower
+from codex_ray.track.metrics import MetricsFollower, read_metrics
 from codex_ray.track.mlflow import MlflowRun
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
@@ -32,9 +32,11 @@ class Follower:
         self._metrics = MetricsFollower(run.metrics)
         self._messages = MessageReader(run.attempt_folder)
         self._parameters: int | None = None
-        self._rows: list[dict[str, Any]] = []
-        # Rows of an earlier attempt that MLflow has are not recorded twice; those lost in a crash are.
-        self._unsent: list[dict[str, Any]] = self._metrics.new_rows()
+        self._path = run.metrics
+        self._bits_per_byte: float | None = None
+        # Of an earlier attempt's rows, MLflow does not record again what it has, and is given what a
+        # crash kept from it.
+        self._unsent = self._metrics.new_rows()
         self._sent_at = time.monotonic()
 
     def poll(self) -> None:
@@ -43,7 +45,6 @@ class Follower:
             self._take(message)
         rows = self._metrics.new_rows()
         if rows:
-            self._rows += rows
             self._unsent += rows
             self._show(rows)
         if self._unsent and time.monotonic() - self._sent_at > MLFLOW_SECONDS:
@@ -55,25 +56,26 @@ class Follower:
         self._send()
 
     def summary(self, seconds: float) -> dict[str, float]:
-        """Return the closing figures of this start, as flat names and numbers."""
-        if not self._rows:
+        """Return the run's closing figures, as flat names and numbers; ``seconds`` are this start's."""
+        rows: list[dict[str, Any]] = read_metrics(self._path) if self._path.exists() else []
+        if not rows:
             return {"wall_seconds": seconds}
-        last = self._rows[-1]
+        last = rows[-1]
         figures = {
             "steps": float(last["step"]),
             "tokens": float(last["tokens"]),
-            "tokens_per_second": statistics.median(row["tokens_per_second"] for row in self._rows),
-            "mfu": statistics.median(row["mfu"] for row in self._rows),
-            "train_seconds": sum(row["step_seconds"] for row in self._rows),
-            "data_wait_share": sum(row["data_seconds"] for row in self._rows)
-            / sum(row["step_seconds"] for row in self._rows),
+            "tokens_per_second": statistics.median(row["tokens_per_second"] for row in rows),
+            "mfu": statistics.median(row["mfu"] for row in rows),
+            "train_seconds": sum(row["step_seconds"] for row in rows),
+            "data_wait_share": sum(row["data_seconds"] for row in rows)
+            / sum(row["step_seconds"] for row in rows),
             "wall_seconds": seconds,
         }
         if self._parameters is not None:
             figures["parameters"] = float(self._parameters)
         if last["loss"] is not None:
             figures["loss"] = last["loss"]
-        for row in reversed(self._rows):
+        for row in reversed(rows):
             if "validation_loss" in row:
                 figures["validation_loss"] = row["validation_loss"]
                 figures["validation_bits_per_byte"] = row["validation_bits_per_byte"]
@@ -101,10 +103,11 @@ class Follower:
         last = rows[-1]
         self.step = last["step"]
         figures = {"loss": last["loss"], "tokens/s": last["tokens_per_second"]}
-        for row in reversed(self._rows):
-            if "validation_bits_per_byte" in row:
-                figures["bits/byte"] = row["validation_bits_per_byte"]
-                break
+        measured = [row for row in rows if "validation_bits_per_byte" in row]
+        if measured:
+            self._bits_per_byte = measured[-1]["validation_bits_per_byte"]
+        if self._bits_per_byte is not None:
+            figures["bits/byte"] = self._bits_per_byte
         self._progress.update(completed=self.step, **figures)
 
     def _send(self) -> None:
