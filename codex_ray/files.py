@@ -66,7 +66,7 @@ def read_json(path: Path, what: str) -> Any:
     except FileNotFoundError:
         raise CodexRayError(f"{what} {path} does not exist; check the folder's name") from None
     except (OSError, ValueError) as error:
-        raise CodexRayError(f"{what} {path} cannot be read ({error}); make it again") from error
+        raise CodexRayError(f"{what} {path} is damaged ({error}); make it again") from error
 
 
 def unwritable(path: Path, error: OSError) -> CodexRayError:
