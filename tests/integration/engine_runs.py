@@ -86,7 +86,9 @@ def _process(rank: int, world: int, port: int, runs: list[dict[str, Any]], folde
         result = _train(rank, world, **run)
         if rank == 0:
             torch.save(result, Path(folder) / f"run_{index}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    # gloo's threads sometimes abort a process that takes its group apart at exit; everything is written.
+    os._exit(0)
 
 
 def _train(
