@@ -363,5 +363,6 @@ def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     key, numbers = (name, like.dtype), math.prod(shape)
     buffer = _workspace.buffers.get(key)
     if buffer is None or buffer.numel() < numbers:
-        buffer = _workspace.buffers[key] = torch.empty(numbers, dtype=like.dtype)
+        with torch.inference_mode(False):  # else training after generating could not write to it
+            buffer = _workspace.buffers[key] = torch.empty(numbers, dtype=like.dtype)
     return buffer[:numbers].view(shape)

@@ -119,10 +119,8 @@ def generate(
     rows = []
     for number, (prompt, row_seed) in enumerate(zip(prompts, seeds, strict=True)):
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
-        generator = np.random.default_rng(row_seed)
-        rows.append(
-            _Row(number, list(prompt), room, generator, end_ids, StopText(stop), StreamDecoder(tokenizer))
-        )
+        draw, decoder = np.random.default_rng(row_seed), StreamDecoder(tokenizer)
+        rows.append(_Row(number, list(prompt), room, draw, end_ids, StopText(stop), decoder))
     by_length = sorted(rows, key=lambda row: len(row.prompt))
     with _inference(model):
         for start in range(0, len(rows), batch_rows):

@@ -57,6 +57,7 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     refuse_relative_in_job(settings.runs, "runs")
     started = time.time()
     manifest = Manifest.load(Path(settings.corpus))
+    manifest.verify(deep=False)
     batch = derive_batch(
         settings.train.batch_tokens,
         manifest.sequence_length,

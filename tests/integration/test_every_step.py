@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from codex_ray.config.common import Device
 from codex_ray.config.train import DeepSpeed, Pretrain, Training
@@ -16,10 +15,9 @@ from tests.integration.training import (
     LENGTH,
     QUIET,
     STEPS,
-    batches,
+    assert_same_end,
     killer,
     run_settings,
-    weights,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.verify, pytest.mark.usefixtures("ray_session")]
@@ -34,12 +32,6 @@ def settings_of(corpus: Path, runs: Path, name: str, stage: int, dtype: str, **c
         compute=Device(device="cpu", dtype=dtype),
         **changes,
     )
-
-
-def assert_same_end(run: Path, other: Path) -> None:
-    ours, theirs = weights(run), weights(other)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert batches(run) == batches(other)
 
 
 @pytest.mark.timeout(1800)

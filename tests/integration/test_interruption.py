@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from codex_ray.config.saved import save
 from codex_ray.config.train import Checkpoints, Pretrain, Training
@@ -21,11 +20,10 @@ from codex_ray.track.metrics import read_metrics
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
-    batches,
+    assert_same_end,
     corpus_settings,
     make_text,
     run_settings,
-    weights,
 )
 
 pytestmark = pytest.mark.integration
@@ -86,9 +84,7 @@ def test_signals_stop_cleanly_and_the_rerun_ends_alike(corpus: Path, tmp_path: P
         assert (run / "checkpoints" / f"step_{stopped_at:08d}" / "manifest.json").exists()
     last = start(settings, tmp_path / "signals.yaml", "resume=must")
     assert last.wait(timeout=280) == 0, last.communicate()
-    ours, theirs = weights(run), weights(tmp_path / "undisturbed")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert batches(run) == batches(tmp_path / "undisturbed")
+    assert_same_end(run, tmp_path / "undisturbed")
 
 
 def test_a_full_disk_in_a_checkpoint_is_one_sentence_and_keeps_the_sound_one(

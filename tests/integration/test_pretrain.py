@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from codex_ray.config.check import derive_batch
@@ -29,11 +30,11 @@ from tests.integration.training import (
     QUIET,
     STEPS,
     TWO_WORKERS,
+    assert_same_end,
     batches,
     killer,
     losses,
     run_settings,
-    weights,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
@@ -46,15 +47,6 @@ def undisturbed(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     result = pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "undisturbed"))
     assert result.completed
     return result.run
-
-
-def assert_same_end(run: Path, undisturbed: Path) -> None:
-    """Equal weights bit for bit, and equal batches at every step, each once."""
-    ours, theirs = weights(run), weights(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert batches(run) == batches(undisturbed)
-    assert losses(run) == losses(undisturbed)
 
 
 def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -142,10 +134,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
 ) -> None:
     training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
     pretrain(run_settings(tiny_corpus, tmp_path, "damaged", train=replace(training, stop_after=10)))
-    victim = next((tmp_path / "damaged/checkpoints/step_00000010/engine").glob("*optim_states.pt"))
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
+    flip(next((tmp_path / "damaged/checkpoints/step_00000010/engine").glob("*optim_states.pt")))
     result = pretrain(run_settings(tiny_corpus, tmp_path, "damaged"))
     notes = [
         item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"
@@ -253,6 +242,36 @@ def test_a_batch_that_cannot_be_divided_names_one_that_can(tiny_corpus: Path, tm
     with pytest.raises(ConfigError, match="128"):
         pretrain(run_settings(tiny_corpus, tmp_path, "odd", train=training))
     assert derive_batch(128, LENGTH, 2).global_rows == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda corpus: cut(corpus / "train" / "shard-00000.parquet"), r"shard-00000.parquet is damaged"),
+        (lambda corpus: flip(corpus / "train" / "shard-00000.parquet"), r"shard-00000.parquet is damaged"),
+        (lambda corpus: flip(corpus / "tokenizer" / "tokenizer.model"), r"tokenizer"),
+        (lambda corpus: cut(corpus / "manifest.json"), r"manifest.json is damaged"),
+    ],
+    ids=["shard cut", "shard flipped", "tokenizer", "manifest"],
+)
+def test_a_damaged_corpus_ends_in_one_sentence_that_names_it(
+    damage: Callable[[Path], None], sentence: str, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    damage(tmp_path / "corpus")
+    with pytest.raises(CodexRayError, match=sentence) as caught:
+        pretrain(run_settings(tmp_path / "corpus", tmp_path, "damaged", stream="ray"))
+    assert "\n" not in str(caught.value)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def test_a_non_finite_loss_stops_before_the_step(tiny_corpus: Path, tmp_path: Path) -> None:

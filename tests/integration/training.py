@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, equal
 
 from codex_ray.config.common import Cluster, Device, Mlflow, Track
 from codex_ray.config.corpus import Clean, Pack, Prepare, Split, Tokenizer
@@ -104,6 +104,15 @@ def batches(run: Path) -> list[tuple[int, int]]:
 def losses(run: Path) -> list[float]:
     """The loss of each step."""
     return [float(row["loss"]) for row in read_metrics(run / "metrics.jsonl")]  # type: ignore[arg-type]
+
+
+def assert_same_end(run: Path, undisturbed: Path) -> None:
+    """Equal weights bit for bit, and equal batches at every step, each once."""
+    ours, theirs = weights(run), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(equal(ours[name], theirs[name]) for name in ours)
+    assert batches(run) == batches(undisturbed)
+    assert losses(run) == losses(undisturbed)
 
 
 @contextmanager

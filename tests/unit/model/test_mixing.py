@@ -179,6 +179,17 @@ def test_large_constants_survive_a_cast_to_bf16() -> None:
     torch.testing.assert_close(writing[0, :, :4], expected, rtol=1e-5, atol=1e-8)
 
 
+def test_training_goes_on_after_generating() -> None:
+    """Memory kept between calls must not belong to inference mode, where autograd may not write."""
+    mixer, sublayer = make_mixer("mhc"), nn.Linear(SIZE, SIZE)
+    mixing._workspace.buffers.clear()
+    x = torch.randn(2, 7, 4, SIZE)
+    with torch.inference_mode():
+        connect(mixer, x, sublayer)
+    connect(mixer, x, sublayer).sum().backward()
+    assert mixer.phi.grad is not None
+
+
 def test_autocast_does_not_reach_the_mixers() -> None:
     mixer = make_mixer("mhc")
     x = torch.randn(2, 5, 4, SIZE)

@@ -241,8 +241,8 @@ def test_a_store_that_breaks_in_the_middle_is_one_warning(
     shutil.copy(runs / "mlflow.db", tmp_path)
     run = start(tmp_path / "run", tmp_path)
     run.log_rows([{"step": 1, "loss": 1.0}])
-    end = time.monotonic() + 30
-    while not (run.run_id and json.loads((tmp_path / "run" / "mlflow.json").read_text())["last_step"] == 1):
+    end, state = time.monotonic() + 30, tmp_path / "run" / "mlflow.json"
+    while not (state.exists() and json.loads(state.read_text())["last_step"] == 1):
         assert time.monotonic() < end, "the first row was not recorded"
         time.sleep(0.02)
     with (tmp_path / "mlflow.db").open("r+b") as stream:

@@ -148,7 +148,7 @@ def test_long_runs_stay_small_and_quick(tmp_path: Path) -> None:
 
 def test_damaged_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(CodexRayError, match=r"summary .*summary.json cannot be read"):
+    with pytest.raises(CodexRayError, match=r"summary .*summary.json is damaged"):
         write_report(tmp_path)
 
 
