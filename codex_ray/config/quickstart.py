@@ -16,7 +16,7 @@ class Quickstart:
 
     text: str = setting("stdlib", help="folder of text; 'stdlib' is this Python's standard library")
     folder: str = setting("quickstart", help="folder that receives the corpus, the run and the model")
-    seconds: float = setting(280.0, minimum=1.0, help="training time")
+    seconds: float = setting(290.0, minimum=1.0, help="training time")
     headers: int = setting(200, minimum=0, help="function headers completed and parsed (Python text)")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of everything; 0 becomes 1234")
     prepare: Prepare = setting(Prepare, help="settings of the corpus")

@@ -120,7 +120,7 @@ _IN_LIFE_ORDER = (
         examples=(
             ("pretrain corpus name=first train.steps=200", "200 optimizer steps of the smallest model"),
             (
-                "pretrain corpus optimizer=muon schedule=wsd train.seconds=280",
+                "pretrain corpus optimizer=muon schedule=wsd train.seconds=290",
                 "Muon on hidden matrices, for a given time",
             ),
             (

@@ -34,7 +34,7 @@ def test_every_example_composes(name):
 def test_defaults_shown_are_the_composed_ones():
     text = verb_help(find_verb("quickstart"))
     assert "pretrain.optimizer.kind=muon" in text
-    assert "seconds=280.0" in text
+    assert "seconds=290.0" in text
     assert "train.epochs=1.0" in verb_help(find_verb("pretrain"))
     assert "model=VALUE" in verb_help(find_verb("evaluate"))
 
