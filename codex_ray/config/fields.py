@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from codex_ray.errors import ConfigError, nearest
 
@@ -77,16 +77,33 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any, path: str) ->
         return build(nested[0], value, f"{path}.")  # type: ignore[arg-type]
     if nested and dataclasses.is_dataclass(value):
         return value
+    entries = mapping_of(hint)
+    if entries and isinstance(value, Mapping) and not all(isinstance(v, entries) for v in value.values()):
+        return {
+            str(key): build(entries, inner, f"{path}.{key}.")
+            if isinstance(inner, Mapping)
+            else _refused(f"{path}.{key}", (entries,), inner)
+            for key, inner in value.items()
+        }
     if not any(_fits(value, option) for option in options):
-        wanted = " or ".join(_name(option) for option in options)
-        raise ConfigError(
-            f"setting {path!r} must be {wanted}, not {value!r} ({_name(type(value))}); "
-            "values are never converted"
-        )
+        _refused(path, options, value)
     if float in options and isinstance(value, int) and not isinstance(value, bool) and int not in options:
         value = float(value)
     _check_range(field, value, path)
     return value
+
+
+def mapping_of(hint: Any) -> type[Any] | None:
+    """Return the settings class whose instances a mapping setting holds by name, if it does."""
+    entries = get_args(hint)[1] if get_origin(hint) is dict else None
+    return entries if dataclasses.is_dataclass(entries) else None  # type: ignore[return-value]
+
+
+def _refused(path: str, options: tuple[Any, ...], value: Any) -> NoReturn:
+    wanted = " or ".join(_name(option) for option in options)
+    raise ConfigError(
+        f"setting {path!r} must be {wanted}, not {value!r} ({_name(type(value))}); values are never converted"
+    )
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any, path: str) -> None:

@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from codex_ray.config.fields import mapping_of
 from codex_ray.errors import ConfigError
 
 Key = tuple[str, ...]
@@ -58,9 +59,11 @@ def find_key(cls: type[Any], path: Key) -> Any:
     """
     hint: Any = cls
     for part in path:
-        nested = section(hint)
+        nested, entries = section(hint), mapping_of(hint)
         if nested is not None:
             hint = next((inner for field, inner in fields_of(nested) if field.name == part), None)
+        elif entries is not None:
+            hint = entries
         elif any(get_origin(option) is dict for option in options(hint)):
             hint = Any
         elif hint is not Any:
@@ -72,7 +75,8 @@ def find_key(cls: type[Any], path: Key) -> Any:
 
 def flatten(cls: type[Any], path: Key, value: Any) -> Iterator[tuple[Key, Any]]:
     """Split a value into single settings: mappings are entered where the class has a section."""
-    if isinstance(value, Mapping) and section(cls if not path else find_key(cls, path)) is not None:
+    hint = cls if not path else find_key(cls, path)
+    if isinstance(value, Mapping) and (section(hint) or mapping_of(hint)) is not None:
         for key, inner in value.items():
             yield from flatten(cls, (*path, str(key)), inner)
     else:

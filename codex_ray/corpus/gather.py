@@ -95,7 +95,7 @@ def group_by_bytes(sizes: Sequence[int], limit: int) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
-def gather(tables: Iterable[pa.Table], clean: Clean, split: Split, seed: int) -> Gathered:
+def gather(tables: Iterable[pa.Table], exact: bool, split: Split, seed: int) -> Gathered:
     """Decide about every scanned file: exact duplicates of earlier files go, the rest is split."""
     names: list[bytes] = []
     scans: list[Scan] = []
@@ -110,7 +110,7 @@ def gather(tables: Iterable[pa.Table], clean: Clean, split: Split, seed: int) ->
     dropped = Counter(scan.dropped for scan in scans if scan.dropped)
     for index, again in zip(kept, repeated, strict=True):
         found = scans[index]
-        if again and clean.exact_duplicates:
+        if again and exact:
             dropped[DUPLICATE] += 1
         else:
             place = split_of(found.sha256, split, seed)

@@ -154,7 +154,9 @@ class _Preparation:
                 tables: Iterable[pa.Table] = map(scan, tasks)
             else:
                 tables = self._run_tasks(scan, tasks, ordered=True)
-            gathered = gather(self._counted(tables, "rows"), settings.clean, settings.split, self.seed)
+            gathered = gather(
+                self._counted(tables, "rows"), settings.duplicates.exact, settings.split, self.seed
+            )
         if gathered.quarantined and settings.on_error == "fail":
             name, reason = gathered.quarantined[0]
             raise CodexRayError(
@@ -327,7 +329,7 @@ class _Preparation:
 
     def _deciding(self) -> dict[str, Any]:
         """Return the settings that decide what the corpus holds."""
-        names = ("suffixes", "tokenizer", "clean", "split", "pack")
+        names = ("suffixes", "tokenizer", "clean", "duplicates", "split", "pack")
         values = to_dict(self.settings)
         return {"seed": self.seed, **{name: values[name] for name in names}}
 

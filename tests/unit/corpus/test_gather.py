@@ -59,7 +59,7 @@ def test_every_file_is_accounted_for(tmp_path: Path, per_task: int) -> None:
 def test_duplicates_stay_when_asked_and_share_a_split(tmp_path: Path) -> None:
     fill(tmp_path)
     half = Split(validation=0.5, test=0.0)
-    found = gathered(tmp_path, Clean(min_bytes=10, max_bytes=100, exact_duplicates=False), half)
+    found = gathered(tmp_path, Clean(min_bytes=10, max_bytes=100), half, exact=False)
     splits = {source.name: source.split for source in found.documents}
     assert set(splits) == {b"a.txt", b"e.txt", b"f.txt", b"g.txt"}
     assert splits[b"a.txt"] == splits[b"e.txt"] == splits[b"f.txt"]
