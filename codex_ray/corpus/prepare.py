@@ -25,7 +25,7 @@ from codex_ray.config.corpus import Prepare
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.gather import Gathered, ScanTask, Source, gather, group_by_bytes, sample, scan
-from codex_ray.corpus.manifest import SPLITS, DocumentsInfo, Manifest, ShardInfo, SplitInfo
+from codex_ray.corpus.manifest import SPLITS, DocumentsInfo, Manifest, ShardInfo, SourceRows, SplitInfo
 from codex_ray.corpus.pack import Layout, dtype_for, identity, pieces
 from codex_ray.corpus.read import SourceFile, find_files, text_folder
 from codex_ray.corpus.tasks import (
@@ -50,6 +50,7 @@ PART_BYTES = (2**20, 256 * 2**20)  # text per part: small for balance, large for
 PARTS_WANTED = 4096
 DOCUMENTS_BYTES = 64 * 2**20  # text per file of held-out documents
 SAMPLE_SPREAD = 4  # documents read for the tokenizer's sample, which takes pieces of them, per byte of it
+SOURCE = "text"  # the name of the single source
 STALL_SECONDS = 600.0  # longest wait for any task of a pass to end
 
 
@@ -268,7 +269,8 @@ class _Preparation:
         for number, (first, count) in enumerate(layout.shards(rows)):
             found = pieces(counts, first * length, (first + count) * length)
             path = folder / f"shard-{number:05d}.parquet"
-            yield ShardTask(path, folder.name, parts, found, layout, identity(content, folder.name, number))
+            named = identity(content, folder.name, SOURCE, number)
+            yield ShardTask(path, folder.name, parts, found, layout, named)
 
     def _documents_tasks(self, folder: Path, gathered: Gathered) -> Iterator[DocumentsTask]:
         held = [source for source in gathered.documents if source.split == folder.name]
@@ -379,18 +381,18 @@ def _split_info(
             shards.append(ShardInfo(path, row["count"], held, row["bytes"], row["sha256"]))
         else:
             documents.append(DocumentsInfo(path, row["count"], row["bytes"], row["sha256"]))
-    sources: list[Source] = [source for source in gathered.documents if source.split == split]
-    return SplitInfo(
+    texts: list[Source] = [source for source in gathered.documents if source.split == split]
+    source = SourceRows(
+        source=SOURCE,
+        weight=1.0 if rows else 0.0,
         rows=rows,
         tokens=tokens,
         unused_tokens=tokens - rows * layout.sequence_length,
-        documents=len(sources),
-        bytes=sum(source.bytes for source in sources),
-        row_group_rows=layout.row_group_rows,
-        rows_per_shard=layout.rows_per_shard,
+        documents=len(texts),
+        bytes=sum(text.bytes for text in texts),
         shards=shards,
-        document_files=documents,
     )
+    return SplitInfo([source], layout.row_group_rows, layout.rows_per_shard, documents)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

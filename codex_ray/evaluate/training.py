@@ -32,11 +32,12 @@ def training_sequences(
     first_row = 0
     if last_tokens is not None:
         first_row = max(0, info.rows - last_tokens // manifest.sequence_length - 1)
-        first_row -= first_row % info.row_group_rows
     bos_id = tokenizer.special_ids["bos"]
     parts: list[NDArray[Any]] = []
-    for start in range(first_row, info.rows, info.row_group_rows):
-        rows = np.arange(start, min(start + info.row_group_rows, info.rows), dtype=np.int64)
+    for group in info.row_groups():
+        if group.stop <= first_row:
+            continue
+        rows = np.arange(group.start, group.stop, dtype=np.int64)
         ids = reader.take(rows).reshape(-1)
         before, *documents = np.split(ids, np.flatnonzero(ids == bos_id))
         if parts:
