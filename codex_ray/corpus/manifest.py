@@ -4,9 +4,10 @@
 
     corpus/manifest.json          this file
     corpus/tokenizer/             the tokenizer every row was made with
-    corpus/SPLIT/...shard-00000.parquet    rows of tokens, of one source each
-    corpus/SPLIT/documents-00000.parquet   text of held-out splits
-    corpus/quarantine.jsonl       files that could not be read as text, each with its reason
+    corpus/SPLIT/SOURCE-shard-00000.parquet        rows of tokens
+    corpus/SPLIT/SOURCE-index-00000.parquet        which document each run of tokens is of
+    corpus/SPLIT/SOURCE-documents-00000.parquet    text of held-out documents
+    corpus/quarantine.jsonl       items that could not be read as text, each with its reason
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from codex_ray.corpus.account import Account
 from codex_ray.corpus.mixture import Mixture, apportion
 from codex_ray.corpus.order import Order
 from codex_ray.errors import CodexRayError, nearest
@@ -68,6 +70,7 @@ class SourceRows:
     documents: int
     bytes: int
     shards: list[ShardInfo]
+    index_files: list[DocumentsInfo] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ class SplitInfo:
 class Manifest:
     """A complete corpus.
 
-    ``content`` names what went in (text, settings, tokenizer) and is written into every shard, so
+    ``sources`` tells of each source where it was and what became of its items. ``request`` names what
+    was asked for: the sources' files as they were, and every setting. ``content`` names what went in (text, settings, tokenizer) and is written into every shard, so
     that a shard of another corpus is recognised; ``fingerprint`` names what came out (shard hashes
     and layout); ``life_id`` is drawn from it and follows the corpus into runs and models.
     """
@@ -157,7 +161,8 @@ class Manifest:
     fingerprint: str
     life_id: str
     settings: dict[str, Any]
-    source: dict[str, Any]
+    request: str
+    sources: dict[str, dict[str, Any]]
     splits: dict[str, SplitInfo]
     folder: Path = field(default=Path(), compare=False)
 
@@ -241,10 +246,19 @@ class Manifest:
             if deep and sha256_of(path) != info.sha256:
                 raise damaged(path, "its SHA-256 is not the manifest's")
 
+    def account(self) -> Account:
+        """Return what became of the items of all sources together."""
+        total = Account()
+        for source in self.sources.values():
+            total.add(Account.from_plain(source))
+        return total
+
     def files(self) -> Iterator[ShardInfo | DocumentsInfo]:
         """Iterate over every file the manifest vouches for."""
         for split in self.splits.values():
-            yield from split.shards
+            for source in split.sources:
+                yield from source.shards
+                yield from source.index_files
             yield from split.document_files
 
     def compute_fingerprint(self) -> str:

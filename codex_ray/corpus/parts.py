@@ -73,10 +73,16 @@ class PartWriter:
         if self._group:
             names, hashes, texts = map(list, zip(*self._group, strict=True))
             self._on_group(texts)
-            self._writer.write_table(pa.Table.from_arrays(
-                [pa.array(names, pa.string()), pa.array(hashes, pa.binary(32)), pa.array(texts, pa.string())],
-                schema=SCHEMA,
-            ))
+            self._writer.write_table(
+                pa.Table.from_arrays(
+                    [
+                        pa.array(names, pa.string()),
+                        pa.array(hashes, pa.binary(32)),
+                        pa.array(texts, pa.string()),
+                    ],
+                    schema=SCHEMA,
+                )
+            )
             self._group, self._held = [], 0
 
 
@@ -91,13 +97,17 @@ def read_part(
             hashes = table.column("sha256").to_pylist()
             chosen = [index for index, sha256 in enumerate(hashes) if wanted(place + index, sha256)]
             if chosen:
-                rows: dict[str, Any] = file.read_row_group(
-                    number, columns=list(columns), use_threads=False
-                ).take(chosen).to_pydict()
+                rows: dict[str, Any] = (
+                    file.read_row_group(number, columns=list(columns), use_threads=False)
+                    .take(chosen)
+                    .to_pydict()
+                )
                 names, texts = rows.get("name"), rows.get("text")
                 for order, index in enumerate(chosen):
                     yield PartDocument(
-                        place + index, names[order] if names else "", hashes[index],
+                        place + index,
+                        names[order] if names else "",
+                        hashes[index],
                         texts[order] if texts else "",
                     )
             place += len(hashes)

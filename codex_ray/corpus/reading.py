@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,11 @@ class ReadTask:
 
 
 def read_key(
-    source: Source, units: Sequence[Unit], limits: Limits, clean: Clean, duplicates: Duplicates,
+    source: Source,
+    units: Sequence[Unit],
+    limits: Limits,
+    clean: Clean,
+    duplicates: Duplicates,
     files: dict[str, str],
 ) -> dict[str, Any]:
     """Return what decides a part: units as they are now, and every setting that reading and cleaning use.

@@ -33,7 +33,9 @@ class Part:
     account: Account
 
 
-def keep_first(parts: Sequence[Part], settings: Duplicates, stages: Stages, run: Run) -> list[NDArray[np.bool_]]:
+def keep_first(
+    parts: Sequence[Part], settings: Duplicates, stages: Stages, run: Run
+) -> list[NDArray[np.bool_]]:
     """Return for every part which documents stay, and move the others in the parts' accounts."""
     flags = np.ones(sum(part.documents for part in parts), dtype=bool)
     starts = np.cumsum([0, *(part.documents for part in parts)])
@@ -45,7 +47,8 @@ def keep_first(parts: Sequence[Part], settings: Duplicates, stages: Stages, run:
         exact = labels.first_exact != own
         near = (labels.first_near != own) & ~exact if settings.near else np.zeros(len(flags), dtype=bool)
         for rule, repeated, first in (
-            (DUPLICATE, exact, labels.first_exact), (NEAR_DUPLICATE, near, labels.first_near)
+            (DUPLICATE, exact, labels.first_exact),
+            (NEAR_DUPLICATE, near, labels.first_near),
         ):
             flags &= ~repeated
             _account(parts, starts, rule, repeated, first)
@@ -64,7 +67,11 @@ def _labels(parts: Sequence[Part], settings: Duplicates, entry: Entry, run: Run)
 
 
 def _account(
-    parts: Sequence[Part], starts: NDArray[Any], rule: str, repeated: NDArray[np.bool_], first: NDArray[np.int64]
+    parts: Sequence[Part],
+    starts: NDArray[Any],
+    rule: str,
+    repeated: NDArray[np.bool_],
+    first: NDArray[np.int64],
 ) -> None:
     for start, part in zip(starts[:-1], parts, strict=True):
         places = np.flatnonzero(repeated[start : start + part.documents])

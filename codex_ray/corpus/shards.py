@@ -33,6 +33,7 @@ class ShardTask:
 
     path: Path
     split: str
+    source: str
     folders: Mapping[int, Path]
     pieces: list[Piece]
     layout: Layout
@@ -45,6 +46,7 @@ class IndexTask:
 
     path: Path
     split: str
+    source: str
     parts: list[tuple[Path, int]]
 
 
@@ -55,6 +57,7 @@ class DocumentsTask:
     path: Path
     split: str
     source: str
+    shown: str  # before each name, where there are several sources
     parts: list[tuple[Path, int, bytes]]
     shares: Split
     seed: int
@@ -73,8 +76,12 @@ def write_file(task: ShardTask | IndexTask | DocumentsTask) -> pa.Table:
             task.path.parent.mkdir(parents=True, exist_ok=True)
             count, sha256 = _write(task)
             row = {
-                "kind": type(task).__name__, "split": task.split, "path": str(task.path), "count": count,
-                "bytes": task.path.stat().st_size, "sha256": sha256,
+                "kind": type(task).__name__,
+                "split": task.split,
+                "path": str(task.path),
+                "count": count,
+                "bytes": task.path.stat().st_size,
+                "sha256": sha256,
             }
         except OSError as error:
             raise unwritable(task.path, error) from error
@@ -114,7 +121,7 @@ def _held_out(task: DocumentsTask) -> Iterator[Document]:
             return bool(kept[place]) and split_of(sha256, task.shares, task.seed) == task.split
 
         for document in read_part(folder, wanted):
-            yield Document(f"{task.source}/{document.name}" if task.source else document.name, document.text)
+            yield Document(f"{task.shown}{document.name}", document.text)
 
 
 def _record(path: Path) -> Path:

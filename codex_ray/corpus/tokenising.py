@@ -65,8 +65,15 @@ def token_key(part_key: str, kept: str, tokenizer: str, task: dict[str, Any]) ->
     """Return what decides the tokens of a part, given digests of the part, the flags and the tokenizer."""
     length = task["sequence_length"] if task["packing"] == "best_fit" else None
     return {
-        "version": VERSION, "part": part_key, "kept": kept, "tokenizer": tokenizer, "length": length,
-        "split": asdict(task["split"]), "seed": task["seed"], "dtype": task["dtype"], "packing": task["packing"],
+        "version": VERSION,
+        "part": part_key,
+        "kept": kept,
+        "tokenizer": tokenizer,
+        "length": length,
+        "split": asdict(task["split"]),
+        "seed": task["seed"],
+        "dtype": task["dtype"],
+        "packing": task["packing"],
     }
 
 
