@@ -55,7 +55,7 @@ class Builder:
         request: str,
         found: Manifest | None,
     ) -> Manifest:
-        """Return the manifest of a corpus that is whole except for it, or ``found`` where that is the same."""
+        """Return the manifest of a corpus that is whole but for it, or ``found`` if that is the same."""
         parts = self._read(units, files)
         kept = keep_first(parts, self.settings.duplicates, self.stages, self._run)
         accounts = self._accounts(parts)

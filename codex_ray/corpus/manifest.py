@@ -147,9 +147,10 @@ class Manifest:
     """A complete corpus.
 
     ``sources`` tells of each source where it was and what became of its items. ``request`` names what
-    was asked for: the sources' files as they were, and every setting. ``content`` names what went in (text, settings, tokenizer) and is written into every shard, so
-    that a shard of another corpus is recognised; ``fingerprint`` names what came out (shard hashes
-    and layout); ``life_id`` is drawn from it and follows the corpus into runs and models.
+    was asked for: the sources' files as they were, and every setting. ``content`` names what went in
+    (text, settings, tokenizer) and is written into every shard, so that a shard of another corpus is
+    recognised; ``fingerprint`` names what came out (shard hashes and layout); ``life_id`` is drawn from
+    it and follows the corpus into runs and models.
     """
 
     format_version: int

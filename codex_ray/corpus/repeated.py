@@ -80,16 +80,20 @@ def _account(
         sizes = np.load(part.folder / SIZES)
         for place in places:
             part.account.repeated(rule, int(sizes[place]))
-        shown = places[:SAMPLES].tolist()
-        texts = {document.place: document for document in read_part(part.folder, lambda at, _: at in shown)}
+        shown: list[int] = places[:SAMPLES].tolist()
+        texts = {document.place: document for document in read_part(part.folder, _one_of(shown))}
         for place in shown:
             other = _name(parts, starts, int(first[start + place]))
             document = texts[place]
             part.account.sample(rule, document.name, f"as {other}", document.text)
 
 
+def _one_of(places: Sequence[int]) -> Callable[[int, bytes], bool]:
+    return lambda place, sha256: place in places
+
+
 def _name(parts: Sequence[Part], starts: NDArray[Any], index: int) -> str:
     number = int(np.searchsorted(starts, index, side="right")) - 1
     place = index - int(starts[number])
-    found = read_part(parts[number].folder, lambda at, _: at == place, columns=("name",))
+    found = read_part(parts[number].folder, _one_of([place]), columns=("name",))
     return next(document.name for document in found)

@@ -41,7 +41,7 @@ INDEX = pa.schema(
         pa.field("tokens", pa.int32(), nullable=False),
     ]
 )
-"""A line per run of tokens: of which document, and where it begins among the tokens of its source and split."""
+"""A line per run of tokens: its document, and where it begins among its source's tokens of the split."""
 
 
 @dataclass(frozen=True)
