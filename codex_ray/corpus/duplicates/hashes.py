@@ -80,7 +80,12 @@ def open_part(path: Path) -> Part:
     Raises:
         CodexRayError: the file is missing, cut short or something else.
     """
-    leading, rest, places, repeats, *signatures = open_arrays(path)
+    arrays = open_arrays(path)
+    if len(arrays) not in (4, 5):
+        raise CodexRayError(
+            f"hashes of documents {path} are damaged (not 4 or 5 arrays); remove the file and prepare again"
+        )
+    leading, rest, places, repeats, *signatures = arrays
     documents = len(places) + len(repeats)
     return Part(leading, rest, places, repeats, signatures[0] if signatures else None, documents)
 

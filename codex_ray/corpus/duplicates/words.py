@@ -1,11 +1,11 @@
 """The words of many texts at once, as 64-bit hashes: what shingles are made of.
 
 A word is a run of letters and digits of the lower-cased text (``str.lower``). Letters are the ASCII ones
-and, by ranges that no Unicode version moves, all characters from U+00C0 to U+1FFF. Scripts that put no
-space between words (Thai, Lao, Tibetan, Burmese and Khmer, and everything from U+2C00 on: Chinese,
-Japanese, Korean, emoji, ...) have a word per character. All else keeps words apart: ASCII signs, white space, U+0080 to
-U+00BF, U+2000 to U+2BFF and U+3000 to U+303F. In a text with fewer words than a shingle needs, each
-sign that is no ASCII white space is a word too, so that texts of signs alone differ.
+and, by ranges that no Unicode version moves, the characters from U+00C0 to U+1FFF. Scripts that put no
+space between words have a word per character: Thai, Lao, Tibetan, Burmese and Khmer, and everything from
+U+2C00 on (Chinese, Japanese, Korean, emoji, ...). All else keeps words apart: ASCII signs, white space,
+U+0080 to U+00BF, U+2000 to U+2BFF and U+3000 to U+303F. In a text with fewer words than a shingle needs,
+each sign that is no ASCII white space is a word too, so that texts of signs alone differ.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONG = 64  # bytes; the few words that are longer (encoded data, mostly) are has
 _ASCII = np.array(
     [LETTER if byte < 128 and chr(byte).isalnum() else APART for byte in range(256)], dtype=np.uint8
 )
-_SPACE = np.array([byte < 128 and chr(byte).isspace() or byte == 0 for byte in range(256)])
+_SPACE = np.array([byte == 0 or (byte < 128 and chr(byte).isspace()) for byte in range(256)])
 _BLOCKS = np.full(1024, ALONE, dtype=np.uint8)  # kinds of 64 code points each, up to U+FFFF
 for _first, _last, _kind in (
     (0x0080, 0x00BF, APART),
@@ -76,7 +76,8 @@ def _mark_beyond_ascii(data: NDArray[np.uint8], kinds: NDArray[np.uint8]) -> NDA
     block = np.where(lead < 0xE0, lead & 0x1F, ((lead & 0x0F) << 6) | (second & 0x3F))
     kind = np.where(lead >= 0xF0, np.uint8(ALONE), _BLOCKS[block])
     kinds[places] = kind[np.cumsum(is_lead) - 1]
-    return places[is_lead][kind == ALONE]
+    alone: NDArray[np.int64] = places[is_lead][kind == ALONE]
+    return alone
 
 
 def _mark_signs(
