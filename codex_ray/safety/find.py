@@ -11,7 +11,7 @@ from codex_ray.safety.personal import PERSONAL_ANCHORS, personal_in
 from codex_ray.safety.secrets import LOWER_CASE_ANCHORS, SECRET_ANCHORS, secrets_in
 
 LONGEST_PIECE = 4096
-"""Longer lines are looked at in pieces of at most this many characters, cut at white space where there is any."""
+"""Longer lines are looked at in pieces of at most so many characters, cut at white space if there ."""
 
 
 def find(text: str, *, secrets: bool, personal: bool) -> list[Finding]:
@@ -75,7 +75,7 @@ def is_suspicious(line: str, *, secrets: bool, personal: bool) -> bool:
 
 
 def piece_length(line: str) -> int:
-    """Return how much of a line, of which one character more than a piece is enough, is looked at together."""
+    """Return how much of a line is looked at together; the line's first characters are enough to tell."""
     if len(line) <= LONGEST_PIECE:
         return len(line)
     for place in range(LONGEST_PIECE, LONGEST_PIECE // 2, -1):

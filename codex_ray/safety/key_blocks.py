@@ -14,22 +14,24 @@ SHORTEST_RUN = 20
 """A run of base64 at least this long is part of a key; prose after a BEGIN line has no such runs."""
 
 BEGIN = re.compile(
-    r"-{4,5} ?BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}|PuTTY-User-Key-File-[23]:[^\n]{0,80}"
+    r"-{4,5} ?BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+    r"|PuTTY-User-Key-File-[23]:[^\n]{0,80}"
 )
 
 # Units are possessive: each character of a block is looked at once, whatever follows it.
 _BODY = re.compile(
     r"""
-    (?: [\s"'`\\+,;#*>|()]
+    (?: \\[nrt]
+      | [\s"'`\\+,;#*>|()]
       | [A-Za-z0-9+/=]{20,}+
       | (?<=\n) [A-Z][A-Za-z-]{2,30}:[ ][^\n]{0,200}
-      | [A-Za-z0-9+/=]{1,19} (?= [\s"'`\\+,;#*>|()]{0,20} n? -{4,5}[ ]?END[ ] )
+      | [A-Za-z0-9+/=]{1,19} (?= (?: \\[nrt] | [\s"'`\\+,;#*>|()] ){0,30} -{4,5}[ ]?END[ ] )
     )*+
     """,
     re.VERBOSE,
 )
 _RUN = re.compile(r"[A-Za-z0-9+/]{20}")
-_END = re.compile(r"n?-{4,5} ?END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
+_END = re.compile(r"-{4,5} ?END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
 _LAST = re.compile(r"[^\s\"'`\\+,;#*>|()](?=[\s\"'`\\+,;#*>|()]*\Z)")
 
 LONGEST_HEAD = 4096
@@ -43,7 +45,7 @@ OPENING = re.compile(r"(?:-{1,5} ?(?:B(?:E(?:G(?:I(?:N[A-Z0-9 ]{0,60}-{0,5})?)?)
 
 
 def block_at(text: str, begin: re.Match[str]) -> tuple[int, bool, int]:
-    """Return where the block ends that this BEGIN line opens, whether it holds a key, and where looking ended.
+    """Return where the block ends that a BEGIN line opens, whether it holds a key, and where looking ended.
 
     Without its END line a block ends with the last character of the key; white space and quotes after that
     are not the key's.
@@ -59,7 +61,7 @@ def block_at(text: str, begin: re.Match[str]) -> tuple[int, bool, int]:
 
 
 def without_middle(text: str, begin: re.Match[str], looked: int) -> str:
-    """Cut the middle out of a private key that was seen up to ``looked``, such that its end is found alike."""
+    """Cut the middle out of a private key seen up to ``looked``, such that its end is found alike."""
     stand_in = text[: begin.end()] + "\n" + "A" * SHORTEST_RUN
     newline = text.rfind("\n", begin.end(), looked - REACH)
     if newline >= 0:

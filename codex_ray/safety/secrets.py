@@ -21,7 +21,7 @@ BASE64_LIMIT = 4.5
 """Bits per character above which base64 text is random (detect-secrets' limit)."""
 
 SHORT_BASE64_LIMIT = 3.9
-"""The same of fewer than 40 characters, of which even random ones seldom reach the limit (20 of them never)."""
+"""The same of fewer than 40 characters: even random ones seldom reach the limit, and 20 never do."""
 
 HEX_LIMIT = 3.0
 """The same of hexadecimal text."""
@@ -34,6 +34,8 @@ _NAMES = r"""
     database_?key|priv_?key|private_?key|client_?key|encryption_?key|db_?pass|database_?pass|key_?pass|
     contrase[nñ]a|kennwort|token|credentials?|authorization
 """
+
+_STEMS = ("pass", "pwd", "secret", "key", "contrase", "kennwort", "token", "credential", "author")
 
 _PASSWORD_NAMES = re.compile(r"pass|pwd|contrase|kennwort", re.IGNORECASE)
 
@@ -69,7 +71,7 @@ SECRET_ANCHORS = tuple(
         ),
         *("gl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-", "GR1348941", "eyJ", "-us[0-9]", "_authToken="),
         *("T3BlbkFJ", "pypi-Ag", r"SG\.", "sq0csp-", "k_live_", ":[0-9A-Za-z_-]{35}", "AC[a-z0-9]{32}"),
-        *("SK[a-z0-9]{32}", "sk-", "hf_", "AIza"),
+        *("SK[a-z0-9]{32}", "sk-", "hf_", "AIza", "github_pat_"),
     )
 )
 """A line in which a rule that heeds case finds something holds one of these."""
@@ -84,17 +86,7 @@ LOWER_CASE_ANCHORS = tuple(
         ),
         *(
             word + r"""[\w-]{0,40}["'`\]]{0,2}[ \t]{0,4}(?:[:=]|!=)[>=]{0,2}[ \t]{0,4}["'`]?[!-~]{5}"""
-            for word in (
-                "pass",
-                "pwd",
-                "secret",
-                "key",
-                "contrase",
-                "kennwort",
-                "token",
-                "credential",
-                "author",
-            )
+            for word in _STEMS
         ),
     )
 )
@@ -153,7 +145,7 @@ def plugins() -> tuple[tuple[Any, str], ...]:
         "Base64 High Entropy String",
         "Hex High Entropy String",
     }
-    classes = get_mapping_from_secret_type_to_class()
+    classes: dict[str, Any] = get_mapping_from_secret_type_to_class()
     return tuple(
         (classes[name](), kinds.get(name, "service token"))
         for name in sorted(classes)

@@ -20,8 +20,8 @@ class StreamMask:
     that may go on; and, once a BEGIN line is there, all that belongs to the private key. That is at most
     :data:`HOLDBACK` characters, private keys apart, and in prose seldom more than one word.
 
-    A longer word is looked at in pieces, in streams as in whole texts, so that a finding longer than a piece is
-    found only as far as one piece shows it. A private key of any length is withheld to its END line, or to
+    A longer word is looked at in pieces, in streams as in whole texts, so that a finding longer than a piece
+    is found only as far as one piece shows it. A private key of any length is withheld to its END line, or to
     the first text that is no key, and masked as one.
     """
 
@@ -61,12 +61,12 @@ class StreamMask:
                 parts += (self._close(begin.start()), PLACEHOLDERS["private key"])
                 self._held = self._held[stop - begin.start() :]
                 continue
-            stop = self._complete(final)
-            if stop is None:
-                parts.append(self._early(len(self._held)))
+            last = self._complete(final)
+            if last is None:
+                parts.append(self._early(piece_length(self._held[: LONGEST_PIECE + 1])))
                 break
-            parts.append(self._close(stop))
-            if self._held.startswith("\n") and stop <= LONGEST_PIECE:
+            parts.append(self._close(last))
+            if self._held.startswith("\n"):
                 parts.append("\n")
                 self._held = self._held[1:]
                 self._passed = max(0, self._passed - 1)
