@@ -138,6 +138,13 @@ class Builder:
 
     def _check_documents(self, accounts: Mapping[str, Account]) -> None:
         for name, account in accounts.items():
+            if account.quarantined and self.settings.on_error == "fail":
+                kind, count = account.quarantined.most_common(1)[0]
+                sample = account.samples[kind][0]
+                raise CodexRayError(
+                    f"{sample['name']} of source {name!r} cannot be used ({kind}: {sample['detail']}; {count} "
+                    "like it); remove or convert them, or set on_error=skip"
+                )
             if account.kept == 0:
                 kinds = account.dropped + account.quarantined
                 reasons = ", ".join(

@@ -219,7 +219,7 @@ def test_what_cannot_be_prepared_is_one_sentence_and_leaves_nothing(
     with pytest.raises(CodexRayError, match=words) as caught:
         prepare(settings_of(source, tmp_path / "corpus", **changes))
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -271,9 +271,6 @@ def test_sources_are_kept_apart_and_weighted(text: Path, tmp_path: Path) -> None
     assert sum(account["quarantined"].values()) == 2 and account["dropped"] == {"duplicate": 1}
     names = {document.name.partition("/")[0] for document in documents(made.folder, "validation")}
     assert names == {"files", "lines"}
-    assert all(
-        split.unused_tokens == sum(s.unused_tokens for s in split.sources) for split in made.splits.values()
-    )
     made.verify(deep=True)
 
 
@@ -300,9 +297,8 @@ def test_near_duplicates_go_and_the_first_stays(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_best_fit_rows_hold_whole_documents(text: Path, tmp_path: Path) -> None:
     settings = settings_of(text, tmp_path / "corpus")
-    made = prepare(
-        replace(settings, pack=replace(settings.pack, method="best_fit", sequence_length=64))
-    ).manifest
+    pack = replace(settings.pack, method="best_fit", sequence_length=64)
+    made = prepare(replace(settings, pack=pack)).manifest
     tokenizer = AnyTokenizer.load(made.folder / "tokenizer")
     pad, first, last = (tokenizer.special_ids[name] for name in ("pad", "bos", "eos"))
     info = made.splits["train"]
