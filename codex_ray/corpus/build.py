@@ -142,8 +142,8 @@ class Builder:
                 kind, count = account.quarantined.most_common(1)[0]
                 sample = account.samples[kind][0]
                 raise CodexRayError(
-                    f"{sample['name']} of source {name!r} cannot be used ({kind}: {sample['detail']}; {count} "
-                    "like it); remove or convert them, or set on_error=skip"
+                    f"{sample['name']} of source {name!r} cannot be used ({kind}: {sample['detail']}; "
+                    f"{count} like it); remove or convert them, or set on_error=skip"
                 )
             if account.kept == 0:
                 kinds = account.dropped + account.quarantined
