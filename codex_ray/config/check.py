@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codex_ray.config.common import Cluster, Device, Mlflow
+from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Prepare, Split
 from codex_ray.config.model import Model
 from codex_ray.config.quickstart import Quickstart
@@ -327,4 +328,5 @@ _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     TrainTokenizer: _train_tokenizer,
     Encode: _encode,
     Decode: _decode,
+    **CORPORA_RULES,
 }

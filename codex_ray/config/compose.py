@@ -73,17 +73,17 @@ def compose(
 
 def _words_layer(verb: Verb, cls: type[Any], slots: list[Slot], words: Sequence[str]) -> _Layer:
     layer = _Layer({}, [])
-    path_given = False
+    paths = list(verb.paths)
     for word in words:
         match = _WORD.fullmatch(word)
         if match is None:
-            if not verb.path or path_given:
-                takes = f"takes one PATH ({verb.path})" if verb.path else "takes no PATH"
+            if not paths:
+                count = {0: "no PATH", 1: "one PATH"}.get(len(verb.paths), f"{len(verb.paths)} PATHs")
+                takes = f"takes {count} ({', '.join(verb.paths)})" if verb.paths else f"takes {count}"
                 raise ConfigError(
                     f"{word!r} is not understood: {verb.name} {takes}, settings are given as key=value"
                 )
-            path_given = True
-            layer.values.append(((verb.path,), word))
+            layer.values.append(((paths.pop(0),), word))
             continue
         key, text = match["key"], match["value"]
         named = [slot for slot in slots if key in slot.names]

@@ -55,7 +55,7 @@ def verb_group_help(name: str) -> str:
 def verb_help(verb: Verb) -> str:
     """Return the help of one verb."""
     slots = verb_slots(verb.name)
-    path = f" [{verb.path.upper()}]" if verb.path else ""
+    path = "".join(f" [{name.upper()}]" for name in verb.paths)
     lines = [
         *_wrapped(f"codex-ray {verb.name}: {verb.summary}."),
         "",
@@ -78,8 +78,8 @@ def verb_help(verb: Verb) -> str:
     defaults = composed(verb.name, {})
     for prefix, owner in sections(verb.settings_class):
         lines += _section(prefix, owner, defaults)
-    if verb.path:
-        lines += _wrapped(f"A bare PATH sets {verb.path}.")
+    if verb.paths:
+        lines += _wrapped(f"A bare PATH sets {', the next one '.join(verb.paths)}.")
     lines += ["", *_options(), "", *_wrapped(_STATUS)]
     return "\n".join(lines)
 

@@ -5,44 +5,11 @@ Functions are named as text so that reading this table imports nothing heavy.
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from typing import Any
-
+from codex_ray.config.corpus_verbs import CORPUS_VERBS
+from codex_ray.config.verb import Verb
 from codex_ray.errors import ConfigError, nearest
 
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb of the command line.
-
-    Attributes:
-        name: the words that choose it.
-        settings: ``module:Class`` of its settings.
-        function: ``module:function`` taking these settings.
-        path: the setting that a bare PATH on the command line fills; empty for none.
-        summary: one line for the list of verbs.
-        teaches: what it reads, does and writes, for ``--help``.
-        examples: three ``(command words, what they do)``.
-    """
-
-    name: str
-    settings: str
-    function: str
-    path: str
-    summary: str
-    teaches: str
-    examples: tuple[tuple[str, str], ...]
-
-    @property
-    def settings_class(self) -> type[Any]:
-        """The settings dataclass, imported on first use."""
-        settings: type[Any] = _named(self.settings)
-        return settings
-
-    def run(self, settings: Any) -> Any:
-        """Run the verb and return its result."""
-        return _named(self.function)(settings)
+__all__ = ["VERBS", "Verb", "find_verb"]
 
 
 def find_verb(name: str) -> Verb:
@@ -63,11 +30,6 @@ def find_verb(name: str) -> Verb:
         raise ConfigError(f"unknown verb {rest!r} of {group!r}{hint}")
     firsts = dict.fromkeys(verb.split(" ")[0] for verb in VERBS)
     raise ConfigError(f"unknown verb {name!r}{nearest(name, firsts) or '; try codex-ray --help'}")
-
-
-def _named(reference: str) -> Any:
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 _IN_LIFE_ORDER = (
@@ -237,6 +199,7 @@ _IN_LIFE_ORDER = (
             ("tokenizer export runs/first", "the tokenizer of a run"),
         ),
     ),
+    *CORPUS_VERBS,
 )
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _IN_LIFE_ORDER}

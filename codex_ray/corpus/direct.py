@@ -9,6 +9,7 @@ shards instead would read all of each for the one row group that is wanted of it
 from __future__ import annotations
 
 import json
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,14 @@ class StepRows:
     step: int
     positions: NDArray[np.int64]
     tokens: NDArray[Any]
+
+
+def digest(rows: StepRows) -> int:
+    """Checksum of rows and their positions; sums over ranks stay exact in a float64."""
+    return sum(
+        zlib.crc32(row.astype("<u4").tobytes(), int(position) & 0xFFFFFFFF)
+        for position, row in zip(rows.positions, rows.tokens, strict=True)
+    )
 
 
 class OrderedReader:

@@ -175,17 +175,25 @@ class Manifest:
             CodexRayError: there is none, it is damaged or of a newer format, or the tokenizer in
                 the folder is not the one the rows were made with.
         """
+        manifest = cls.read(folder)
+        manifest.check_fingerprint()
+        manifest.check_tokenizer()
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Manifest:
+        """Read a corpus folder's manifest without checking it against what is beside it.
+
+        Raises:
+            CodexRayError: there is none, or it is no manifest or of a newer format.
+        """
         folder = Path(folder)
         if not (folder / NAME).is_file():
             what = "has no manifest.json, so it is not complete" if folder.is_dir() else "does not exist"
             raise CodexRayError(
                 f"corpus folder {folder} {what}; make it with codex-ray prepare output={folder}"
             )
-        manifest = cls._parse(read_json(folder / NAME, "corpus manifest"), folder)
-        if manifest.fingerprint != manifest.compute_fingerprint():
-            raise damaged(folder / NAME, "its fingerprint does not match its shards")
-        manifest._check_tokenizer()
-        return manifest
+        return cls._parse(read_json(folder / NAME, "corpus manifest"), folder)
 
     @classmethod
     def _parse(cls, data: Any, folder: Path) -> Manifest:
@@ -279,7 +287,21 @@ class Manifest:
         life_id = hashlib.sha256(f"life {fingerprint}".encode()).hexdigest()[:32]
         return replace(self, fingerprint=fingerprint, life_id=life_id)
 
-    def _check_tokenizer(self) -> None:
+    def check_fingerprint(self) -> None:
+        """Refuse a manifest that was changed after it was sealed.
+
+        Raises:
+            CodexRayError: its fingerprint is not that of what it lists.
+        """
+        if self.fingerprint != self.compute_fingerprint():
+            raise damaged(self.folder / NAME, "its fingerprint does not match its shards")
+
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer that is not the one the rows were made with.
+
+        Raises:
+            CodexRayError: naming both digests.
+        """
         from codex_ray.tokenizer import Tokenizer
 
         found = Tokenizer.load(self.folder / "tokenizer").digest

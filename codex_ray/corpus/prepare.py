@@ -18,7 +18,7 @@ from typing import Any
 
 from codex_ray.config.common import DEFAULT_SEED
 from codex_ray.config.corpus import Prepare, Source
-from codex_ray.config.fields import to_dict
+from codex_ray.config.fields import differences, to_dict
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.build import Builder
 from codex_ray.corpus.manifest import Manifest
@@ -219,15 +219,3 @@ def _open_ray(settings: Prepare, session: ExitStack, progress: Progress) -> None
     if not ray.is_initialized():
         with progress.stage("start Ray"):
             session.enter_context(open_session(settings.cluster))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Say in words which settings differ."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} was {before} and is {after}")
-    return found

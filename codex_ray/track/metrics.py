@@ -214,6 +214,19 @@ def read_metrics(path: Path) -> list[Row]:
     return [row for _, row in _complete_lines(path)] if path.exists() else []
 
 
+def metrics_at(path: Path, step: int | None) -> Row | None:
+    """Return the row of one optimizer step, or of the last one for None; None where there is none.
+
+    Raises:
+        CodexRayError: a line before it is damaged.
+    """
+    found = None
+    for _, row in _complete_lines(path) if path.exists() else ():
+        if step in (None, row.get("step")):
+            found = row
+    return found
+
+
 def _complete_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from codex_ray.config.check import BatchPlan
+from codex_ray.corpus.direct import digest
 from codex_ray.corpus.stream import StepRows, open_stream
 
 
@@ -83,11 +83,3 @@ class CorpusSource:
         close = getattr(self._rows, "close", None)
         if close is not None:
             close()
-
-
-def digest(rows: StepRows) -> int:
-    """Checksum of rows and their positions; sums over ranks stay exact in a float64."""
-    return sum(
-        zlib.crc32(row.astype("<u4").tobytes(), int(position) & 0xFFFFFFFF)
-        for position, row in zip(rows.positions, rows.tokens, strict=True)
-    )

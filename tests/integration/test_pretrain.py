@@ -18,12 +18,12 @@ from codex_ray.config.check import derive_batch
 from codex_ray.config.common import Track
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Checkpoints, Optimizer, Schedule, Training, Validation
+from codex_ray.corpus.direct import digest
 from codex_ray.corpus.stream import open_stream
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.driver import PretrainResult, pretrain
 from codex_ray.train.messages import MessageReader
-from codex_ray.train.source import digest
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
