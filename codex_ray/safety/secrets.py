@@ -80,7 +80,7 @@ LOWER_CASE_ANCHORS = tuple(
     for pattern in (
         *("aws", "xox[abposr]-", "hooks.slack.com/", "api.softlayer.com/"),
         *(
-            word + r"""["']?\]?[ ]*(?:=|:|:=|=>|[ ]+|::)[ ]*["']?[a-z0-9_\-]{24}"""
+            word + r"""["']?\]?(?=[ =:])[ ]*+(?::=|=>|::|[=:])?+[ ]*+["']?[a-z0-9_\-]{24}"""
             for word in ("key", "pwd", "pw", "pass", "token")
         ),
         *(
