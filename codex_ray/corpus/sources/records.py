@@ -26,7 +26,8 @@ def json_lines(source: Iterator[bytes], longest: int) -> Iterator[Record]:
     lines = Lines(source, longest)
     try:
         for line in lines:
-            if record := _line_record(line, longest, first=lines.number == 1):
+            record = _line_record(line, longest, first=lines.number == 1)
+            if record is not None:
                 yield f":{lines.number}", record
     except UnreadableError as error:
         yield f":{lines.number}", error
@@ -43,7 +44,8 @@ def json_lines_slice(stream: Opened, start: int, stop: int | None, longest: int)
         for line in lines:
             if stop is not None and lines.offset >= stop:
                 return
-            if record := _line_record(line, longest, first=lines.offset == 0):
+            record = _line_record(line, longest, first=lines.offset == 0)
+            if record is not None:
                 yield f"@{lines.offset}", record
     except UnreadableError as error:
         yield f"@{lines.offset}", error

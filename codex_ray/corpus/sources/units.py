@@ -108,10 +108,11 @@ def _list_local(source: Source, endings: tuple[str, ...], skip: Iterable[Path]) 
         ), False
     path = Path(os.path.abspath(Path(source.path).expanduser()))  # noqa: PTH100 -- a link keeps its own name
     if path.is_dir():
+        saved = source.format in ("auto", "datasets")
 
         def wanted(file: str) -> bool:
             kind = kind_of(file, source.format, endings, named=False)
-            return kind is not None or file.rpartition("/")[2] == STATE
+            return kind is not None or (saved and file.rpartition("/")[2] == STATE)
 
         return walk(path.resolve(), wanted, skip_folders=skip), False
     if os.path.lexists(path):
@@ -122,7 +123,9 @@ def _list_local(source: Source, endings: tuple[str, ...], skip: Iterable[Path]) 
     folder = Path(folder_name)
     if not folder.is_dir():
         raise CodexRayError(f"{folder}, where {source.path} begins, is no folder; check the path")
-    return walk(folder.resolve(), pattern.matches, enter=pattern.may_hold, skip_folders=skip), True
+    found = walk(folder.resolve(), pattern.matches, enter=pattern.may_hold, skip_folders=skip)
+    found.others.clear()  # files that the glob does not mean
+    return found, True
 
 
 def _list_remote(source: Source, endings: tuple[str, ...]) -> tuple[Found, bool]:
@@ -136,7 +139,7 @@ def _saved_datasets(entries: list[Entry], source: Source) -> list[Entry]:
     Beside those may lie caches of transformations, in files of the same kind.
     """
     if source.format not in ("auto", "datasets"):
-        return [entry for entry in entries if entry.name.rpartition("/")[2] != STATE]
+        return entries
     arrow = {entry.name.rpartition("/")[0] for entry in entries if entry.name.endswith(".arrow")}
     listed: dict[str, set[str]] = {}
     for entry in entries:
@@ -151,7 +154,7 @@ def _saved_datasets(entries: list[Entry], source: Source) -> list[Entry]:
         if folder in listed:
             if file in listed[folder]:
                 kept.append(entry)
-        elif source.format == "auto" and file != STATE:
+        elif source.format == "auto":
             kept.append(entry)
     there = {entry.name for entry in kept}
     for folder, files in listed.items():
