@@ -136,7 +136,9 @@ def open_file(path: str, *, anywhere: bool) -> Opened:
         store = _store(scheme, query, _bucket(path), _endpoint())
         where = _key(path)
         if scheme in ("s3", "gs"):
-            return Opened(store.open_input_file(where) if anywhere else store.open_input_stream(where), path)
+            if anywhere:
+                return Opened(store.open_input_file(where), path)
+            return Opened(store.open_input_stream(where, compression=None), path)  # it would guess by name
         return Opened(store.open(where, "rb"), path)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableError(

@@ -67,11 +67,14 @@ class Allowance:
         Raises:
             UnreadableError: they are too many.
         """
-        self.given += count
-        if self.parent:
-            self.parent.charge(count)
+        allowance: Allowance | None = self
+        while allowance:
+            allowance.given += count
+            allowance = allowance.parent
         if self.exceeded:
             raise UnreadableError(f"expands too far: more than {self.limit} bytes from {self.compressed}")
+        if self.parent:
+            self.parent.charge(0)
 
 
 def chunks(stream: Readable) -> Iterator[bytes]:
@@ -250,9 +253,9 @@ class _Gzip:
 
 
 class _Zstd:
-    """Output cannot be bounded here, so input is: a kilobyte of blocks gives at most 32 MiB."""
+    """Output cannot be bounded here, so input is: a block of four bytes gives at most 128 KiB."""
 
-    piece = 1024
+    piece = 256
     needs_input = True
 
     def __init__(self) -> None:

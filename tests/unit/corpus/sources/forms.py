@@ -25,7 +25,7 @@ from codex_ray.corpus.sources.reasons import KINDS
 from codex_ray.corpus.sources.units import Unit, find_units
 
 SUFFIXES = (".txt", ".py")
-TEXTS = ["one\ntwo\n", 'say "hi", all', "naïve – 日本\r\nend", "x" * 3000, "tab\there"]
+TEXTS = ["one\ntwo\n", 'say "hi", all', "naïve 日本\r\nend", "x" * 3000, "tab\there"]
 
 
 def source(path: Any, **settings: Any) -> Source:
