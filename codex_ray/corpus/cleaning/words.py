@@ -22,14 +22,14 @@ Integers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-SENTENCE_ENDS = frozenset(".!?։؟۔।॥。．｡！？‼⁇⁈⁉")  # noqa: RUF001
+SENTENCE_ENDS = frozenset(".!?։؟۔।॥。．｡！？‼⁇⁈⁉")
 NAMED, ALPHABETIC, ENDS_SENTENCE, PUNCTUATION = 1, 2, 4, 8
 
-MOST_CHARACTERS = 16 * 2**20  # remembered before the vocabulary starts anew
+MOST_CHUNKS, MOST_CHARACTERS = 2**18, 16 * 2**20  # remembered before the vocabulary starts anew
 LONGEST_REMEMBERED = 64
 
-_QUOTES = "'\"“”‘’`´«»„‚‹›"  # noqa: RUF001
-_MARKS = ",:;!?¿¡()[\\]{}<>_#*&。？！，、；：～·।،؟۔؛٪—–…©®™°"  # noqa: RUF001
+_QUOTES = "'\"“”‘’`´«»„‚‹›"
+_MARKS = ",:;!?¿¡()[\\]{}<>_#*&。？！，、；：～·।،؟۔؛٪—–…©®™°"
 _LETTER = r"[^\W\d_]"
 _UNIT = "am|pm|[AP]M|[kdcm]?m[²³]?|[kmµ]?g|lb|oz|ft|mph|km/h|m/s|h?Pa|[kKmMgGtT][bB]|[GMK]"
 _START = re.compile(rf"\.\.+|[{_MARKS}{_QUOTES}§%=$£€¥]|\+(?![0-9])")
@@ -150,7 +150,7 @@ _vocabulary = Vocabulary()
 
 def _current() -> Vocabulary:
     global _vocabulary
-    if _vocabulary.characters > MOST_CHARACTERS:
+    if len(_vocabulary) > MOST_CHUNKS or _vocabulary.characters > MOST_CHARACTERS:
         _vocabulary = Vocabulary()  # views of earlier texts keep the one they were made with
     return _vocabulary
 
