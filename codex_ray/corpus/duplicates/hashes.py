@@ -9,8 +9,8 @@ every part, and a part gives a bucket at most one row per content.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,18 +97,22 @@ def write_arrays(path: Path, arrays: Sequence[Array]) -> None:
     Raises:
         CodexRayError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
             for array in arrays:
                 stream.write(bytes(-stream.tell() % ALIGNMENT))
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise unwritable(path, error) from error
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
 
 
 def open_arrays(path: Path) -> list[Array]:
