@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from codex_ray.corpus.tasks import writing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.corpus.pack import Layout, decode_group, dtype_for, pieces, read_pieces, write_shard
-from codex_ray.corpus.tasks import writing
 from codex_ray.errors import CodexRayError
 
 part_lists = st.lists(st.integers(0, 30), min_size=1, max_size=12)
