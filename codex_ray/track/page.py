@@ -9,7 +9,7 @@ import html
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -107,3 +107,28 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
         else:
             text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False, default=str)
             yield f"{prefix}{key}", masked(text)
+
+
+def columns_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Container[str] = (), total: bool = False
+) -> str:
+    """Return a table of several columns, each row on a card of its own where the screen is narrow.
+
+    Args:
+        heads: what the columns are; the first names the rows.
+        rows: cells of text.
+        words: columns of words; the others are of figures and end together.
+        total: the last row adds up the others.
+    """
+    kinds = ["" if head in words else ' class="number"' for head in heads]
+    top = "".join(f"<th{kind}>{escape(head)}</th>" for head, kind in zip(heads[1:], kinds[1:], strict=True))
+    lines = []
+    for first, *others in rows:
+        cells = "".join(
+            f'<td{kind} data-label="{escape(head)}">{escape(cell)}</td>'
+            for head, kind, cell in zip(heads[1:], kinds[1:], others, strict=True)
+        )
+        lines.append(f"<tr><th>{escape(first)}</th>{cells}</tr>")
+    last = f"<tfoot>{lines.pop()}</tfoot>" if total and lines else ""
+    body = f"<thead><tr><th>{escape(heads[0])}</th>{top}</tr></thead><tbody>{''.join(lines)}</tbody>{last}"
+    return f'<table class="columns">{body}</table>' if lines or last else ""
