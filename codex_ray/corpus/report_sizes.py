@@ -49,7 +49,7 @@ def sizes_section(manifest: Manifest, account: Account) -> str:
     lengths = document_lengths(manifest)
     by_size = {int(size): count for size, count in account.sizes.items() if count > 0}
     by_length = {index: int(count) for index, count in enumerate(lengths.counts) if count}
-    fit = f"Special tokens included; {lengths.longer:,} of {lengths.documents:,} documents are longer than a row."
+    fit = f"Special tokens included; {lengths.longer:,} of {lengths.documents:,} are longer than a row."
     cards = [
         _histogram(by_size, "Documents by size", "UTF-8 text of the documents kept.", _binary_size),
         _histogram(by_length, "Documents by tokens", fit, lambda power: short(2**power)),
