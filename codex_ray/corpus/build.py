@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from codex_ray.config.corpus import Prepare, Source
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.account import Account
+from codex_ray.corpus.grouping import group_by_bytes
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.pack import Layout, dtype_for
 from codex_ray.corpus.packing import Packing, TokenPart
 from codex_ray.corpus.parts import read_part
 from codex_ray.corpus.reading import QUARANTINE, ReadTask, read_documents, read_key
 from codex_ray.corpus.repeated import Part, keep_first
-from codex_ray.corpus.shards import runs
 from codex_ray.corpus.sources.units import Unit
 from codex_ray.corpus.split import share_of, split_of
 from codex_ray.corpus.stages import Stages, digest
@@ -98,12 +98,12 @@ class Builder:
         ).sealed()
 
     def _read(self, units: Mapping[str, list[Unit]], files: dict[str, str]) -> list[Part]:
-        settings, tasks, keys = self.settings, list[ReadTask](), list[str]()
+        settings, tasks = self.settings, list[ReadTask]()
         total = sum(unit.size for found in units.values() for unit in found)
         limit = part_bytes(total)
         for name, found in units.items():
             source = self.sources[name]
-            for run in runs([unit.size for unit in found], limit):
+            for run in group_by_bytes([unit.size for unit in found], limit):
                 key = read_key(
                     source, found[run], settings.limits, settings.clean, settings.duplicates, files
                 )
@@ -121,14 +121,13 @@ class Builder:
                         entry,
                     )
                 )
-                keys.append(entry.folder.name)
         with self._stage("read", total, "bytes"):
             self._counted(self._run(read_documents, tasks, False))
         parts = []
-        for task, key in zip(tasks, keys, strict=True):
+        for task in tasks:
             result = task.entry.result() or {}
             account = Account.from_plain(result["account"])
-            parts.append(Part(task.name, task.entry.folder, key, result["identity"], account.kept, account))
+            parts.append(Part(task.name, task.entry.folder, result["identity"], account.kept, account))
         return parts
 
     def _accounts(self, parts: Sequence[Part]) -> dict[str, Account]:
@@ -139,14 +138,22 @@ class Builder:
 
     def _check_documents(self, accounts: Mapping[str, Account]) -> None:
         for name, account in accounts.items():
+            if account.quarantined and self.settings.on_error == "fail":
+                kind, count = account.quarantined.most_common(1)[0]
+                sample = account.samples[kind][0]
+                raise CodexRayError(
+                    f"{sample['name']} of source {name!r} cannot be used ({kind}: {sample['detail']}; "
+                    f"{count} like it); remove or convert them, or set on_error=skip"
+                )
             if account.kept == 0:
                 kinds = account.dropped + account.quarantined
                 reasons = ", ".join(
                     f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(kinds.items())
                 )
                 raise CodexRayError(
-                    f"no usable text among the {account.read} items of {self.sources[name].path} ({reasons}); "
-                    "see the clean.* settings for limits, and clean.encoding=detect for what is not UTF-8"
+                    f"no usable text among the {account.read} items of {self.sources[name].path} "
+                    f"({reasons}); see the clean.* settings for limits, and set clean.encoding=detect for "
+                    "what is not UTF-8"
                 )
 
     def _tokenizer(self, parts: Sequence[Part], kept: Sequence[NDArray[np.bool_]]) -> tuple[Tokenizer, Path]:
@@ -203,7 +210,7 @@ class Builder:
         tasks = []
         for part, flags in zip(parts, kept, strict=True):
             packed = np.packbits(flags).tobytes()
-            common = {
+            common: dict[str, Any] = {
                 "split": self.settings.split,
                 "seed": self.seed,
                 "dtype": layout.dtype,
@@ -251,7 +258,7 @@ class Builder:
 
 def part_bytes(total: int) -> int:
     """Return how much text makes a part: a power of two, so that it rarely changes as a corpus grows."""
-    wanted = 2 ** max(total // PARTS_WANTED, 1).bit_length()
+    wanted: int = 1 << max(total // PARTS_WANTED, 1).bit_length()
     return min(max(wanted, PART_BYTES[0]), PART_BYTES[1])
 
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Prepare, Source
+from codex_ray.corpus.grouping import group_by_bytes
 from codex_ray.corpus.manifest import SPLITS, DocumentsInfo, ShardInfo, SourceRows, SplitInfo
 from codex_ray.corpus.pack import Layout, identity, pieces
 from codex_ray.corpus.repeated import Part
-from codex_ray.corpus.shards import DocumentsTask, IndexTask, ShardTask, runs, write_file
+from codex_ray.corpus.shards import DocumentsTask, IndexTask, ShardTask, write_file
 from codex_ray.errors import CodexRayError
 
 DOCUMENTS_BYTES = 64 * 2**20  # text per file of held-out documents
@@ -100,7 +101,7 @@ class Packing:
             bases.append((token.folder, base))
             base += token.counts[split]["tokens"]
         documents = [token.counts[split]["documents"] for token in tokens]
-        for number, run in enumerate(runs(documents, INDEX_DOCUMENTS)):
+        for number, run in enumerate(group_by_bytes(documents, INDEX_DOCUMENTS)):
             if sum(documents[run]):
                 yield IndexTask(self._path(split, name, "index", number), split, name, bases[run])
 
@@ -108,7 +109,7 @@ class Packing:
         self, split: str, name: str, found: Sequence[tuple[TokenPart, NDArray[np.bool_]]]
     ) -> Iterator[DocumentsTask]:
         sizes = [token.counts[split]["bytes"] for token, _ in found]
-        for number, run in enumerate(runs(sizes, DOCUMENTS_BYTES)):
+        for number, run in enumerate(group_by_bytes(sizes, DOCUMENTS_BYTES)):
             if not sum(sizes[run]):
                 continue
             parts = [

@@ -147,7 +147,8 @@ def _prepare(
     made.save()
     workspace.finish(made.folder)
     stages.sweep() if settings.keep_stages else workspace.forget()
-    message = f"corpus {output} is made: {made.splits['train'].rows:,} training rows of {made.sequence_length} tokens"
+    rows = made.splits["train"].rows
+    message = f"corpus {output} is made: {rows:,} training rows of {made.sequence_length} tokens"
     if quarantined := made.account().quarantined.total():
         message += f"; {quarantined:,} items were not text (quarantine.jsonl says why)"
     return Prepared(output, replace(made, folder=output), False, message)

@@ -19,12 +19,13 @@ from codex_ray.corpus.duplicates.minhash import MinHash
 from codex_ray.corpus.parts import HASHES, PartWriter
 from codex_ray.corpus.raw import Dropped, Quarantined, Raw
 from codex_ray.corpus.sources.read import read_unit
-from codex_ray.corpus.sources.units import Unit
+from codex_ray.corpus.sources.units import Unit, find_units
 from codex_ray.corpus.stages import Entry
 from codex_ray.errors import CodexRayError
 
 VERSION = 1  # of what this stage writes; part of every key
 QUARANTINE = "quarantine.jsonl"
+MOST_BYTES = 2**31 - 1  # of one document; Arrow's texts end there
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,20 @@ def read_documents(task: ReadTask) -> pa.Table:
     if task.entry.result() is None:
         _make(task)
     return pa.table({"bytes": [sum(unit.size for unit in task.units)]})
+
+
+def read_texts(path: str, suffixes: Sequence[str]) -> Iterator[Cleaned | Quarantined]:
+    """Iterate over the documents of a folder, file, glob, archive or URL as they are, none left out.
+
+    Raises:
+        CodexRayError: nothing is there, or it cannot be reached.
+    """
+    source, chain = Source(path=path), Chain(Clean(min_bytes=1, max_bytes=MOST_BYTES))
+    limits = Limits(line_bytes=MOST_BYTES, file_bytes=MOST_BYTES)
+    for unit in find_units("text", source, suffixes, unit_bytes=MOST_BYTES):
+        for item in read_unit(unit, source, limits):
+            outcome = chain.apply(item) if isinstance(item, Raw) else item
+            yield Cleaned(item.name, "", ()) if isinstance(outcome, Dropped) else outcome  # an empty text
 
 
 def _make(task: ReadTask) -> None:

@@ -27,7 +27,6 @@ class Part:
 
     source: str
     folder: Path
-    key: str
     identity: str
     documents: int
     account: Account
@@ -78,8 +77,8 @@ def _account(
         if not len(places):
             continue
         sizes = np.load(part.folder / SIZES)
-        for place in places:
-            part.account.repeated(rule, int(sizes[place]))
+        for size in sizes[places].tolist():
+            part.account.repeated(rule, size)
         shown: list[int] = places[:SAMPLES].tolist()
         texts = {document.place: document for document in read_part(part.folder, _one_of(shown))}
         for place in shown:

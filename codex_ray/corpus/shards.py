@@ -6,7 +6,7 @@ order, on any node. A file that was written for the same content is not written 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,3 @@ def _known(path: Path, record: Path) -> dict[str, Any] | None:
         return None
     whole = row and path.exists() and path.stat().st_size == row["bytes"]
     return row | {"path": str(path)} if whole else None
-
-
-def runs(sizes: Sequence[int], limit: int) -> Iterator[slice]:
-    """Cut a sequence into runs of at most ``limit`` each, or of a single larger item."""
-    start = held = 0
-    for index, size in enumerate(sizes):
-        if index > start and held + size > limit:
-            yield slice(start, index)
-            start, held = index, 0
-        held += size
-    if start < len(sizes):
-        yield slice(start, len(sizes))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Duplicates
 from codex_ray.corpus.duplicates.words import UInt64, hash_words
-from codex_ray.corpus.gather import group_by_bytes
+from codex_ray.corpus.grouping import group_by_bytes
 
 BATCH_CHARACTERS = 2**18  # what is hashed together: its arrays should stay in the processor's cache
 EMPTY = np.uint32(2**32 - 1)
