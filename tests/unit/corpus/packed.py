@@ -1,4 +1,4 @@
-"""Corpora of real text, made by the stages of ``prepare`` after reading, one task after the other, without Ray."""
+"""Corpora of real text, made by the stages of ``prepare`` after reading, without Ray."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def pack_corpus(
             packing=settings.pack.method,
             sequence_length=layout.sequence_length,
             size=0,
-            entry=stages.entry("tokens", [part.key, tokenizer.digest, str(folder)]),
+            entry=stages.entry("tokens", [part.identity, tokenizer.digest, str(folder)]),
         )
         tokenise_part(task)
         tokens.append(TokenPart(part, task.entry.folder, task.entry.result() or {}))
@@ -136,4 +136,4 @@ def _part(
         hashes = np.frombuffer(b"".join(writer.sha256), np.uint8).reshape(-1, 32)
         near = np.concatenate(signatures) if signatures else minhash.signatures([])
         write_part(folder / HASHES, hashes, near if settings.duplicates.near else None)
-    return Part(name, entry.folder, identity, identity, len(documents), account)
+    return Part(name, entry.folder, identity, len(documents), account)
