@@ -82,6 +82,7 @@ class Account:
 
     def plain(self) -> dict[str, Any]:
         """Return plain data, in an order that does not depend on that of counting."""
+        # dataclasses.asdict would count the pairs of a Counter anew
         data: dict[str, Any] = {"read": self.read, "kept": self.kept, "bytes": self.bytes}
         for name in ("dropped", "quarantined", "changed", "samples"):
             data[name] = dict(sorted(getattr(self, name).items()))
