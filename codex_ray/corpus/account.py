@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from codex_ray.corpus.raw import Dropped, Quarantined
@@ -82,10 +82,11 @@ class Account:
 
     def plain(self) -> dict[str, Any]:
         """Return plain data, in an order that does not depend on that of counting."""
-        data = asdict(self)
+        # dataclasses.asdict would count the pairs of a Counter anew
+        data: dict[str, Any] = {"read": self.read, "kept": self.kept, "bytes": self.bytes}
         for name in ("dropped", "quarantined", "changed", "samples"):
-            data[name] = dict(sorted(data[name].items()))
-        sizes = sorted(((int(size), count) for size, count in self.sizes.items() if count))
+            data[name] = dict(sorted(getattr(self, name).items()))
+        sizes = sorted((int(size), count) for size, count in self.sizes.items() if count)
         return data | {"sizes": {str(size): count for size, count in sizes}}
 
     @classmethod

@@ -351,7 +351,13 @@ def damaged(path: Path, why: str) -> CodexRayError:
 
 def _split(data: dict[str, Any]) -> SplitInfo:
     sources = [
-        SourceRows(**{**source, "shards": [ShardInfo(**shard) for shard in source["shards"]]})
+        SourceRows(
+            **{
+                **source,
+                "shards": [ShardInfo(**shard) for shard in source["shards"]],
+                "index_files": [DocumentsInfo(**info) for info in source["index_files"]],
+            }
+        )
         for source in data["sources"]
     ]
     documents = [DocumentsInfo(**info) for info in data["document_files"]]

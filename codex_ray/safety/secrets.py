@@ -53,6 +53,7 @@ ASSIGNED = re.compile(
 _STAND_IN = re.compile(
     r"[<{$%\[]|\.\.\.|\*\*\*|xxx|your|example|changeme|placeholder|dummy|redacted|://", re.IGNORECASE
 )
+_GAP = re.compile(r" {32,}")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=-]+")
 
@@ -67,11 +68,10 @@ SECRET_ANCHORS = tuple(
             r"://[^\s/@]+@",
             r"\.[a-zA-Z\d_-]{6}\.[a-zA-Z\d_-]{27}",
             "gh[pousr]_",
-            "github_pat_",
         ),
         *("gl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-", "GR1348941", "eyJ", "-us[0-9]", "_authToken="),
         *("T3BlbkFJ", "pypi-Ag", r"SG\.", "sq0csp-", "k_live_", ":[0-9A-Za-z_-]{35}", "AC[a-z0-9]{32}"),
-        *("SK[a-z0-9]{32}", "sk-", "hf_", "AIza", "github_pat_"),
+        *("SK[a-z0-9]{32}", "sk-", "hf_", "AIza", "github_pat_", "npm_"),
     )
 )
 """A line in which a rule that heeds case finds something holds one of these."""
@@ -81,7 +81,7 @@ LOWER_CASE_ANCHORS = tuple(
     for pattern in (
         *("aws", "xox[abposr]-", "hooks.slack.com/", "api.softlayer.com/"),
         *(
-            word + r"""["']?\]?[ ]*(?:=|:|:=|=>|[ ]+|::)[ ]*["']?[a-z0-9_\-]{24}"""
+            word + r"""["']?\]?(?=[ =:])[ ]*+(?::=|=>|::|[=:])?+[ ]*+["']?[a-z0-9_\-]{24}"""
             for word in ("key", "pwd", "pw", "pass", "token")
         ),
         *(
@@ -103,16 +103,22 @@ class _Rule:
 
 @cache
 def rules() -> tuple[_Rule, ...]:
-    """Gather the patterns of tokens: detect-secrets' and the five that it lacks."""
+    """Gather the patterns of tokens: detect-secrets' and this project's."""
     own = (
         ("GitHub token", r"github_pat_[A-Za-z0-9_]{60,255}"),
         ("Anthropic key", r"sk-ant-[A-Za-z0-9_-]{32,200}"),
         ("OpenAI key", r"sk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,200}"),
         ("Hugging Face token", r"(?<!\w)hf_[A-Za-z0-9]{34,40}(?!\w)"),
+        # detect-secrets' pattern runs to the end of the line, and so depends on what comes after the token.
+        ("npm token", r":_authToken=\s*(npm_[^\s\"']+|[A-Fa-f0-9-]{36})"),
+        ("npm token", r"(?<!\w)npm_[A-Za-z0-9]{36}(?!\w)"),
         ("Google key", r"(?<!\w)AIza[A-Za-z0-9_-]{35}(?![\w-])"),
     )
     theirs = [
-        _Rule(kind, pattern) for plugin, kind in plugins() for pattern in plugin.denylist if kind != "JWT"
+        _Rule(kind, pattern)
+        for plugin, kind in plugins()
+        for pattern in plugin.denylist
+        if kind not in ("JWT", "npm token")
     ]
     return (*theirs, *(_Rule(kind, re.compile(pattern)) for kind, pattern in own))
 
@@ -162,14 +168,18 @@ def _jwt() -> tuple[re.Pattern[str], Any]:
 
 def secrets_in(line: str) -> Iterator[tuple[Finding, re.Match[str]]]:
     """Yield what looks like a secret in one line, each with the match that shows it."""
+    # The time of detect-secrets' patterns grows with the cube of a run of spaces; no assignment has one.
+    gaps = [match.span() for match in _GAP.finditer(line)]
+    parts = list(
+        zip([0, *(stop for _, stop in gaps)], [*(start for start, _ in gaps), len(line)], strict=True)
+    )
     for rule in rules():
-        for match in rule.pattern.finditer(line):
+        for match in (match for part in parts for match in rule.pattern.finditer(line, *part)):
             groups = [group for group in range(1, (rule.pattern.groups or 0) + 1) if match[group]]
             whole = rule.kind in ("GitHub token", "GitLab token") or not groups
             start, stop = match.span(0 if whole else groups[0])
-            value = line[start:stop]
+            value = line[start:stop]  # Artifactory's patterns take in what stands around the token
             start += len(value) - len(value.lstrip(' \t\r=:"'))
-            # npm's pattern runs to the end of the line; no token has white space in it.
             stop = start + len(re.split(r'[\s"]', line[start:stop], maxsplit=1)[0])
             if stop > start and not BREAK.search(line, start, stop):
                 yield Finding(rule.kind, start, stop), match

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ WORDS = [
 ]
 
 
-def start(text: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+Popen = Callable[..., subprocess.Popen[bytes]]
+
+
+def start(popen: Popen, text: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         str(ROOT / "jobs" / "quickstart.py"),
@@ -38,7 +42,7 @@ def start(text: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
         *WORDS,
     ]
     with log.open("wb") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        return popen(command, stdout=stream, stderr=stream, start_new_session=True)
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, sign: str) -> None:
@@ -48,19 +52,19 @@ def wait_for(process: subprocess.Popen[bytes], log: Path, sign: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_quickstart_stopped_in_every_stage_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_quickstart_stopped_in_every_stage_ends_as_an_undisturbed_one(tmp_path: Path, popen: Popen) -> None:
     text = make_text(tmp_path / "my text")
-    whole = start(text, tmp_path / "whole", tmp_path / "whole.log")
+    whole = start(popen, text, tmp_path / "whole", tmp_path / "whole.log")
     assert whole.wait(600) == 0, (tmp_path / "whole.log").read_text()
     folder = tmp_path / "stopped"
     for number, sign in enumerate(("● tokenizer", "tokens/s", "score the documents")):
         log = tmp_path / f"{number}.log"
-        process = start(text, folder, log)
+        process = start(popen, text, folder, log)
         wait_for(process, log, sign)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
         assert process.wait(120) == 130, log.read_text()
         assert "run the same command again and it continues" in log.read_text().splitlines()[-1]
-    last = start(text, folder, tmp_path / "last.log")
+    last = start(popen, text, folder, tmp_path / "last.log")
     assert last.wait(600) == 0, (tmp_path / "last.log").read_text()
     assert_same_end(folder / "run", tmp_path / "whole" / "run")
     ours, theirs = (

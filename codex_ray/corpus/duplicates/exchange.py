@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codex_ray.corpus.duplicates.group import BLOCK, Group, Int64, Signatures, matching
+from codex_ray.corpus.duplicates.group import BLOCK, Group, Int64, Signatures
 from codex_ray.corpus.duplicates.hashes import open_arrays, open_part, write_arrays
 from codex_ray.corpus.duplicates.minhash import mix
 from codex_ray.corpus.duplicates.words import UInt64
@@ -137,7 +137,7 @@ def write_bands(task: BandsTask) -> pa.Table:
 
 def band_hashes(signatures: Signatures, bands: int) -> UInt64:
     """Hash each band of ``bands`` equal ones of some signatures: [bands, documents]."""
-    cut = signatures.reshape(len(signatures), bands, -1)
+    cut = signatures.reshape(len(signatures), bands, signatures.shape[1] // bands)
     hashes = np.zeros(cut.shape[:2], dtype=np.uint64)
     for row in range(cut.shape[2]):
         hashes *= STEP
@@ -183,7 +183,7 @@ def _links_of_many(documents: Int64, signatures: Signatures, sizes: Int64, neede
     """Link the documents of groups that stand one after another."""
     begins = np.cumsum(sizes) - sizes
     firsts = np.repeat(begins, sizes)
-    linked = matching(signatures, signatures[firsts]) >= needed
+    linked = np.count_nonzero(signatures == signatures[firsts], axis=1) >= needed
     # Most groups are done at once: all are linked to the first, or there are just two that are not.
     done = np.add.reduceat(linked, begins) == sizes
     star = np.repeat(done, sizes) & (firsts != np.arange(len(firsts)))

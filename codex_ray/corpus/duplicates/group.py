@@ -50,10 +50,10 @@ class Group:
         # The root of a document is the smallest one that it is linked to, so far and in this group.
         roots = np.concatenate([self._leader_roots, self._before_roots, documents])
         if led:
-            self._join(roots, 0, offset, self._matches(signatures, self._leaders))
+            self._join(roots, 0, offset, matching(signatures, self._leaders) >= self.needed)
         if (roots[led:] != roots[-1]).any():
             near = np.concatenate([self._before, signatures])
-            matches = self._matches(signatures, near)
+            matches = matching(signatures, near) >= self.needed
             matches[np.arange(len(documents)), len(self._before) + np.arange(len(documents))] = False
             self._join(roots, led, offset, matches)
         self._leader_roots, self._before_roots, self._before = roots[:led], roots[offset:], signatures
@@ -62,10 +62,6 @@ class Group:
     def links(self) -> Int64:
         """Return the links that join what belongs together: [links, 2], the later document first."""
         return np.concatenate([np.empty((0, 2), dtype=np.int64), *self._links])
-
-    def _matches(self, block: Signatures, others: Signatures) -> NDArray[np.bool_]:
-        result: NDArray[np.bool_] = matching(block[:, None], others[None]) >= self.needed
-        return result
 
     def _join(self, roots: Int64, first: int, offset: int, matches: NDArray[np.bool_]) -> None:
         """Link row i of the block, at ``offset + i`` of ``roots``, with its matches, from ``first`` on."""
@@ -95,7 +91,12 @@ class Group:
             self._leader_roots = np.concatenate([self._leader_roots, self._before_roots[new]])
 
 
-def matching(left: Signatures, right: Signatures) -> NDArray[np.int64]:
-    """Count the equal places of signatures; the last axis is the signature, the others broadcast."""
-    result: NDArray[np.int64] = np.count_nonzero(left == right, axis=-1)
-    return result
+def matching(block: Signatures, others: Signatures) -> NDArray[np.uint32]:
+    """Count the equal places of each signature of a block with each of others: [block, others]."""
+    counts = np.zeros((len(block), len(others)), dtype=np.uint32)
+    equal = np.empty(counts.shape, dtype=np.bool_)
+    # Place by place: what is counted stays in the cache, and sums along short rows are slow.
+    for left, right in zip(np.ascontiguousarray(block.T), np.ascontiguousarray(others.T), strict=True):
+        np.equal(left[:, None], right, out=equal)
+        counts += equal
+    return counts

@@ -1,15 +1,23 @@
-"""Corpus folders of known rows, made without Ray: for tests of what reads them."""
+"""Corpus folders of known rows, made without Ray: for tests of what reads them.
+
+:mod:`tests.unit.corpus.packed` makes corpora of real text.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from codex_ray.config.corpus import Tokenizer as Settings
+from codex_ray.corpus.account import Account
 from codex_ray.corpus.documents import Document, write_documents
 from codex_ray.corpus.manifest import (
     FORMAT_VERSION,
@@ -20,6 +28,8 @@ from codex_ray.corpus.manifest import (
     SplitInfo,
 )
 from codex_ray.corpus.pack import Layout, identity, write_shard
+from codex_ray.corpus.tokenising import INDEX
+from codex_ray.files import sha256_of
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = ["def add(first, second):\n    return first + second\n", "the quick brown fox, again and again. " * 20]
@@ -81,7 +91,8 @@ def make_corpus(
         fingerprint="",
         life_id="",
         settings={},
-        source={},
+        request="request",
+        sources={name: describe(name, splits) for name in given},
         splits=splits,
         folder=folder,
     ).sealed()
@@ -96,7 +107,9 @@ def write_split(folder: Path, name: str, parts: dict[str, tuple[int, float]], la
     for source, (rows, weight) in parts.items():
         shards = write_source(folder, name, source, tokens[first : first + rows], layout)
         held, size = rows * layout.sequence_length, sum(len(text) for text in TEXT)
-        sources.append(SourceRows(source, weight if rows else 0.0, rows, held, 0, len(TEXT), size, shards))
+        index = write_index(folder, name, source, held)
+        counts = (rows, held, 0, len(TEXT), size)
+        sources.append(SourceRows(source, weight if rows else 0.0, *counts, shards, [index]))
         first += rows
     documents = []
     if name != "train":
@@ -106,6 +119,33 @@ def write_split(folder: Path, name: str, parts: dict[str, tuple[int, float]], la
         )
         documents.append(DocumentsInfo(path, count, (folder / path).stat().st_size, sha256))
     return SplitInfo(sources, layout.row_group_rows, layout.rows_per_shard, documents)
+
+
+def write_index(folder: Path, split: str, source: str, tokens: int) -> DocumentsInfo:
+    """The tokens are the documents' in equal parts; the last has what is left over."""
+    path, each = f"{split}/{source}/index-00000.parquet", tokens // len(TEXT)
+    lines = [
+        {
+            "name": f"{number}.txt",
+            "sha256": hashlib.sha256(text.encode()).digest(),
+            "bytes": len(text.encode()),
+            "offset": number * each,
+            "tokens": each if number < len(TEXT) - 1 else tokens - number * each,
+        }
+        for number, text in enumerate(TEXT)
+    ]
+    pq.write_table(pa.Table.from_pylist(lines, INDEX), folder / path)
+    return DocumentsInfo(path, len(lines), (folder / path).stat().st_size, sha256_of(folder / path))
+
+
+def describe(source: str, splits: dict[str, SplitInfo]) -> dict[str, Any]:
+    """Everything that was read was kept."""
+    account = Account()
+    for split in splits.values():
+        for rows in split.sources:
+            for text in TEXT if rows.source == source else ():
+                account.keep(len(text.encode()), ())
+    return {"path": f"/{source}", "version": None, "licence": None, **account.plain()}
 
 
 def write_source(

@@ -137,6 +137,15 @@ def test_long_lines_are_looked_at_in_pieces() -> None:
     assert mask(text, everything(text)).count(PLACEHOLDERS[kind]) == text.count(secret)
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "unit",
+    ["token" + " " * 4000 + "a" * 24, "password" + "=" * 4000, "a@" * 2000, "://a:" * 800, "aws key " * 500],
+)
+def test_no_text_takes_endlessly(unit: str) -> None:
+    assert isinstance(everything(unit * 5), list)
+
+
 def standard_library() -> list[str]:
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted([*folder.glob("*.py"), *folder.glob("test/test_[hsu]*.py"), *folder.glob("email/*.py")])

@@ -92,7 +92,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert page.references == [reference for reference in page.references if reference.startswith("#")]
     assert not re.search(r"@import|url\((?!#)|<script|<link|<img", text)
     assert "://" not in text.replace("https://***@host", "")
-    assert "secret" not in text
+    assert "secret@" not in text and "me:secret" not in text
     assert "script" not in page.tags and "bad <script>alert(1)</script>" in page.text
     for said in (
         "1.174",

@@ -1,0 +1,1 @@
+"""Cleaning one document: decoding and mending it, judging it by rules, and cutting what should go."""
