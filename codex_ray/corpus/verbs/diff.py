@@ -61,10 +61,7 @@ def diff_verb(settings: DiffCorpora, progress: Progress | None = None) -> Differ
             if not any(found.documents.values()):
                 found.lines.append(("documents", "the same in every split"))
         shown.table(f"{first.folder} and {second.folder} differ", found.lines)
-    raise CodexRayError(
-        f"corpora {first.folder} and {second.folder} differ in {len(found.lines)} lines printed above; "
-        "give documents=false to leave the comparison of documents out"
-    )
+    raise CodexRayError(f"corpora {first.folder} and {second.folder} differ; what differs is printed above")
 
 
 def _settings(first: Manifest, second: Manifest) -> Iterator[tuple[str, str]]:
@@ -72,15 +69,20 @@ def _settings(first: Manifest, second: Manifest) -> Iterator[tuple[str, str]]:
         before, after = getattr(first, name), getattr(second, name)
         if before != after:
             yield name.replace("_", " "), f"was {before} and is {after}"
-    for line in differences(first.settings, second.settings):
+    for line in _two_sides(first.settings, second.settings):
         yield "settings", line
-    for name in sorted(first.sources.keys() | second.sources.keys()):
-        before, after = first.sources.get(name), second.sources.get(name)
-        if before is None or after is None:
-            yield "source", f"{name} is only in the {'second' if before is None else 'first'}"
-        elif before != after:
-            for line in differences(_account(before), _account(after), f"{name}."):
-                yield "source", line
+    accounts = ({name: _account(s) for name, s in manifest.sources.items()} for manifest in (first, second))
+    for line in _two_sides(*accounts):
+        yield "source", line
+
+
+def _two_sides(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """Say what differs; of what only one side has, that alone."""
+    for key in sorted(before.keys() | after.keys()):
+        if key in before and key in after:
+            yield from differences({key: before[key]}, {key: after[key]})
+        else:
+            yield f"{key} is only in the {'first' if key in before else 'second'}"
 
 
 def _account(source: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +99,13 @@ def _splits(first: Manifest, second: Manifest) -> Iterator[tuple[str, str]]:
             else {}
             for manifest in (first, second)
         ]
-        for line in differences(before, after):
+        for line in _two_sides(before, after):
             yield f"split {split}", line
 
 
 def _counts(source: SourceRows) -> dict[str, Any]:
-    names = ("weight", "rows", "tokens", "documents", "bytes")
-    return {name: getattr(source, name) for name in names}
+    names = ("rows", "tokens", "documents", "bytes")
+    return {"weight": f"{source.weight:.2%}", **{name: getattr(source, name) for name in names}}
 
 
 def _files(first: Manifest, second: Manifest) -> Iterator[tuple[str, str]]:
