@@ -121,11 +121,7 @@ CORPUS_VERBS = (
         examples=(
             ("corpus remove corpus output=clean 'names=[secrets.py]'", "by name, or by glob: [*.lock]"),
             ("corpus remove corpus output=clean match=found.jsonl", "what corpus find wrote"),
-            (
-                "corpus remove corpus output=clean "
-                "sha256=[e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855]",
-                "by the SHA-256 of the text",
-            ),
+            ("corpus remove corpus output=clean names=[a*] source=web", "of one source"),
         ),
     ),
 )

@@ -81,8 +81,10 @@ class _Checker:
             self._read(table.slice(first, last - first))
 
     def check_end(self, end: int) -> None:
-        """Check that the last line ends where the source does."""
-        info, name = self.reader.info, f"{self.reader.split}/{self.reader.info.source}"
+        """Check that the last line ends where the source does, and every document somewhere."""
+        info, name = self.reader.info, self._name()
+        for (document, _), _ in self._open.items() if self._every == 1 else ():
+            self._say(f"document {document} of {name} has no end")
         if self._best_fit:
             rows = -(-end // self.reader.length)
             if rows != info.rows:
@@ -135,11 +137,12 @@ class _Checker:
         """Hash a document's text from run to run until its end token, then compare."""
         key, decoder = (line.name, line.sha256), self._decoder
         begun = self._open.pop(key, None)
+        name = f"document {line.name} of {self._name()}"
         if begun is None:
             if not decoder.begins(tokens):
-                if not self._best_fit:
-                    self._say(f"document {line.name} of {self._name()} does not begin at token {line.offset}")
-                return  # a run of a document that began where nothing was read
+                if not self._best_fit or self._every == 1:
+                    self._say(f"{name} does not begin at token {line.offset}, where the index says")
+                return  # or it began in rows that were not read
             begun = hashlib.sha256(), 0
         text = decoder.encoded(tokens)
         hashed, size = begun[0], begun[1] + len(text)
@@ -147,16 +150,16 @@ class _Checker:
         if not whole:
             return  # its end is in no row
         if not decoder.ends(tokens):
-            if not self._best_fit:
-                end = line.offset + line.tokens
-                self._say(f"document {line.name} of {self._name()} does not end at token {end}")
-            self._open[key] = hashed, size
+            if self._best_fit:
+                self._open[key] = hashed, size
+            else:
+                self._say(f"{name} does not end at token {line.offset + line.tokens}, where the index says")
             return
         if size != line.bytes and self._best_fit and self._every > 1:
             return  # some of its runs were not read
         self.result.documents += decoder.exact
         if decoder.exact and hashed.digest() != line.sha256:
-            self._say(f"document {line.name} of {self._name()} is not the text that the index names")
+            self._say(f"{name} is not the text that the index names")
 
     def _name(self) -> str:
         return f"{self.reader.split}/{self.reader.info.source}"

@@ -142,7 +142,8 @@ class Rewriter:
         with (building / QUARANTINE).open("wb") as stream:
             for origin in self.origins:
                 if (origin.manifest.folder / QUARANTINE).is_file():
-                    stream.write((origin.manifest.folder / QUARANTINE).read_bytes())
+                    with (origin.manifest.folder / QUARANTINE).open("rb") as lines:
+                        shutil.copyfileobj(lines, stream)
         return replace(
             first,
             content=self.content,
@@ -155,8 +156,8 @@ class Rewriter:
 
     def _split(self, building: Path, split: str, pad_id: int, progress: Progress) -> SplitInfo:
         written, documents = list[SourceRows](), list[DocumentsInfo]()
-        info = self.origins[0].manifest.splits[split]
-        first = self.origins[0].manifest
+        first = next(origin.manifest for origin in self.origins if split in origin.manifest.splits)
+        info = first.splits[split]
         layout = Layout(first.sequence_length, info.row_group_rows, info.rows_per_shard, first.dtype)
         for origin in self.origins:
             given = origin.manifest.splits.get(split)

@@ -13,7 +13,10 @@ from codex_ray.corpus.manifest import Manifest
 from codex_ray.tokenizer import train_tokenizer
 from tests.unit.corpus.packed import pack_corpus
 
-WORDS = "the loop reads a row of tokens and gives its place back to whoever asked for it in the end".split()
+WORDS = [
+    *("the", "loop", "reads", "a", "row", "of", "tokens", "and", "gives", "its", "place", "back"),
+    *("to", "whoever", "asked", "for", "it", "in", "the", "end"),
+]
 METHODS = ("contiguous", "best_fit")
 
 

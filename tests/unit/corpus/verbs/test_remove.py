@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(verb, packed, tmp_path, 
 
 def test_a_line_without_a_hash_is_named(verb, packed, tmp_path):
     (tmp_path / "found.jsonl").write_text('{"sha256": "12"}\n')
-    with pytest.raises(CodexRayError, match="line 1 of .*has no SHA-256"):
+    with pytest.raises(CodexRayError, match=r"line 1 of .*has no SHA-256"):
         verb("remove", packed.folder, f"output={tmp_path / 'less'}", f"match={tmp_path / 'found.jsonl'}")
 
 

@@ -95,7 +95,7 @@ def ends_early(lines):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_text, "is not the text that the index names"),
+        (other_text, "is not the text that the index names|has no end"),
         (overlapping, "overlaps the one before it"),
         (missing, "of no document|does not end in padding|comes after tokens"),
         (ends_early, "the index of train/prose ends"),
