@@ -105,14 +105,12 @@ class _Checker:
 
     def _check_padding(self, offsets: Int64, gaps: Int64) -> None:
         """Check that what lies between lines is padding, in the row groups that are read."""
-        for place in np.flatnonzero(gaps > 0).tolist():
-            start, stop = int(offsets[place] - gaps[place]), int(offsets[place])
-            if (start // self._group) % self._every == 0:
-                for first, block in self.reader.blocks(start, stop):
-                    if (block != self._pad).any():
-                        self._say(
-                            f"row {first // self.reader.length} of {self._name()} does not end in padding"
-                        )
+        read = (gaps > 0) & ((offsets - gaps) // self._group % self._every == 0)
+        for place in np.flatnonzero(read).tolist():
+            for first, block in self.reader.blocks(int(offsets[place] - gaps[place]), int(offsets[place])):
+                if (block != self._pad).any():
+                    row = first // self.reader.length
+                    self._say(f"row {row} of {self._name()} does not end in padding")
 
     def _sampled(self, offsets: Int64, lengths: Int64) -> Iterator[tuple[int, int]]:
         """Yield the runs of lines that touch the row groups that are read."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from codex_ray.config.corpora import FindDocuments
-from codex_ray.corpus.index import Line, SourceReader, readers
+from codex_ray.corpus.index import BEST_FIT, Line, SourceReader, packing_method, readers
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.verbs.decoding import Decoder, held_out, lines_of
 from codex_ray.errors import ConfigError, nearest
@@ -73,13 +73,19 @@ def find_verb(settings: FindDocuments, progress: Progress | None = None) -> int:
 
 
 def find_documents(manifest: Manifest, settings: FindDocuments, progress: Progress) -> Iterator[Found]:
-    """Iterate over the documents that match, each once, in the order of the index."""
+    """Iterate over the documents that match, each once, in the order of the index.
+
+    Memory grows only with the found documents of sources packed by best fit, which are cut into runs.
+    """
     for reader in readers(manifest, settings.split, settings.source):
         with progress.stage(f"look in {reader.split}/{reader.info.source}", reader.info.tokens, "tokens"):
+            cut = packing_method(manifest, reader.info.source) == BEST_FIT
             seen = set[tuple[str, bytes]]()
             for line in _matching(reader, settings, progress):
-                if (line.name, line.sha256) not in seen:
-                    seen.add((line.name, line.sha256))
+                key = (line.name, line.sha256)
+                if key not in seen:
+                    if cut:
+                        seen.add(key)
                     yield _found(reader, line)
 
 

@@ -63,7 +63,7 @@ def merge_verb(settings: MergeCorpora, progress: Progress | None = None) -> Writ
     Sources keep their names; one that an earlier corpus has too gets ``-2``, ``-3`` and so on. Unless
     ``weights`` are given, each corpus has its rows' share of training, and each source its share of that.
 
-    Memory is 32 bytes per document that is removed; the documents are compared on disk.
+    Memory grows with the number of documents that are removed alone; all are compared on disk.
 
     Raises:
         ConfigError: the corpora cannot be joined, a weight names no source, or the output is taken.
