@@ -104,7 +104,7 @@ class SourceReader:
         """
         stop = min(stop, self.stored_tokens)
         step = self._group_rows * self.length
-        for begin in range(start // step * step, stop, step):
+        for begin in range(start // step * step, stop, step) if start < stop else ():
             end = min(begin + step, self.stored_tokens)
             if self._block[0] != begin:
                 rows = np.arange(begin // self.length, end // self.length) + self.first_row

@@ -55,8 +55,12 @@ class Taken:
         return sum(size for *_, size in self.documents)
 
 
-def write_source(reader: SourceReader, target: Target, removed: Removed) -> tuple[SourceRows, Taken]:
+def write_source(
+    reader: SourceReader, target: Target, removed: Removed, advance: Callable[[float], None]
+) -> tuple[SourceRows, Taken]:
     """Write a source without the lines that ``removed`` flags in each table of its index.
+
+    ``advance`` is told of tokens as they are written.
 
     Returns:
         What was written (its weight is still the old one), and what was taken out.
@@ -65,7 +69,7 @@ def write_source(reader: SourceReader, target: Target, removed: Removed) -> tupl
     index = _IndexWriter(target)
     taken = Taken(0, [])
     kept = (_best_fit if packed else _contiguous)(reader, removed, index, taken, target.pad_id)
-    shards = list(_shards(kept, target))
+    shards = list(_shards(_counted(kept, advance), target))
     rows = sum(shard.rows for shard in shards)
     held = rows * reader.length if packed else reader.info.tokens - taken.tokens
     source = SourceRows(
@@ -94,8 +98,9 @@ def _contiguous(
         taken.tokens += int(lengths[flags].sum())
         taken.documents += _documents(table.filter(pa.array(flags)))
         start, end = end, int(offsets[-1] + lengths[-1])
+        kept = _Runs(offsets[~flags], (offsets + lengths)[~flags])
         for first, block in reader.blocks(start, end):
-            yield block[_covered(offsets[~flags], lengths[~flags], first, len(block))]
+            yield block[kept.covered(first, len(block))]
 
 
 def _best_fit(
@@ -110,16 +115,17 @@ def _best_fit(
             if document[:2] not in seen:
                 taken.documents.append(document)
                 seen.add(document[:2])
-        moved = np.zeros(len(table), np.int64)
+        moved, left = np.zeros(len(table), np.int64), np.flatnonzero(~flags)
+        kept = _Runs(offsets[left], (offsets + lengths)[left])
         start, stop = int(offsets[0]) // length * length, (int(offsets[-1]) // length + 1) * length
         for first, block in reader.blocks(start, stop):
-            mask = _covered(offsets[~flags], lengths[~flags], first, len(block)).reshape(-1, length)
-            here = np.flatnonzero((offsets >= first) & (offsets < first + len(block)) & ~flags)
+            mask = kept.covered(first, len(block)).reshape(-1, length)
+            here = left[kept.inside(first, len(block))]  # no run crosses from one row into the next
             row, column = np.divmod(offsets[here] - first, length)
-            left = mask.any(axis=1)
-            new_rows, columns = np.cumsum(left) - 1, np.cumsum(mask, axis=1) - 1
+            filled = mask.any(axis=1)
+            new_rows, columns = np.cumsum(filled) - 1, np.cumsum(mask, axis=1) - 1
             moved[here] = (rows_done + new_rows[row]) * length + columns[row, column]
-            packed = np.full((int(left.sum()), length), pad_id, block.dtype)
+            packed = np.full((int(filled.sum()), length), pad_id, block.dtype)
             at_row, at_column = np.nonzero(mask)
             packed[new_rows[at_row], columns[at_row, at_column]] = block.reshape(-1, length)[mask]
             rows_done += len(packed)
@@ -141,18 +147,36 @@ def _whole_rows(reader: SourceReader) -> Iterator[pa.Table]:
         yield rest
 
 
-def _covered(offsets: Int64, lengths: Int64, first: int, count: int) -> Flags:
-    """Flag the tokens of [``first``, ``first + count``) that are in one of some runs."""
-    edges = np.zeros(count + 1, np.int64)
-    inside = (offsets < first + count) & (offsets + lengths > first)
-    np.add.at(edges, np.clip(offsets[inside] - first, 0, count), 1)
-    np.add.at(edges, np.clip(offsets[inside] + lengths[inside] - first, 0, count), -1)
-    return np.cumsum(edges[:-1]) > 0
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of tokens, sorted, none of which overlaps another."""
+
+    starts: Int64
+    ends: Int64
+
+    def inside(self, first: int, count: int) -> slice:
+        """Return which runs have tokens of [``first``, ``first + count``)."""
+        low = int(np.searchsorted(self.ends, first, side="right"))
+        return slice(low, int(np.searchsorted(self.starts, first + count)))
+
+    def covered(self, first: int, count: int) -> Flags:
+        """Flag the tokens of [``first``, ``first + count``) that are in a run."""
+        here = self.inside(first, count)
+        edges = np.zeros(count + 1, np.int64)
+        np.add.at(edges, np.clip(self.starts[here] - first, 0, count), 1)
+        np.add.at(edges, np.clip(self.ends[here] - first, 0, count), -1)
+        return np.cumsum(edges[:-1]) > 0
 
 
 def _documents(table: pa.Table) -> list[tuple[str, bytes, int]]:
     columns = (table.column(name).to_pylist() for name in ("name", "sha256", "bytes"))
     return list(zip(*columns, strict=True))
+
+
+def _counted(tokens: Iterable[Tokens], advance: Callable[[float], None]) -> Iterator[Tokens]:
+    for block in tokens:
+        yield block
+        advance(len(block))
 
 
 def _shards(tokens: Iterable[Tokens], target: Target) -> Iterator[ShardInfo]:

@@ -164,8 +164,7 @@ class Rewriter:
             for number, source in enumerate(given.sources if given else ()):
                 name = origin.names[source.source]
                 target = Target(building / split, name, layout, self.content, pad_id)
-                written.append(self._source(origin, split, number, target))
-                progress.advance(source.tokens)
+                written.append(self._source(origin, split, number, target, progress))
             if given and given.document_files:
                 documents += self._documents(origin, split, building / split)
         held = sum(source.rows for source in written)
@@ -173,14 +172,18 @@ class Rewriter:
         weighed = [replace(source, weight=weight) for source, weight in zip(written, weights, strict=True)]
         return SplitInfo(weighed, layout.row_group_rows, layout.rows_per_shard, documents)
 
-    def _source(self, origin: Origin, split: str, number: int, target: Target) -> SourceRows:
+    def _source(
+        self, origin: Origin, split: str, number: int, target: Target, progress: Progress
+    ) -> SourceRows:
         reader = SourceReader(origin.manifest, split, number)
         old = reader.info.source
         if reader.info.rows and not reader.info.index_files:
             raise CodexRayError(
                 f"corpus {origin.manifest.folder} has no index of its documents; prepare it again"
             )
-        written, taken = write_source(reader, target, lambda table: origin.removed(split, old, table))
+        written, taken = write_source(
+            reader, target, lambda table: origin.removed(split, old, table), progress.advance
+        )
         self._taken.setdefault(target.source, []).append(taken)
         return written
 

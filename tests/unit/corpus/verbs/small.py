@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from codex_ray.config.corpus import Duplicates, Pack, Prepare, Split
 from codex_ray.config.corpus import Tokenizer as TokenizerSettings
-from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.manifest import DocumentsInfo, Manifest
+from codex_ray.files import sha256_of
 from codex_ray.tokenizer import train_tokenizer
 from tests.unit.corpus.packed import pack_corpus
 
@@ -49,6 +55,29 @@ def settings(
         split=Split(validation=held_out, test=held_out / 2),
         pack=Pack(method=method, sequence_length=length, row_group_rows=4, shard_row_groups=2),
     )
+
+
+def recut(manifest: Manifest, folder: Path, lines: int = 5) -> Manifest:
+    """The same corpus with its index in two files per source, in row groups of so many lines."""
+    shutil.copytree(manifest.folder, folder)
+    splits = {}
+    for name, info in manifest.splits.items():
+        sources = []
+        for source in info.sources:
+            paths = [folder / file.path for file in source.index_files]
+            table = pa.concat_tables(pq.read_table(path, partitioning=None) for path in paths)
+            files = []
+            for number, half in enumerate((table.slice(0, len(table) // 2), table.slice(len(table) // 2))):
+                path = folder / name / f"{source.source}-index-{number:05d}.parquet"
+                pq.write_table(half, path, row_group_size=lines)
+                files.append(
+                    DocumentsInfo(f"{name}/{path.name}", len(half), path.stat().st_size, sha256_of(path))
+                )
+            sources.append(replace(source, index_files=files))
+        splits[name] = replace(info, sources=sources)
+    made = replace(manifest, splits=splits, folder=folder).sealed()
+    made.save()
+    return made
 
 
 def corpus(

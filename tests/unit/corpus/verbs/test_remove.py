@@ -176,3 +176,16 @@ def test_an_output_that_is_taken_is_left_alone(verb, packed, tmp_path):
     with pytest.raises(ConfigError, match="is there already and holds something else"):
         verb("remove", packed.folder, f"output={packed.folder}", LISTED)
     assert (tmp_path / "less" / "mine.txt").read_text() == "mine"
+
+
+def test_an_index_in_many_small_pieces_gives_the_same_rows(verb, packed, tmp_path):
+    many = small.recut(packed, tmp_path / "many")
+    assert verb("verify", many.folder, "deep=true").damages == []
+    one = verb("remove", packed.folder, f"output={tmp_path / 'one'}", LISTED).manifest
+    other = verb("remove", many.folder, f"output={tmp_path / 'other'}", LISTED).manifest
+    assert verb("verify", other.folder, "deep=true").damages == []
+    for split in one.splits:
+        for source, tokens in rows_of(one, split).items():
+            np.testing.assert_array_equal(tokens, rows_of(other, split)[source])
+        for reader, same in zip(readers(one, split), readers(other, split), strict=True):
+            assert index_of(reader) == index_of(same)
