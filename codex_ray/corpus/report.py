@@ -111,7 +111,7 @@ def _sources_section(manifest: Manifest, account: Account, shown: list[str]) -> 
     ]
     if len(manifest.sources) > 1:
         total = [*_figures("all", account, sum(held.values()), None)]
-        total[-2] = f"{sum(source.rows for source in training):,}"
+        total[-2:] = [f"{sum(source.rows for source in training):,}", "100.0%" if training else "-"]
         lines.append(total)
     origins = (
         [
@@ -127,7 +127,7 @@ def _sources_section(manifest: Manifest, account: Account, shown: list[str]) -> 
         _accounted(account)
         + columns_table(heads, lines, total=len(manifest.sources) > 1)
         + (f"<p>and {more:,} more sources, which have less text than these</p>" if more else "")
-        + "<h3>Where they come from</h3>"
+        + '<h3 class="step">Where they come from</h3>'
         + columns_table(
             ("source", "path", "version", "licence"), origins, words=("path", "version", "licence")
         )

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,41 +15,7 @@ from PIL import Image
 from codex_ray.errors import CodexRayError
 from codex_ray.track import MetricsWriter, RunFolder, write_environment, write_report
 from codex_ray.track.plots import downsample, smooth
-
-VOID = {"meta", "br", "path", "use", "rect", "line"}
-
-
-class Page(HTMLParser):
-    """Collects tags, references and text, and checks that elements close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open, f"left open: {self.open}"
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [
-            str(value) for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [str(value) for name, value in attributes if name in ("src", "href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag, f"{tag} closes out of order"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.unit.track.pages import Page
 
 
 def write_run(folder: Path, steps: int) -> None:
