@@ -51,8 +51,8 @@ def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
     try:
         with open_file(unit.path, anywhere=anywhere) as file:
             yield from reader.file(file, name)
-    except UnreadableError as error:
-        yield Quarantined(name, str(error))
+    except UnreadableError as error:  # of each slice by itself: another may have been read before
+        yield Quarantined(name + (f"@{unit.start}" if unit.start else ""), str(error))
 
 
 class _Reader:

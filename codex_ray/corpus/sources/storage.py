@@ -6,6 +6,7 @@ stops answering ends the run instead: which documents a corpus holds must not de
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs", "hf", "http", "https")
 DEADLINE_SECONDS = 60.0
+BUFFER_BYTES = 2**20
 CONNECT_SECONDS, REQUEST_SECONDS = 10.0, 30.0
 OPTIONS = {
     "s3": ("region", "endpoint_override", "scheme", "anonymous"),
@@ -136,9 +138,10 @@ def open_file(path: str, *, anywhere: bool) -> Opened:
         store = _store(scheme, query, _bucket(path), _endpoint())
         where = _key(path)
         if scheme in ("s3", "gs"):
-            if anywhere:
-                return Opened(store.open_input_file(where), path)
-            return Opened(store.open_input_stream(where, compression=None), path)  # it would guess by name
+            if anywhere:  # without a buffer, each small read would be a request
+                return Opened(io.BufferedReader(store.open_input_file(where), BUFFER_BYTES), path)
+            stream = store.open_input_stream(where, compression=None, buffer_size=BUFFER_BYTES)
+            return Opened(stream, path)  # compression=None: it would guess by name
         return Opened(store.open(where, "rb"), path)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableError(
