@@ -16,11 +16,12 @@ from codex_ray.config.corpus import Limits, Source
 from codex_ray.corpus.raw import Quarantined, Raw
 from codex_ray.corpus.sources import records, tables
 from codex_ray.corpus.sources.archives import Member, base_name, tar_members, zip_members
+from codex_ray.corpus.sources.decompress import Allowance, decompressed
 from codex_ray.corpus.sources.names import ARCHIVES, compression_of, kind_of, label_of
 from codex_ray.corpus.sources.reasons import UnreadableError, too_large
 from codex_ray.corpus.sources.records import Record
 from codex_ray.corpus.sources.storage import Opened, open_file
-from codex_ray.corpus.sources.streams import Allowance, Pipe, Readable, decompressed, read_all
+from codex_ray.corpus.sources.streams import Pipe, Readable, read_all
 from codex_ray.corpus.sources.text_of import TextOf
 from codex_ray.corpus.sources.units import Unit
 

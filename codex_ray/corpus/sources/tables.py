@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from codex_ray.corpus.sources.decompress import FLOOR
 from codex_ray.corpus.sources.reasons import UnreadableError, damaged
 from codex_ray.corpus.sources.records import Record
-from codex_ray.corpus.sources.streams import FLOOR
 
 BATCH_ROWS = 128
 BUFFER_BYTES = 2**20

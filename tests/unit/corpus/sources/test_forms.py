@@ -256,7 +256,7 @@ def test_damaged_archives_end_in_items(tmp_path: Path, name: str) -> None:
 
 def test_what_precedes_damage_is_read(tmp_path: Path) -> None:
     chance = random.Random(0)
-    rows = [{"text": f"{number} {chance.random()}"} for number in range(30_000)]
+    rows = [{"text": f"{number} {chance.random()}"} for number in range(40_000)]
     data = as_jsonl(rows)
     for ending in (".gz", ".zst", ".bz2", ".xz"):
         blob = COMPRESSORS[ending](data)

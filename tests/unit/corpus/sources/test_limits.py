@@ -17,10 +17,11 @@ import zstandard
 
 from codex_ray.config.corpus import Limits
 from codex_ray.corpus.raw import Quarantined, Raw
-from codex_ray.corpus.sources import streams, tables
+from codex_ray.corpus.sources import decompress, tables
+from codex_ray.corpus.sources.decompress import Allowance
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.corpus.sources.reasons import UnreadableError
-from codex_ray.corpus.sources.streams import Allowance, Lines, Pipe
+from codex_ray.corpus.sources.streams import Lines, Pipe
 from tests.unit.corpus.sources.forms import as_jsonl, as_tar, as_zip, items, limits, put, source, units_of
 
 FLOOR = 32 * 2**20  # lowered, for the time that the tests take
@@ -43,7 +44,7 @@ def peak_of_reading(path: Path, bounds: Limits, **settings: str) -> tuple[list[R
 def test_bombs_are_one_item_and_take_no_memory(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "FLOOR", FLOOR)
+    monkeypatch.setattr(decompress, "FLOOR", FLOOR)
     if ending == ".zip":
         data = as_zip("rows.jsonl", ZEROS)
     elif ending == ".tar.gz":
@@ -67,7 +68,7 @@ def _compressed(path: Path) -> int:
 def test_one_bomb_in_an_archive_leaves_the_other_members(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "FLOOR", 2**20)
+    monkeypatch.setattr(decompress, "FLOOR", 2**20)
     rows = as_jsonl([{"text": "good"}])
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -87,7 +88,7 @@ def test_one_bomb_in_an_archive_leaves_the_other_members(
 
 
 def test_holes_in_a_tar_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "FLOOR", 2**20)
+    monkeypatch.setattr(decompress, "FLOOR", 2**20)
     size = 8 * 2**20
     info = tarfile.TarInfo("rows.jsonl")
     info.pax_headers = {
@@ -105,7 +106,7 @@ def test_holes_in_a_tar_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_parquet_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "FLOOR", 2**23)
+    monkeypatch.setattr(decompress, "FLOOR", 2**23)
     monkeypatch.setattr(tables, "FLOOR", 2**23)
     stream = io.BytesIO()
     table = pa.table({"text": ["x" * 2**17] * 80})
