@@ -118,15 +118,16 @@ def _list_arrow(url: str) -> tuple[list[Entry], bool]:
 def _list_hub(url: str) -> tuple[list[Entry], bool]:
     root = key_of(url)
 
-    def find() -> dict[str, Any]:
+    def probe() -> tuple[Any, Any]:
         store = store_of(url)
-        info = store.info(root)
-        if info["type"] == "file":
-            return {root: info}
-        return dict(store.find(root, detail=True))
+        return store, store.info(root)
 
-    found = within_deadline(find, url)
-    single = list(found) == [root]
+    store, info = within_deadline(probe, url)
+    single = info["type"] == "file"
+    try:
+        found = {root: info} if single else store.find(root, detail=True)
+    except Exception as error:  # of several libraries
+        raise unreachable(url, error) from error
     return [
         Entry(
             f"hf://{quote(path, safe='/@')}",

@@ -1,11 +1,13 @@
 """Where bytes are: local files, and s3://, gs://, hf:// and http(s):// through pyarrow and fsspec.
 
-A file that is missing, forbidden or on a failing disk is one item that cannot be read. A store that
-stops answering ends the run instead: which documents a corpus holds must not depend on the network.
+A local file that is missing, forbidden or on a failing disk is one item that cannot be read, and so is a
+missing object. A store that stops answering, or refuses, ends the run instead: which documents a corpus
+holds must not depend on the network or on when a key expired.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -86,7 +88,7 @@ class Opened:
             if self._remote:
                 raise unreachable(self._path, error) from error
             if isinstance(error, OSError):
-                if error.errno == 22:  # the same, as the system says it
+                if error.errno == errno.EINVAL:  # the same, as the system says it
                     raise ValueError(error.strerror) from error
                 raise UnreadableError(f"cannot be read: {error.strerror or error}") from error
             raise
@@ -113,27 +115,32 @@ def open_file(path: str, *, anywhere: bool) -> Opened:
     """Open a local file or an address for reading in order, or anywhere.
 
     Raises:
-        UnreadableError: it is missing or may not be read.
-        CodexRayError: its store cannot be reached.
+        UnreadableError: it is missing, or a local file that may not be read.
+        CodexRayError: its store cannot be reached or refuses.
     """
     try:
         if not is_url(path):
             return Opened(Path(path).open("rb"), path)
-        store, where = store_of(path), key_of(path)
-        if path.startswith(("s3://", "gs://")):
-            if anywhere:  # without a buffer, each small read would be a request
-                return Opened(io.BufferedReader(store.open_input_file(where), BUFFER_BYTES), path)
-            stream = store.open_input_stream(where, compression=None, buffer_size=BUFFER_BYTES)
-            return Opened(stream, path)  # compression=None: it would guess by name
-        return Opened(store.open(where, "rb"), path)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise UnreadableError(
-            f"cannot be read: {error.strerror or 'no such file, or no right to it'}"
-        ) from error
+        return Opened(_open_url(path, anywhere), path)
+    except FileNotFoundError as error:
+        raise UnreadableError("cannot be read: No such file or directory") from error
     except OSError as error:
-        if is_url(path):
-            raise unreachable(path, error) from error
         raise UnreadableError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _open_url(url: str, anywhere: bool) -> Any:
+    try:
+        store, where = store_of(url), key_of(url)
+        if not url.startswith(("s3://", "gs://")):
+            return store.open(where, "rb")
+        if anywhere:  # without a buffer, each small read would be a request
+            return io.BufferedReader(store.open_input_file(where), BUFFER_BYTES)
+        # It would guess a compression by the name.
+        return store.open_input_stream(where, compression=None, buffer_size=BUFFER_BYTES)
+    except (CodexRayError, FileNotFoundError):
+        raise
+    except Exception as error:  # each library raises its own kinds
+        raise unreachable(url, error) from error
 
 
 def unreachable(path: str, error: Exception) -> CodexRayError:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.corpus.raw import Quarantined, Raw
+from codex_ray.corpus.sources import decompress, streams
 from tests.unit.corpus.sources.forms import (
     COMPRESSORS,
     FORMS,
@@ -36,8 +37,13 @@ from tests.unit.corpus.sources.forms import (
 ROWS = [{"id": str(number), "text": text} for number, text in enumerate(TEXTS)]
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1000, streams.CHUNK])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_format_in_every_packing_gives_the_same_documents(tmp_path: Path, form: str) -> None:
+def test_every_format_in_every_packing_gives_the_same_documents(
+    tmp_path: Path, form: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (streams, decompress):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     ending, write = FORMS[form]
     for name, data in packed(f"rows{ending}", write(ROWS)).items():
         archive = name.endswith(".zip") or ".tar" in name
