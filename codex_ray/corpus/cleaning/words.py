@@ -26,7 +26,8 @@ SENTENCE_ENDS = frozenset(".!?։؟۔।॥。．｡！？‼⁇⁈⁉")
 NAMED, ALPHABETIC, ENDS_SENTENCE, PUNCTUATION = 1, 2, 4, 8
 
 MOST_CHUNKS, MOST_CHARACTERS = 2**18, 16 * 2**20  # remembered before the vocabulary starts anew
-LONGEST_REMEMBERED = 64
+LONGEST_END = 6  # characters before the last full stops that can belong to what ends a chunk
+LONGEST = 128  # longer chunks, which are no language, are split in one pass at every change of kind
 
 _QUOTES = "'\"“”‘’`´«»„‚‹›"
 _MARKS = ",:;!?¿¡()[\\]{}<>_#*&。？！，、；：～·।،؟۔؛٪—–…©®™°"
@@ -49,6 +50,7 @@ _ADDRESS = re.compile(
     r"|[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov)",
     re.IGNORECASE,
 )
+_RUNS = re.compile(r"\w+|-+|[^\w-]")
 _ABBREVIATIONS = """
 e.g. i.e. a.m. p.m. mr. mrs. ms. dr. prof. st. jr. sr. vs. inc. ltd. co. corp. bros. gen. gov. rep. sen. rev.
 adm. messrs. mt. ph.d. jan. feb. mar. apr. jun. jul. aug. sep. sept. oct. nov. dec.
@@ -59,13 +61,15 @@ _SYMBOLS = frozenset("$+<=>^`|~´►")
 
 def split_chunk(chunk: str) -> list[str]:
     """Split what stands between two white spaces into its words."""
+    if len(chunk) > LONGEST:
+        return _RUNS.findall(chunk)
     first: list[str] = []
     last: list[str] = []
     while chunk and not _whole(chunk):
         if start := _START.match(chunk):
             first.append(start[0])
             chunk = chunk[start.end() :]
-        elif end := _END.search(chunk):
+        elif end := _END.search(chunk, max(0, len(chunk.rstrip(".")) - LONGEST_END)):
             last.append(end[0])
             chunk = chunk[: end.start()]
         else:
@@ -75,6 +79,8 @@ def split_chunk(chunk: str) -> list[str]:
 
 
 def _whole(chunk: str) -> bool:
+    if "." not in chunk and ":" not in chunk:
+        return False
     initial = len(chunk) == 2 and chunk[1] == "." and chunk[0].isalpha()
     return initial or chunk.lower() in _WHOLE or _ADDRESS.fullmatch(chunk) is not None
 
@@ -112,7 +118,7 @@ class Vocabulary(dict[str, tuple[int, ...]]):
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
         numbers = tuple([self._number(word) for word in split_chunk(chunk)])
-        if len(chunk) <= LONGEST_REMEMBERED:
+        if len(chunk) <= LONGEST:
             self.characters += len(chunk)
             self[chunk] = numbers
         return numbers
