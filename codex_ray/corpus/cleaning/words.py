@@ -113,6 +113,7 @@ class Vocabulary(dict[str, tuple[int, ...]]):
         self.numbers: dict[str, int] = {}
         self.lengths: Integers = np.zeros(1024, dtype=np.int64)
         self.flags = np.zeros(1024, dtype=np.uint8)
+        self.hashes = _mixed(0, 1024)
         for word in STOP_WORDS:  # numbers 0 to 7
             self._number(word)
 
@@ -131,11 +132,20 @@ class Vocabulary(dict[str, tuple[int, ...]]):
         if number == len(self.lengths):
             self.lengths = np.concatenate([self.lengths, np.zeros_like(self.lengths)])
             self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)])
+            self.hashes = np.concatenate([self.hashes, _mixed(number, number)])
         self.numbers[word] = number
         self.characters += len(word)
         self.lengths[number] = len(word)
         self.flags[number] = _flags(word)
         return number
+
+
+def _mixed(start: int, count: int) -> Keys:
+    """Hash numbers to 64 bits: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    mixed: Keys = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _flags(word: str) -> int:
@@ -199,11 +209,9 @@ class View:
     @cached_property
     def hashes(self) -> Keys:
         """A 64-bit number for each word, the same for the same word of this text."""
-        mixed = (self.numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(32)
-        return mixed
+        numbers = self.numbers
+        hashes: Keys = self._vocabulary.hashes[numbers]
+        return hashes
 
 
 def sentences(line: str) -> int:
