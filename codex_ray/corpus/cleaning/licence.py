@@ -1,7 +1,6 @@
 """Cutting licence headers: the comments at the top of a source file that name a licence or a copyright.
 
-SantaCoder, StarCoder and their data cut them too (Ben Allal et al. 2023, arXiv:2301.03988: "we remove
-licence headers"): they are the most repeated text of all source code.
+They are the most repeated text of all source code, say nothing about it, and take up the start of a row.
 """
 
 from __future__ import annotations
@@ -62,8 +61,6 @@ def _after_blank(lines: list[str], place: int) -> int:
 
 def _block_end(lines: list[str], place: int, comments: Comments) -> int:
     """Return the line after the comment block that begins at a line; that line where none begins."""
-    if place == len(lines):
-        return place
     if comments.begin and lines[place].lstrip().startswith(comments.begin):
         return _enclosed_end(lines, place, comments)
     if not comments.line:
