@@ -10,8 +10,8 @@ from codex_ray.corpus.cleaning.rules import RULES
 
 INTRODUCTION = """# Cleaning rules
 
-Every rule a document can be dropped by, as `prepare` counts and reports it; [Cleaning](cleaning.md) says how they
-are applied. Generated from `codex_ray/corpus/cleaning/rules.py`.
+Every rule a document can be dropped by, as `prepare` counts and reports it; [Cleaning](cleaning.md) says
+how they are applied. Generated from `codex_ray/corpus/cleaning/rules.py`.
 
 | Rule | A document passes with | Published in |
 | --- | --- | --- |
