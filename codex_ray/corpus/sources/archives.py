@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from codex_ray.corpus.sources.decompress import Allowance
 from codex_ray.corpus.sources.names import label_of
 from codex_ray.corpus.sources.reasons import UnreadableError, damaged
 from codex_ray.corpus.sources.storage import Opened
-from codex_ray.corpus.sources.streams import DAMAGE, Allowance, Pipe, Readable
+from codex_ray.corpus.sources.streams import DAMAGE, Pipe, Readable
 
 
 @dataclass
