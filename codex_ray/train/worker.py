@@ -20,6 +20,7 @@ from codex_ray.config.check import derive_batch
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.mixture import Mixture
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 from codex_ray.model import build_model, flops_per_token, mixing_gains
@@ -28,6 +29,7 @@ from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
@@ -91,6 +93,7 @@ class Worker:
             self.world,
             settings.train.micro_batch_rows,
         )
+        self._order = self.manifest.order("train", settings.seed)
         self._marks: dict[str, float] = {}
         self._marked = started
         self._mark("command to workers")
@@ -136,6 +139,17 @@ class Worker:
             write_json(self.run.path / "decided.json", self.decided)
             self.messages.send("plan", total_steps=plan.total_steps)
 
+    def used(self, step: int) -> dict[str, float]:
+        """Return how much of each source ``step`` steps have used; nothing where there is only one."""
+        if not isinstance(self._order, Mixture):
+            return {}
+        figures: dict[str, float] = {}
+        drawn = self._order.drawn(step * self.batch.global_rows)
+        for source, rows in zip(self.manifest.splits["train"].sources, drawn, strict=True):
+            figures[f"source/{source.source}/rows"] = rows
+            figures[f"source/{source.source}/epochs"] = rows / source.rows if source.rows else 0.0
+        return figures
+
     def _source(self) -> CorpusSource:
         total = self.state.plan.total_steps
         return CorpusSource(
@@ -173,12 +187,14 @@ class Worker:
             dtype=dtype,
         )
         self._mark("engine")
-        validator = Validator(self.corpus, self.manifest, settings.validation.rows, self.batch, self.device)
-        objective = NextToken()
+        validator = Validator(self.manifest, settings.validation.rows, self.batch, self.device)
+        documents = Documents.of(tokenizer, separate=settings.train.documents == "separate")
+        objective = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
         def measure_mixing(batch: Batch) -> dict[str, float]:
-            gains = mixing_gains(engine.module, batch.micro_batches[0][:1])
+            row = batch.micro_batches[0][:1]
+            gains = mixing_gains(engine.module, row, documents.positions(row))
             return {f"mixing/{name}": value for name, value in gains.items()}
 
         return Parts(
@@ -284,9 +300,9 @@ class Recorder:
             self._worker.first_step_done()
 
     def row(self, figures: dict[str, Any]) -> None:
-        """Write one optimizer step's figures."""
+        """Write one optimizer step's figures, and what each source has given until it."""
         if self._writer:
-            self._writer.write(figures)
+            self._writer.write(figures | self._worker.used(figures["step"]))
 
     def planned(self, plan: Plan) -> None:
         """Pass on that the end of the run is now fixed."""
