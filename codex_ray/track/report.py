@@ -36,6 +36,7 @@ HEADLINES = (
     ("train_seconds", "of training"),
 )
 HEADLINES_SHOWN = 6
+PER_SOURCE = ("source/", "validation/")  # figures that have a table of their own
 
 
 def write_report(run_folder: Path) -> Path:
@@ -63,7 +64,8 @@ def write_report(run_folder: Path) -> Path:
         _error_section(errors),
         _plot_section(rows),
         _sample_section(samples),
-        _table_section("Results", summary.items()),
+        _source_section(rows),
+        _table_section("Results", [item for item in summary.items() if not item[0].startswith(PER_SOURCE)]),
         _settings_section(config),
         _environment_section(environment),
         f"<footer>Written by codex_ray on {time.strftime('%d %B %Y at %H:%M')}.</footer>",
@@ -183,6 +185,19 @@ def _error_section(errors: Sequence[Mapping[str, Any]]) -> str:
 def _table_section(title: str, items: Iterable[tuple[str, Any]]) -> str:
     rows = _rows((name.replace("_", " "), _shown(name, value)) for name, value in items)
     return f"<section><h2>{title}</h2><table>{rows}</table></section>" if rows else ""
+
+
+def _source_section(rows: Sequence[Row]) -> str:
+    """Show what a run over several sources has used of each, from the last figures there are."""
+    last = {name: value for row in rows for name, value in row.items() if name.startswith(PER_SOURCE)}
+    lines = []
+    for name in (name.split("/", 1)[1].rsplit("/", 1)[0] for name in last if name.endswith("/epochs")):
+        keys = (f"source/{name}/rows", f"source/{name}/epochs", f"validation/{name}/loss")
+        shown = [_shown(key, last[key]) if last.get(key) is not None else "" for key in keys]
+        cells = "".join(f"<td>{html.escape(value)}</td>" for value in shown)
+        lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+    head = "<tr><th></th><td>rows used</td><td>epochs</td><td>validation loss</td></tr>"
+    return f"<section><h2>Sources</h2><table>{head}{''.join(lines)}</table></section>" if lines else ""
 
 
 def _settings_section(config: Mapping[str, Any]) -> str:

@@ -20,7 +20,6 @@ from codex_ray.config.check import derive_batch
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.mixture import Mixture
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 from codex_ray.model import build_model, flops_per_token, mixing_gains
@@ -36,7 +35,7 @@ from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
-from codex_ray.train.source import Batch, CorpusSource
+from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -141,14 +140,7 @@ class Worker:
 
     def used(self, step: int) -> dict[str, float]:
         """Return how much of each source ``step`` steps have used; nothing where there is only one."""
-        if not isinstance(self._order, Mixture):
-            return {}
-        figures: dict[str, float] = {}
-        drawn = self._order.drawn(step * self.batch.global_rows)
-        for source, rows in zip(self.manifest.splits["train"].sources, drawn, strict=True):
-            figures[f"source/{source.source}/rows"] = rows
-            figures[f"source/{source.source}/epochs"] = rows / source.rows if source.rows else 0.0
-        return figures
+        return sources_used(self.manifest, self._order, step * self.batch.global_rows)
 
     def _source(self) -> CorpusSource:
         total = self.state.plan.total_steps
