@@ -2,7 +2,7 @@
 
 Each process of a local cluster inherits a mark in its environment, a random name that no other process
 has. Whatever a node starts (workers, jobs, what these start) carries it too, in whichever process group,
-so ending a node is ending the bearers of its mark and the processes in its network namespace.
+so ending a node is ending the bearers of its mark, their descendants and whoever is in its namespace.
 psutil compares start times before it signals: a process id that was used again is never touched.
 """
 
@@ -42,9 +42,9 @@ class Started:
         _poll()
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.at) < 1.0 and not _ended(process)
         except psutil.NoSuchProcess:
             return False
+        return abs(process.create_time() - self.at) < 1.0 and not _ended(process)
 
 
 def start(
@@ -67,7 +67,8 @@ def start(
     with log.open("ab") as stream:
         process = subprocess.Popen(
             command,
-            env={**environment, MARK: mark},
+            # Ray's processes write their titles over their environment, and the mark, unless told not to.
+            env={**environment, MARK: mark, "SPT_NOENV": "1"},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
@@ -79,24 +80,22 @@ def start(
 
 
 def find(mark: str, namespaces: Sequence[int] = ()) -> list[psutil.Process]:
-    """Return the running processes whose mark begins with ``mark`` or that live in ``namespaces``.
+    """Return the running processes with a mark, their descendants, and those that live in ``namespaces``.
 
     Args:
         mark: beginning of the mark.
         namespaces: inode numbers of network namespaces.
     """
     _poll()
-    found = []
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
-            if process.pid == os.getpid() or _ended(process):
-                continue
             marked = process.environ().get(MARK, "").startswith(mark)
             if marked or (namespaces and Path(f"/proc/{process.pid}/ns/net").stat().st_ino in namespaces):
-                found.append(process)
+                found |= {process, *process.children(recursive=True)}
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's: not ours
-    return found
+    return [process for process in found if process.pid != os.getpid() and not _ended(process)]
 
 
 def end(mark: str, holders: Sequence[Started] = ()) -> list[psutil.Process]:
@@ -123,15 +122,19 @@ def end(mark: str, holders: Sequence[Started] = ()) -> list[psutil.Process]:
 def _pinned(pins: contextlib.ExitStack, holder: Started) -> int | None:
     """Open the namespace of ``holder`` until ``pins`` close, and return its number."""
     try:
-        stream = pins.enter_context(Path(f"/proc/{holder.pid}/ns/net").open("rb"))
+        handle = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
     except OSError:
         return None
+    pins.callback(os.close, handle)
     # Asked after opening: what was opened is then the holder's own.
-    return os.fstat(stream.fileno()).st_ino if holder.alive() else None
+    return os.fstat(handle).st_ino if holder.alive() else None
 
 
 def _ended(process: psutil.Process) -> bool:
-    return bool(process.status() == psutil.STATUS_ZOMBIE)
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _poll() -> None:
