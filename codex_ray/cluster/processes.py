@@ -126,8 +126,9 @@ def _pinned(pins: contextlib.ExitStack, holder: Started) -> int | None:
     except OSError:
         return None
     pins.callback(os.close, handle)
-    # Asked after opening: what was opened is then the holder's own.
-    return os.fstat(handle).st_ino if holder.alive() else None
+    # Asked after opening: what was opened is then the holder's own. Ours is never meant: all else lives there.
+    number = os.fstat(handle).st_ino
+    return number if holder.alive() and number != Path("/proc/self/ns/net").stat().st_ino else None
 
 
 def _ended(process: psutil.Process) -> bool:

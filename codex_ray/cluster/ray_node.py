@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +74,6 @@ def ask(dashboard: str, token: str) -> Mapping[str, Mapping[str, Any]] | None:
     try:
         with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
             found = json.load(answer)["data"]["result"]["result"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
     return {entry["node_name"]: entry for entry in found}
