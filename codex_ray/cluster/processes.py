@@ -126,7 +126,7 @@ def _pinned(pins: contextlib.ExitStack, holder: Started) -> int | None:
     except OSError:
         return None
     pins.callback(os.close, handle)
-    # Asked after opening: what was opened is then the holder's own. Ours is never meant: all else lives there.
+    # Asked after opening: what was opened is then the holder's own. Ours is never meant.
     number = os.fstat(handle).st_ino
     return number if holder.alive() and number != Path("/proc/self/ns/net").stat().st_ino else None
 

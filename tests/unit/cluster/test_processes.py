@@ -1,15 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from codex_ray.cluster.processes import Started, end, find, start
+from codex_ray.cluster.processes import _pinned, end, find, start
 
 # A child that leaves its parent's session and outlives it, and writes its number down.
 STRAY = (
@@ -42,21 +42,18 @@ def test_everything_with_the_mark_is_ended_and_nothing_else(tmp_path):
     assert find(f"test{os.getpid()}:") == []
 
 
-def test_a_process_id_used_again_is_another_process(tmp_path):
+def test_only_the_living_holder_of_another_namespace_stands_for_its_namespace(tmp_path):
     mark = f"again{os.getpid()}:"
     started = start(["sleep", "100"], mark, tmp_path / "log", dict(os.environ))
     assert started.alive()
     earlier = dataclasses.replace(started, at=started.at - 60)
     assert not earlier.alive()
-    assert end("no process has this mark", [earlier]) == []
-    assert started.alive()
-    end(mark)
-
-
-def test_the_holder_of_a_namespace_that_is_everybodys_is_never_followed_by_its_number_alone():
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    assert end("no process has this mark", [Started(ended.pid, time.time())]) == []
+    with contextlib.ExitStack() as pins:
+        assert _pinned(pins, earlier) is None  # its process id was used again
+        assert _pinned(pins, started) is None  # it lives where we live
+    assert end(mark) == []
+    with contextlib.ExitStack() as pins:
+        assert _pinned(pins, started) is None
 
 
 def test_an_ended_child_is_not_alive(tmp_path):
