@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from codex_ray.cluster.local import LocalCluster, up
-from codex_ray.cluster.namespaces import unavailable
 from codex_ray.cluster.processes import find
 from codex_ray.config.cluster import ClusterUp
 from codex_ray.config.saved import save
 from codex_ray.errors import CodexRayError
+from tests.cluster.clients import LIST_JOBS, WHO, descendants, interfaces, python, states, still_running
 from tests.integration.training import (
     STEPS,
     batches,
@@ -31,58 +26,8 @@ from tests.integration.training import (
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
-WHO = """
-import ray
-ray.init(log_to_driver=False, logging_level="ERROR")
 
-@ray.remote(num_cpus=3)
-def who():
-    import os, socket, time
-    from codex_ray.cluster.network import interface_of
-    time.sleep(1)
-    address = ray.util.get_node_ip_address()
-    names = sorted(name for _, name in socket.if_nameindex())
-    return ray.get_runtime_context().get_node_id(), address, interface_of(address), names
-
-for node, address, interface, names in ray.get([who.remote() for _ in range(2)]):
-    print(node, address, interface, ",".join(names))
-"""
-
-
-def python(cluster: LocalCluster, *words: str, node: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python as a client of the cluster, on this machine's network or on a node's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run(
-        [*([] if node is None else cluster.entering(node)), sys.executable, *words],
-        cwd=ROOT,
-        env={**kept, **cluster.variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def descendants(cluster: LocalCluster) -> list[psutil.Process]:
-    """What the nodes' processes have started, found by parentage alone."""
-    heads = [psutil.Process(node.process.pid) for node in cluster.nodes if node.process]
-    return [each for head in heads for each in [head, *head.children(recursive=True)]]
-
-
-def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-def interfaces() -> set[str]:
-    return set(psutil.net_if_addrs())
-
-
-def states(cluster: LocalCluster) -> list[str]:
-    return [status.state for status in cluster.status()]
-
-
-def wait_for_states(cluster: LocalCluster, wanted: list[str], seconds: float = 90) -> None:
+def wait_for_states(cluster: LocalCluster, wanted: list[str], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while (found := states(cluster)) != wanted:
         assert time.monotonic() < deadline, found
@@ -118,22 +63,12 @@ def test_tasks_run_on_nodes_that_differ(cluster):
         assert "eth0,lo" in {names for *_, names in rows}
 
 
-def test_the_token_is_private_and_needed(cluster):
+def test_the_token_is_private_and_needed(cluster, tmp_path):
     assert cluster.folder.token.stat().st_mode & 0o777 == 0o600
-    script = "import sys; from codex_ray.cluster.jobs import connect; connect(sys.argv[1]).list_jobs()"
-    assert python(cluster, "-c", script, cluster.state.dashboard).returncode == 0
-    cluster_token = cluster.folder.token.read_text()
-    wrong = cluster.folder.path / "logs" / "wrong"
-    wrong.write_text(cluster_token[::-1])
-    environment = {**os.environ, **cluster.variables, "RAY_AUTH_TOKEN_PATH": str(wrong)}
-    done = subprocess.run(
-        [sys.executable, "-c", script, cluster.state.dashboard],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    assert python(cluster, "-c", LIST_JOBS, cluster.state.dashboard).returncode == 0
+    wrong = tmp_path / "token"
+    wrong.write_text(cluster.folder.token.read_text()[::-1])
+    done = python(cluster, "-c", LIST_JOBS, cluster.state.dashboard, RAY_AUTH_TOKEN_PATH=str(wrong))
     assert "refuses the token" in done.stderr
 
 
@@ -174,67 +109,3 @@ def test_a_cut_node_is_lost_and_a_killed_one_dead_and_a_new_one_joins(cluster):
     assert states(cluster)[1] == "dead"
     node = cluster.add_node()
     assert states(cluster)[node.index] == "alive"
-
-
-def test_processes_without_namespaces_leave_nothing_either(cluster):
-    assert states(cluster)[0] == "alive"  # it must survive the other's end
-    with tempfile.TemporaryDirectory() as folder:
-        with up(ClusterUp(folder=f"{folder}/other", isolation="processes", cpus_per_node=1)) as other:
-            assert states(other) == ["alive", "alive"]
-            everything = descendants(other)
-        assert still_running(everything) == []
-        assert list(Path(folder).iterdir()) == []
-    assert states(cluster)[0] == "alive"
-
-
-def test_an_interrupted_start_leaves_nothing(tmp_path):
-    before = interfaces()
-    command = [sys.executable, "-m", "codex_ray", "cluster", "up", str(tmp_path / "cluster")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    state = tmp_path / "cluster" / "cluster.json"
-    while not (state.exists() and '"process": {' in state.read_text()):
-        assert process.poll() is None
-        time.sleep(0.1)
-    mark = LocalCluster.open(tmp_path / "cluster").state.mark()
-    assert find(mark)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "codex-ray: error: interrupted\n")
-    assert find(mark) == []
-    assert not (tmp_path / "cluster").exists()
-    assert interfaces() == before
-
-
-def test_a_killed_start_is_taken_down_from_its_folder(tmp_path):
-    before = interfaces()
-    command = [sys.executable, "-m", "codex_ray", "cluster", "up", str(tmp_path / "cluster")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    state = tmp_path / "cluster" / "cluster.json"
-    while not (state.exists() and '"process": {' in state.read_text()):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    left = LocalCluster.open(tmp_path / "cluster")
-    assert find(left.state.mark())
-    left.down()
-    left.down()
-    assert find(left.state.mark()) == []
-    assert not (tmp_path / "cluster").exists()
-    assert not Path(left.state.temporary).exists()
-    assert interfaces() == before
-
-
-@pytest.mark.skipif(unavailable(False) is not None, reason="no unprivileged user namespaces here")
-def test_an_ordinary_users_namespaces_take_jobs_through_the_relay(tmp_path, monkeypatch):
-    monkeypatch.setattr("codex_ray.cluster.local.choose_rights", lambda isolation: False)
-    before = interfaces()
-    with up(ClusterUp(folder=str(tmp_path / "cluster"))) as cluster:
-        assert interfaces() == before
-        script = "import sys; from codex_ray.cluster.jobs import connect; connect(sys.argv[1]).list_jobs()"
-        assert python(cluster, "-c", script, cluster.state.dashboard).returncode == 0
-        done = python(cluster, "-c", WHO, node=0)
-        assert done.returncode == 0, done.stderr
-        assert {line.split()[1] for line in done.stdout.splitlines()} == {n.address for n in cluster.nodes}
-        everything = descendants(cluster)
-    assert still_running(everything) == []
