@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -49,8 +50,12 @@ def python(
 
 def descendants(cluster: LocalCluster) -> list[psutil.Process]:
     """What the nodes' processes have started, found by parentage alone."""
-    heads = [psutil.Process(node.process.pid) for node in cluster.nodes if node.process]
-    return [each for head in heads for each in [head, *head.children(recursive=True)]]
+    found: list[psutil.Process] = []
+    for node in cluster.nodes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            head = psutil.Process(node.process.pid)  # type: ignore[union-attr]
+            found += [head, *head.children(recursive=True)]
+    return found
 
 
 def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
