@@ -101,12 +101,12 @@ class ClusterFolder:
         return (self.path / _STATE).exists()
 
     def refuse_foreign(self) -> None:
-        """Refuse a folder with files that are not a cluster's.
+        """Refuse a folder that anything but the lock is in: all of it will be removed one day.
 
         Raises:
-            CodexRayError: naming one of them.
+            CodexRayError: naming a file of it.
         """
-        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in (_STATE, _TOKEN, _LOGS, _LOCK))
+        foreign = sorted(path.name for path in self.path.iterdir() if path.name != _LOCK)
         if foreign:
             raise CodexRayError(f"{self.path} holds other files ({foreign[0]}); give folder=EMPTY_FOLDER")
 
@@ -137,11 +137,20 @@ class ClusterFolder:
         with os.fdopen(handle, "w") as stream:
             stream.write(secrets.token_hex(32))
 
+    def read_token(self) -> str:
+        """Return the token; empty where a start was broken off before it was written."""
+        return self.token.read_text() if self.token.exists() else ""
+
     def remove(self) -> None:
-        """Remove all of the cluster's files, and the folder where nothing else is in it."""
+        """Remove all of the cluster's files, the state last, and the folder where nothing else is in it."""
         shutil.rmtree(self.path / _LOGS, ignore_errors=True)
-        for name in (_TOKEN, _STATE, _LOCK):
+        for name in (_TOKEN, _STATE):
             (self.path / name).unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Remove the lock, and the folder where nothing else is in it."""
+        (self.path / _LOCK).unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 

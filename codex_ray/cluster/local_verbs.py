@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from codex_ray.cluster.local import LocalCluster, NodeStatus, up
+from codex_ray.cluster.local import up
+from codex_ray.cluster.local_cluster import LocalCluster, NodeStatus
 from codex_ray.cluster.local_state import ClusterFolder
 from codex_ray.config.cluster import ClusterDown, ClusterStatus, ClusterUp
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from codex_ray.cluster.local import LocalCluster
+from codex_ray.cluster.local_cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 WHO = """

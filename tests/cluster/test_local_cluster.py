@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from codex_ray.cluster.local import LocalCluster, up
+from codex_ray.cluster.local import up
+from codex_ray.cluster.local_cluster import LocalCluster
 from codex_ray.cluster.processes import find
 from codex_ray.config.cluster import ClusterUp
 from codex_ray.config.saved import save

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from codex_ray.cluster.local import LocalCluster, up
+from codex_ray.cluster.local import up
+from codex_ray.cluster.local_cluster import LocalCluster
 from codex_ray.cluster.namespaces import unavailable
 from codex_ray.cluster.processes import find
 from codex_ray.config.cluster import ClusterUp

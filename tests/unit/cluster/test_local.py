@@ -7,8 +7,9 @@ import psutil
 import pytest
 
 from codex_ray import cli
-from codex_ray.cluster import local
-from codex_ray.cluster.local import LocalCluster, NodeStatus, up
+from codex_ray.cluster import local_cluster
+from codex_ray.cluster.local import up
+from codex_ray.cluster.local_cluster import LocalCluster, NodeStatus
 from codex_ray.cluster.local_state import ClusterFolder, Node, State
 from codex_ray.cluster.local_verbs import table
 from codex_ray.cluster.processes import Started, find
@@ -57,8 +58,26 @@ def test_a_folder_of_other_files_is_refused_and_keeps_them(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(CodexRayError, match=r"holds other files \(thesis\.txt\)"):
         up(ClusterUp(folder=str(tmp_path), isolation="processes"))
-    ClusterFolder(tmp_path).remove()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CodexRayError, match="network namespaces are not possible here"):
+        up(ClusterUp(folder=str(tmp_path / "a"), isolation="namespaces"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_died_before_its_first_process_is_shown_and_taken_down(tmp_path):
+    folder = ClusterFolder(tmp_path / "a")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folder.save(State(**{**vars(STATE), "nodes": [], "hub": None, "temporary": str(temporary)}))
+    cluster = LocalCluster.open(folder.path)
+    assert cluster.status() == []
+    cluster.down()
+    cluster.down()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_node_is_started_within_its_bounds(monkeypatch, tmp_path):
@@ -108,7 +127,7 @@ def test_a_node_that_does_not_come_up_leaves_nothing(
         plans.append(state)
         return [sys.executable, "-c", script]
 
-    monkeypatch.setattr(local, "node_command", command)
+    monkeypatch.setattr(local_cluster, "node_command", command)
     before = set(psutil.net_if_addrs())
     with pytest.raises(CodexRayError, match=sentence):
         up(ClusterUp(folder=str(tmp_path / "a"), isolation=isolation, timeout_seconds=float(seconds)))
