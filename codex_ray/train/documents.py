@@ -1,7 +1,6 @@
 """Where documents begin in packed rows, and what follows from it for attention, positions and targets.
 
-Rows do not say where their documents are: the tokens do. A document begins at ``<s>``; where the
-tokenizer has none, after ``</s>``; where one token is both, at the second of two. Padding is what is
+Rows do not say where their documents are: the tokens do. A document begins at ``<s>`` and after ``</s>``; where one token is both, at the second of two. Padding is what is
 left of a row after its last document.
 
 Shape legend: B batch, S sequence.
@@ -61,8 +60,8 @@ class Documents:
             begins = after_end
         else:
             begins = input_ids_BS == self.begin_id
-            if self.begin_id == self.end_id:
-                begins &= after_end
+            # After an end without a beginning stands the rest of a document that best-fit packing cut.
+            begins = begins & after_end if self.begin_id == self.end_id else begins | after_end
         padding = self.padding(input_ids_BS)
         begins[:, 1:] |= padding[:, 1:] & ~padding[:, :-1]
         begins = begins & ~(padding & padding.roll(1, 1))
