@@ -19,6 +19,7 @@ from codex_ray.config.train import Pretrain
 from codex_ray.config.use import Evaluate
 from codex_ray.corpus.documents import documents
 from codex_ray.corpus.prepare import prepare
+from codex_ray.errors import Interrupted
 from codex_ray.evaluate.run import evaluate, table_rows
 from codex_ray.files import read_json, write_json
 from codex_ray.rollout.generate import generate
@@ -43,10 +44,21 @@ def quickstart(settings: Quickstart, progress: Progress | None = None) -> Quicks
 
     Raises:
         CodexRayError: a stage cannot go on; what it has done is kept and continued next time.
+        Interrupted: the user stopped it.
     """
-    began = time.monotonic()
     folder = Path(settings.folder).expanduser().absolute()
+    try:
+        return _quickstart(settings, folder, progress)
+    except (KeyboardInterrupt, Interrupted) as error:
+        raise Interrupted(
+            f"the quickstart in {folder} was stopped; run the same command again and it continues"
+        ) from error
+
+
+def _quickstart(settings: Quickstart, folder: Path, progress: Progress | None) -> QuickstartResult:
+    began = time.monotonic()
     corpus, run = folder / "corpus", folder / "run"
+    undivided = not run.exists()
     with open_progress(progress, settings.pretrain.track.progress) as shown:
         shown.plan("prepare", "pretrain", "evaluate", "sample")
         with open_session(settings.pretrain.cluster):
@@ -59,7 +71,8 @@ def quickstart(settings: Quickstart, progress: Progress | None = None) -> Quicks
         with shown.stage("sample"):
             write_json(run / "samples.json", _samples(settings, corpus, run / "model"))
         figures = read_json(run / "summary.json", "summary") | evaluation.figures
-        figures["quickstart_seconds"] = time.monotonic() - began
+        if undivided:  # the last start of several says nothing of the whole
+            figures["quickstart_seconds"] = time.monotonic() - began
         write_json(run / "summary.json", figures)
         write_report(run)
         _close(figures, run, shown)

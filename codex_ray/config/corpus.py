@@ -32,7 +32,7 @@ class Source:
     format: str = setting(
         "auto",
         choices=("auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "datasets"),
-        help="what its files hold; auto goes by the file's name",
+        help="what its files hold; auto goes by their names, of a folder without .json, .csv and .tsv",
     )
     column: str | None = setting(None, help="column or field that is the text; unset: text, content or code")
     template: str | None = setting(None, help="text made of several columns, such as '{title}\\n\\n{body}'")
@@ -118,6 +118,11 @@ class Split:
 class Pack:
     """Documents become rows of equal length in Parquet shards."""
 
+    method: str = setting(
+        "contiguous",
+        choices=("contiguous", "best_fit"),
+        help="rows cut from one run of documents, or filled so that no short document is cut",
+    )
     sequence_length: int = setting(256, minimum=8, help="tokens per row")
     row_group_rows: int = setting(256, minimum=1, help="rows per Parquet row group (one sequential read)")
     shard_row_groups: int = setting(64, minimum=1, help="row groups per shard file")
@@ -139,7 +144,10 @@ class Prepare:
     output: str = setting("corpus", help="folder to write")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling and splits; 0 becomes 1234")
     workers: int = setting(2, minimum=1, help="parallel Ray Data tasks")
-    on_error: str = setting("skip", choices=("skip", "fail"), help="what an unreadable file does")
+    on_error: str = setting("skip", choices=("skip", "fail"), help="what an unreadable item does")
+    keep_stages: bool = setting(
+        True, help="keep stages beside the corpus, so that a changed setting redoes only what it decides"
+    )
     tokenizer: Tokenizer = setting(Tokenizer, help="the tokenizer")
     clean: Clean = setting(Clean, help="cleaning")
     duplicates: Duplicates = setting(Duplicates, help="repeated documents")

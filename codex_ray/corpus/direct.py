@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,30 @@ from codex_ray.errors import CodexRayError
 
 
 class RowReader:
-    """Rows of one split by id, through a least-recently-used cache of decoded row groups.
+    """Rows of one split by id, through a least-recently-used cache of decoded row groups per source.
 
     Args:
         manifest: a loaded manifest.
         split: name of a split with rows.
-        cached_groups: row groups kept decoded; the order's window makes each be read once.
+        cached_groups: row groups kept decoded, of each source (one number is for every source); an
+            order's windows make each group be read once.
     """
 
-    def __init__(self, manifest: Manifest, split: str, cached_groups: int) -> None:
+    def __init__(self, manifest: Manifest, split: str, cached_groups: int | Sequence[int]) -> None:
         self._manifest = manifest
         self._name = split
-        self._split = manifest.split(split)
-        self._limit = max(1, cached_groups)
-        self._groups: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._split = info = manifest.split(split)
+        limits = [cached_groups] * len(info.sources) if isinstance(cached_groups, int) else cached_groups
+        self._limits = [max(1, limit) for limit in limits]
+        self._groups: list[OrderedDict[int, NDArray[Any]]] = [OrderedDict() for _ in info.sources]
         self._dtype = np.dtype(manifest.dtype)
+        self._shards = [
+            (number, source.source, place, shard)
+            for number, source in enumerate(info.sources)
+            for place, shard in enumerate(source.shards)
+        ]
+        self._ends = np.cumsum([shard.rows for *_, shard in self._shards])
+        self._groups_per_shard = info.rows_per_shard // info.row_group_rows
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the tokens of row ids, [rows, sequence_length], in the manifest's dtype.
@@ -49,7 +58,10 @@ class RowReader:
             CodexRayError: a shard is missing, cut short, damaged or of another corpus.
         """
         result = np.empty((len(rows), self._manifest.sequence_length), dtype=self._dtype)
-        group_of, inner = np.divmod(rows, self._split.row_group_rows)
+        shard_of = np.searchsorted(self._ends, rows, side="right")
+        before = np.concatenate([[0], self._ends])[shard_of]
+        within, inner = np.divmod(rows - before, self._split.row_group_rows)
+        group_of = shard_of * self._groups_per_shard + within
         by_group = np.argsort(group_of, kind="stable")
         groups, starts = np.unique(group_of[by_group], return_index=True)
         for group, members in zip(groups, np.split(by_group, starts[1:]), strict=True):
@@ -57,24 +69,24 @@ class RowReader:
         return result
 
     def _group(self, group: int) -> NDArray[Any]:
-        if group in self._groups:
-            self._groups.move_to_end(group)
-            return self._groups[group]
-        while len(self._groups) >= self._limit:
-            self._groups.popitem(last=False)
-        self._groups[group] = self._read(group)
-        return self._groups[group]
+        index, within = divmod(group, self._groups_per_shard)
+        source = self._shards[index][0]
+        held = self._groups[source]
+        if group in held:
+            held.move_to_end(group)
+            return held[group]
+        while len(held) >= self._limits[source]:
+            held.popitem(last=False)
+        held[group] = self._read(index, within)
+        return held[group]
 
-    def _read(self, group: int) -> NDArray[Any]:
-        split = self._split
-        groups_per_shard = split.rows_per_shard // split.row_group_rows
-        number, within = divmod(group, groups_per_shard)
-        info = split.shards[number]
+    def _read(self, index: int, within: int) -> NDArray[Any]:
+        _, source, number, info = self._shards[index]
         path = self._manifest.folder / info.path
         check_size(path, info.bytes)
         try:
             with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-                self._check_identity(path, file.schema_arrow.metadata, number)
+                self._check_identity(path, file.schema_arrow.metadata, source, number)
                 tokens = decode_group(
                     file.read_row_group(within, use_threads=False),
                     self._manifest.sequence_length,
@@ -83,18 +95,21 @@ class RowReader:
         # A damaged footer surfaces as whatever the decoder stumbles over; all of it is one fact.
         except (pa.ArrowException, OSError, ValueError, LookupError, AttributeError) as error:
             raise damaged(path, f"{type(error).__name__}: {str(error).strip()[:200]}") from error
-        expected = min(split.row_group_rows, split.rows - group * split.row_group_rows)
+        group = self._split.row_group_rows
+        expected = min(group, info.rows - within * group)
         if len(tokens) != expected:
             raise damaged(path, f"row group {within} has {len(tokens)} rows instead of {expected}")
         return tokens
 
-    def _check_identity(self, path: Path, metadata: dict[bytes, bytes] | None, number: int) -> None:
+    def _check_identity(
+        self, path: Path, metadata: dict[bytes, bytes] | None, source: str, number: int
+    ) -> None:
         found = json.loads((metadata or {}).get(METADATA, b"null"))
-        expected = identity(self._manifest.content, self._name, number)
+        expected = identity(self._manifest.content, self._name, source, number)
         if found != expected:
             raise CodexRayError(
-                f"{path} is not shard {number} of the {self._name} split of this corpus (it is of another "
-                f"corpus or place); {REMEDY}"
+                f"{path} is not shard {number} of source {source!r} in the {self._name} split of this corpus "
+                f"(it is of another corpus or place); {REMEDY}"
             )
 
 
@@ -144,7 +159,7 @@ class OrderedReader:
 
     def __init__(self, manifest: Manifest, split: str, seed: int) -> None:
         self.order = manifest.order(split, seed)
-        self._reader = RowReader(manifest, split, self.order.window_row_groups)
+        self._reader = RowReader(manifest, split, self.order.windows)
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """Return the tokens at global positions, [len(positions), sequence_length]."""

@@ -20,7 +20,7 @@ UInt64 = NDArray[np.uint64]
 
 ROUNDS = 8  # each half is changed four times; fewer favours some arrangements of tiny domains
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio (splitmix64's increment)
-BLOCKS, RAGGED, WINDOWS = 1, 2, 3  # domains of the keys drawn from an epoch's key
+BLOCKS, RAGGED, WINDOWS, MIXTURE = 1, 2, 3, 4  # domains of the keys drawn from another key
 
 
 class Order:
@@ -45,7 +45,12 @@ class Order:
         self._full_blocks, self._ragged_rows = divmod(rows, row_group_rows)
         self._blocks = self._full_blocks + (self._ragged_rows > 0)
         self._missing = row_group_rows - self._ragged_rows if self._ragged_rows else 0
-        self._key = _mix(np.array([seed & (2**64 - 1)], dtype=np.uint64) ^ GOLDEN)
+        self._key = _seed_key(seed)
+
+    @property
+    def windows(self) -> list[int]:
+        """Row groups mixed together; the reader's memory is all of them (see ``Mixture``)."""
+        return [self.window_row_groups]
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the row ids of positions ``start`` to ``stop``; the epoch is position // rows."""
@@ -81,6 +86,18 @@ class Order:
         count = np.full(int(whole.sum()), self._full_blocks, dtype=np.uint64)
         block[whole] = _permute(slot[whole], count, _derive(key[whole], BLOCKS))
         return (block * group + inner).astype(np.int64)
+
+
+def permutation(size: int, seed: int, number: int) -> NDArray[np.int64]:
+    """Return a seeded permutation of range(``size``), another one for every ``number``."""
+    key = _derive(_derive(_seed_key(seed), MIXTURE), number)
+    values = np.arange(size, dtype=np.uint64)
+    permuted = _permute(values, np.full(size, size, dtype=np.uint64), np.repeat(key, size))
+    return permuted.astype(np.int64)
+
+
+def _seed_key(seed: int) -> UInt64:
+    return _mix(np.array([seed & (2**64 - 1)], dtype=np.uint64) ^ GOLDEN)
 
 
 def _permute(values: UInt64, size: UInt64, key: UInt64) -> UInt64:

@@ -8,7 +8,7 @@ A shard has one column, ``tokens``: a fixed-length binary value per row, little-
 zstd-compressed, in row groups of equal size with a checksum on every page. Beside lists or flat
 integers this is the smallest form Parquet has for them and reads at 360 M tokens/s on one core (lists:
 180-285 M); the checksum is verified on each read and costs a fifth of that. Each shard's metadata
-names its corpus, split and number.
+names its corpus, split, source and number.
 """
 
 from __future__ import annotations
@@ -127,9 +127,12 @@ def write_shard(path: Path, groups: Iterable[NDArray[Any]], layout: Layout, iden
     return sha256_of(path)
 
 
-def identity(content: str, split: str, shard: int) -> dict[str, Any]:
-    """What a shard says of itself, so that one of another corpus or place is recognised."""
-    return {"content": content, "split": split, "shard": shard}
+def identity(content: str, split: str, source: str, shard: int) -> dict[str, Any]:
+    """What a shard says of itself, so that one of another corpus or place is recognised.
+
+    ``shard`` counts from zero in each source of each split.
+    """
+    return {"content": content, "split": split, "source": source, "shard": shard}
 
 
 def decode_group(table: pa.Table, sequence_length: int, dtype: str) -> NDArray[Any]:

@@ -3,9 +3,9 @@
 ::
 
     corpus/                      the output
-    .corpus.preparing/.lock      held while a prepare runs
-    .corpus.preparing/new/       the corpus being built
-    .corpus.preparing/old/       the corpus it replaces, for the moment between two renames
+    .corpus.stages/.lock         held while a prepare runs
+    .corpus.stages/STAGE/        results of stages, which the next prepare uses again
+    .corpus.stages/old/          the corpus being replaced, for the moment between two renames
 """
 
 from __future__ import annotations
@@ -25,51 +25,54 @@ class Workspace:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.folder = output.with_name(f".{output.name}.preparing")
-        self.new = self.folder / "new"
+        self.folder = output.with_name(f".{output.name}.stages")
         self._old = self.folder / "old"
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other prepares out, clear what an interrupted one left, and leave nothing behind.
+        """Keep other prepares out, and clear what one that was interrupted between two renames left.
 
         Raises:
             CodexRayError: another prepare is at work, or the folder cannot be written.
         """
         with folder_lock(self.folder, "prepare's folder"):
-            if self._old.exists() and not self.output.exists():  # interrupted between two renames
+            if self._old.exists() and not self.output.exists():
                 self._old.rename(self.output)
             self._clear()
             try:
-                self.new.mkdir()
                 yield
             except OSError as error:
-                raise unwritable(Path(error.filename or self.new), error) from error
+                raise unwritable(Path(error.filename or self.folder), error) from error
             finally:
                 self._clear()
                 with suppress(OSError):
                     (self.folder / ".lock").unlink()
-                    self.folder.rmdir()
+                    self.folder.rmdir()  # only if no stage left anything
 
-    def finish(self) -> None:
-        """Give the new folder the output's name, whether or not there is an old one."""
+    def finish(self, building: Path) -> None:
+        """Give a finished folder the output's name, whether or not there is an old one."""
         if self.output.exists():
             self.output.rename(self._old)
-        self.new.rename(self.output)
+        building.rename(self.output)
+
+    def forget(self) -> None:
+        """Remove the results of all stages."""
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and folder != self._old:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _clear(self) -> None:
-        shutil.rmtree(self.new, ignore_errors=True)
         if self.output.exists():
             shutil.rmtree(self._old, ignore_errors=True)
 
 
-def check_output(output: Path, text: Path) -> None:
+def check_output(output: Path, folders: list[Path]) -> None:
     """Refuse an output that is not there for the taking.
 
     Raises:
-        ConfigError: it holds the text, is a file, or holds something that is no corpus.
+        ConfigError: it holds a folder of text, is a file, or holds something that is no corpus.
     """
-    if output == text or output in text.parents:
+    if any(output == folder or output in folder.parents for folder in folders):
         raise ConfigError(f"output={output} holds the text itself; choose another folder")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output} is a file; choose a folder")

@@ -10,7 +10,8 @@ from codex_ray.config.corpus import Prepare
 from codex_ray.config.use import Evaluate
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.read import UnreadableError, find_files, path_below, read_text
+from codex_ray.corpus.raw import Quarantined
+from codex_ray.corpus.reading import read_texts
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.training import training_texts
 
@@ -49,23 +50,9 @@ def _split(corpus: Path, split: str) -> Iterator[Document]:
 
 def _files(names: list[str]) -> Iterator[Document]:
     for name in names:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise CodexRayError(f"{path} does not exist; check the names in files=[...]")
-        if path.is_dir():
-            for file in find_files(path, Prepare().suffixes):
-                yield _read(path_below(path, file.name), file.problem)
-        else:
-            yield _read(path, None if path.is_file() else "not a regular file")
-
-
-def _read(path: Path, problem: str | None) -> Document:
-    try:
-        if problem is not None:
-            raise UnreadableError(problem)
-        read = read_text(path, path.stat().st_size)
-    except UnreadableError as error:
-        raise CodexRayError(f"{path} cannot be measured ({error}); leave it out of files=[...]") from None
-    if read is None:
-        raise CodexRayError(f"{path} grew while it was read; try again")
-    return Document(str(path), read[0])
+        for item in read_texts(name, Prepare().suffixes):
+            if isinstance(item, Quarantined):
+                raise CodexRayError(
+                    f"{item.name} of {name} cannot be measured ({item.reason}); leave it out of files=[...]"
+                )
+            yield Document(f"{name}/{item.name}" if Path(name).is_dir() else name, item.text)

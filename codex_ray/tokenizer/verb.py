@@ -25,7 +25,7 @@ class Trained:
     Attributes:
         folder: the tokenizer's folder.
         vocabulary_size: pieces in all.
-        files: text files read; ``skipped``: those that are not text.
+        files: documents read; ``skipped``: items that are not text.
         bytes_per_token: on an even choice of the files.
     """
 
@@ -52,31 +52,24 @@ def train_verb(settings: TrainTokenizer) -> Trained:
         ConfigError: the vocabulary does not fit the text.
     """
     # The other users of tokenizers need no corpus code.
-    from codex_ray.corpus.read import UnreadableError, find_files, path_below, read_text, text_folder
+    from codex_ray.corpus.raw import Quarantined
+    from codex_ray.corpus.reading import read_texts
 
-    text, left_out = text_folder(settings.text)
-    files = find_files(text, settings.suffixes, skip_names=left_out)
-    skipped = set()
+    counts = {"files": 0, "skipped": 0}
 
-    def texts(numbers: range) -> Iterator[str]:
-        for number in numbers:
-            file = files[number]
-            try:
-                read = None if file.problem else read_text(path_below(text, file.name), file.size)
-            except UnreadableError:
-                read = None
-            if read is None:
-                skipped.add(number)
-            else:
-                yield read[0]
+    def texts(every: int) -> Iterator[str]:
+        counts.update(files=0, skipped=0)
+        for item in read_texts(settings.text, settings.suffixes):
+            counts["skipped" if isinstance(item, Quarantined) else "files"] += 1
+            if not isinstance(item, Quarantined) and counts["files"] % every == 0:
+                yield item.text
 
     folder = Path(settings.output).expanduser()
-    tokenizer = train_tokenizer(texts(range(len(files))), settings.tokenizer, folder, settings.seed)
-    measured = range(0, len(files), max(1, len(files) // _MEASURED_FILES))
-    ratio = tokenizer.bytes_per_token(texts(measured))
-    result = Trained(folder, tokenizer.vocabulary_size, len(files) - len(skipped), len(skipped), ratio)
+    tokenizer = train_tokenizer(texts(1), settings.tokenizer, folder, settings.seed)
+    ratio = tokenizer.bytes_per_token(texts(max(1, counts["files"] // _MEASURED_FILES)))
+    result = Trained(folder, tokenizer.vocabulary_size, counts["files"], counts["skipped"], ratio)
     print(
-        f"{folder}: {result.vocabulary_size:,} {settings.tokenizer.kind} pieces from {result.files:,} files "
+        f"{folder}: {result.vocabulary_size:,} {settings.tokenizer.kind} pieces from {result.files:,} texts "
         f"({result.skipped} unreadable), {ratio:.2f} bytes per token"
     )
     return result

@@ -1,19 +1,14 @@
-"""The plots of a report: inline SVG that follows the page's light or dark colours, and loss.png.
-
-Colours are drawn as placeholders that the page's style sheet fills in.
-"""
+"""The plots of a run's report, and loss.png."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codex_ray.track.drawing import INK, MUTED, PLACEHOLDERS, PRINTED, SERIES, drawn, new_axes, to_svg
 from codex_ray.track.metrics import Row
 from codex_ray.track.progress import figure
 
@@ -24,15 +19,6 @@ if TYPE_CHECKING:
 POINTS = 800  # drawn per curve; longer ones keep the least and the greatest of each stretch
 SMOOTHING_SHARE = 0.03  # of the run, over which the smoothed curve averages
 LOG_RATIO = 20.0  # a gain or norm that spans more is drawn on a logarithmic axis
-
-# Placeholder colours in the SVG, and the page's variables that replace them.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
-SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
-VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
-    color: f"--series-{index}" for index, color in enumerate(SERIES, 1)
-}
-# What loss.png uses instead, on white.
-PRINTED = {INK: "#1d1d1f", MUTED: "#6b6b70", GRID: "#e3e2de", SERIES[0]: "#2b62b8", SERIES[1]: "#c4561a"}
 
 
 @dataclass(frozen=True)
@@ -87,21 +73,10 @@ def plots_of(rows: Sequence[Row]) -> list[Plot]:
 
 def svg_of(plot: Plot) -> str:
     """Draw a plot as an SVG element to stand in a page."""
-    with _style():
-        drawing, axes = _figure(4.6, 2.7)
-        _draw(axes, plot)
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the names repeat on a page, and nothing refers to them
-    # The page sets the type and the line ends: a style element in here would rule the whole page.
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| font-family: [^;]*;", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
-    svg = svg.replace("xlink:href", "href")
-    for color, variable in VARIABLES.items():
-        svg = svg.replace(color, f"var({variable})")
-    return svg
+    with drawn():
+        drawing, axes = _steps_axes(4.6, 2.7, PLACEHOLDERS)
+        _draw(axes, plot, PLACEHOLDERS)
+        return to_svg(drawing)
 
 
 def write_loss_png(rows: Sequence[Row], path: Path) -> bool:
@@ -109,8 +84,8 @@ def write_loss_png(rows: Sequence[Row], path: Path) -> bool:
     plot = _loss_plot(rows)
     if not any(len(series.steps) > 1 for series in plot.series):
         return False
-    with _style():
-        drawing, axes = _figure(8, 4.5, PRINTED)
+    with drawn():
+        drawing, axes = _steps_axes(8, 4.5, PRINTED)
         _draw(axes, plot, PRINTED)
         axes.set_title("Loss", loc="left", color=PRINTED[INK], fontsize=12)
         axes.set_ylabel("nats per token", color=PRINTED[MUTED])
@@ -198,40 +173,22 @@ def _spans(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_RATIO
 
 
-def _style() -> AbstractContextManager[None]:
-    import matplotlib
-
-    return matplotlib.rc_context(
-        {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "report"}
-    )
-
-
-def _figure(width: float, height: float, colors: Mapping[str, str] | None = None) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
+def _steps_axes(width: float, height: float, colors: Mapping[str, str]) -> tuple[Figure, Axes]:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    look = colors or {}
-    drawing = Figure(figsize=(width, height), layout="constrained")
-    axes = drawing.add_subplot()
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(look.get(GRID, GRID))
-    axes.tick_params(which="both", colors=look.get(MUTED, MUTED), length=0, pad=5)
-    axes.grid(axis="y", color=look.get(GRID, GRID), linewidth=0.8)
-    axes.set_axisbelow(True)
+    drawing, axes = new_axes(width, height, colors)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figure(round(value))))
-    axes.set_xlabel("optimizer step", color=look.get(MUTED, MUTED), fontsize=8)
+    axes.set_xlabel("optimizer step", color=colors[MUTED], fontsize=8)
     return drawing, axes
 
 
-def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str] | None = None) -> None:
+def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    look = colors or {}
     shown = [series for series in plot.series if series.steps]
     for series, placeholder in zip(shown, SERIES, strict=False):
-        color = look.get(placeholder, placeholder)
+        color = colors.get(placeholder, placeholder)
         faint = series.smoothed and len(series.values) > 20
         steps, values = downsample(series.steps, series.values)
         marker = "o" if series.marked else None
@@ -251,4 +208,4 @@ def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str] | None = None) -> No
         axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1.01 * max(series.steps[-1] for series in shown))
     if len(shown) > 1:
-        axes.legend(frameon=False, labelcolor=look.get(INK, INK), fontsize=8, loc="best", handlelength=1.4)
+        axes.legend(frameon=False, labelcolor=colors[INK], fontsize=8, loc="best", handlelength=1.4)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,12 +38,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "corpus"
 
 
-def start(settings: Pretrain, file: Path, *words: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+Popen = Callable[..., subprocess.Popen[str]]
+
+
+def start(
+    popen: Popen, settings: Pretrain, file: Path, *words: str, before: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     save(settings, file)
     command = [*before, sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--config", str(file), *words]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=file.parent
-    )
+    return popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=file.parent)
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
@@ -63,17 +66,17 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive, alive
 
 
-def test_signals_stop_cleanly_and_the_rerun_ends_alike(corpus: Path, tmp_path: Path) -> None:
+def test_signals_stop_cleanly_and_the_rerun_ends_alike(corpus: Path, tmp_path: Path, popen: Popen) -> None:
     settings = run_settings(corpus, tmp_path, "signals", train=LONG, checkpoints=Checkpoints(every=1000))
-    undisturbed = start(replace(settings, name="undisturbed"), tmp_path / "undisturbed.yaml")
+    undisturbed = start(popen, replace(settings, name="undisturbed"), tmp_path / "undisturbed.yaml")
     assert undisturbed.wait(timeout=280) == 0, undisturbed.communicate()
     run = tmp_path / "signals"
     for number, step in ((signal.SIGTERM, 5), (signal.SIGINT, 60)):
-        process = start(settings, tmp_path / "signals.yaml")
+        process = start(popen, settings, tmp_path / "signals.yaml")
         wait_for_step(run, step, process)
         family = psutil.Process(process.pid).children(recursive=True)
         if number == signal.SIGTERM:
-            second = start(settings, tmp_path / "second.yaml")
+            second = start(popen, settings, tmp_path / "second.yaml")
             assert second.wait(timeout=60) == 1
             assert f"in use by process {process.pid}" in second.communicate()[1]
         process.send_signal(number)
@@ -82,13 +85,13 @@ def test_signals_stop_cleanly_and_the_rerun_ends_alike(corpus: Path, tmp_path: P
         assert_gone(family)
         stopped_at = int(read_metrics(run / "metrics.jsonl")[-1]["step"] or 0)
         assert (run / "checkpoints" / f"step_{stopped_at:08d}" / "manifest.json").exists()
-    last = start(settings, tmp_path / "signals.yaml", "resume=must")
+    last = start(popen, settings, tmp_path / "signals.yaml", "resume=must")
     assert last.wait(timeout=280) == 0, last.communicate()
     assert_same_end(run, tmp_path / "undisturbed")
 
 
 def test_a_full_disk_in_a_checkpoint_is_one_sentence_and_keeps_the_sound_one(
-    corpus: Path, tmp_path: Path
+    corpus: Path, tmp_path: Path, popen: Popen
 ) -> None:
     """The run's folder is a small file system of its own, in a mount namespace that goes with the command."""
     runs = tmp_path / "small disk"
@@ -99,7 +102,9 @@ def test_a_full_disk_in_a_checkpoint_is_one_sentence_and_keeps_the_sound_one(
     )
     script = f"mount -t tmpfs -o size=1600k tmpfs '{runs}' && \"$@\"; status=$?; "
     script += f"cp -r '{runs}' '{tmp_path}/kept'; exit $status"
-    process = start(settings, tmp_path / "full.yaml", before=["unshare", "-rm", "sh", "-c", script, "sh"])
+    process = start(
+        popen, settings, tmp_path / "full.yaml", before=["unshare", "-rm", "sh", "-c", script, "sh"]
+    )
     errors = process.communicate(timeout=200)[1]
     assert process.returncode == 1, errors
     sentence = errors.strip().splitlines()[-1]

@@ -8,17 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
-from codex_ray.config.corpus import Clean, Pack, Prepare, Split, Tokenizer
-from codex_ray.corpus import prepare as module
+from codex_ray.config.corpus import Clean, Duplicates, Pack, Prepare, Source, Split, Tokenizer
+from codex_ray.corpus import build
 from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.documents import documents
 from codex_ray.corpus.manifest import Manifest
@@ -101,13 +100,15 @@ def test_rows_are_the_documents_in_order_each_between_its_marks(corpus: Manifest
 
 
 def test_the_manifest_accounts_for_every_file(corpus: Manifest) -> None:
-    source = corpus.source
-    assert (source["files"], source["kept"]) == (64, 61)
-    assert source["dropped"] == {"duplicate": 1, "too_short": 1}
-    assert source["quarantined"] == {"not UTF-8": 1}
-    assert source["byte_order_marks_removed"] == 1
-    lines = (corpus.folder / "quarantine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["file"] for line in lines] == ["latin.txt"]
+    account = corpus.sources["text"]
+    assert (account["read"], account["kept"]) == (64, 61)
+    assert account["dropped"] == {"duplicate": 1, "length/too_short": 1}
+    assert account["quarantined"] == {"not UTF-8": 1}
+    assert account["changed"] == {"byte order mark": 1}
+    assert account["samples"]["duplicate"][0]["detail"] == "as 000.txt"
+    assert sum(account["sizes"].values()) == 61
+    lines = [json.loads(line) for line in (corpus.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["source"], line["name"]) for line in lines] == [("text", "latin.txt")]
     assert sum(split.documents for split in corpus.splits.values()) == 61
     loaded = Manifest.load(corpus.folder)
     assert loaded == corpus
@@ -122,10 +123,8 @@ def test_parallelism_changes_no_byte(
     corpus: Manifest, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(corpus.folder)
-    for workers, part_bytes, scan_here in ((1, 10**6, 10**9), (4, 300, 0)):
-        monkeypatch.setattr(module, "PART_BYTES", (part_bytes, part_bytes))
-        monkeypatch.setattr(module, "SCAN_HERE_BYTES", scan_here)
-        monkeypatch.setattr(module, "SCAN_TASK_BYTES", 5000)
+    for workers, part_bytes in ((1, 10**6), (4, 3000)):
+        monkeypatch.setattr(build, "PART_BYTES", (part_bytes, part_bytes))
         output = tmp_path / str(workers)
         prepare(settings_of(text, output, workers=workers))
         assert contents(output) == expected
@@ -159,7 +158,7 @@ def test_running_again_does_nothing_unless_something_changed(
     assert not prepare(longer, progress).reused
     assert "is made again" in capsys.readouterr().err
     Manifest.load(tmp_path / "corpus").verify(deep=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".corpus.stages", "corpus", "text"]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -192,7 +191,7 @@ def short_files(folder: Path) -> None:
     ("fill", "changes", "words"),
     [
         (lambda folder: None, {}, "is empty; put text files into it"),
-        (odd_files, {}, r"no usable text among the 2 files of .* \(1 too short, 1 not UTF-8\)"),
+        (odd_files, {}, r"no usable text among the 2 items of .* \(1 length/too short, 1 not UTF-8\)"),
         (odd_files, {"on_error": "fail"}, r"a\.txt cannot be used \(not UTF-8: byte 0xff at 0\)"),
         (one_file, {}, "none of the 1 documents fell into the (train|validation) split; add documents"),
         (
@@ -207,7 +206,7 @@ def short_files(folder: Path) -> None:
         ),
         (short_files, {"tokenizer": Tokenizer(vocabulary_size=9000)}, "vocabulary_size=9000 is too large"),
         (short_files, {"tokenizer": Tokenizer(path="/nowhere")}, "tokenizer folder /nowhere does not exist"),
-        (short_files, {"clean": Clean(max_bytes=20)}, r"no usable text .* \(40 too long\)"),
+        (short_files, {"clean": Clean(max_bytes=20)}, r"no usable text .* \(40 length/too long\)"),
     ],
 )
 @pytest.mark.usefixtures("ray_session")
@@ -220,7 +219,7 @@ def test_what_cannot_be_prepared_is_one_sentence_and_leaves_nothing(
     with pytest.raises(CodexRayError, match=words) as caught:
         prepare(settings_of(source, tmp_path / "corpus", **changes))
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -230,30 +229,93 @@ def test_no_held_out_share_is_fine(text: Path, tmp_path: Path) -> None:
     assert made.splits["train"].documents == 61
 
 
-class Meddler(Progress):
-    """Changes a file of the source when a stage begins."""
+@pytest.mark.usefixtures("ray_session")
+def test_a_changed_setting_redoes_only_what_depends_on_it(text: Path, tmp_path: Path) -> None:
+    settings = settings_of(text, tmp_path / "corpus")
+    prepare(settings)
+    stages = tmp_path / ".corpus.stages"
 
-    def __init__(self, stage: str, path: Path) -> None:
-        super().__init__("off")
-        self._meddle = stage, path
+    def made() -> dict[str, dict[str, int]]:
+        return {
+            stage: {
+                path.parent.name: path.stat().st_mtime_ns for path in (stages / stage).glob("*/done.json")
+            }
+            for stage in ("read", "duplicates", "tokenizer", "tokens")
+        }
 
-    @contextmanager
-    def stage(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Progress]:
-        if name == self._meddle[0]:
-            self._meddle[1].write_text("this is not what was read before, and longer than that")
-        with super().stage(name, *args, **kwargs) as stage:
-            yield stage
+    before = made()
+    prepare(replace(settings, pack=replace(settings.pack, row_group_rows=4)))
+    assert made() == before
+    prepare(replace(settings, split=Split(validation=0.3, test=0.1)))
+    after = made()
+    assert [after[stage] == before[stage] for stage in before] == [True, True, False, False]
+    prepare(replace(settings, clean=Clean(min_bytes=400)))
+    assert all(made()[stage] != after[stage] for stage in after)
+    prepare(replace(settings, keep_stages=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("stage", ["tokenizer", "tokenise"])
-def test_text_that_changes_meanwhile_is_noticed(tmp_path: Path, stage: str) -> None:
-    source = write_text(tmp_path / "text", files=30)
-    meddler = Meddler(stage, source / "011.txt")
-    with pytest.raises(CodexRayError) as caught:
-        prepare(settings_of(source, tmp_path / "corpus"), meddler)
-    assert str(caught.value) == "011.txt changed while it was being prepared; run prepare again"
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+def test_sources_are_kept_apart_and_weighted(text: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"body": f"{number} " + " ".join(WORDS)}) for number in range(200)]
+    (tmp_path / "more.jsonl").write_text("\n".join([*lines, "{broken", '{"body": null}', lines[0]]))
+    sources = {
+        "files": Source(path=str(text), weight=1.0),
+        "lines": Source(path=str(tmp_path / "more.jsonl"), weight=3.0, column="body", licence="CC0"),
+    }
+    made = prepare(settings_of(text, tmp_path / "corpus", sources=sources)).manifest
+    train = made.splits["train"]
+    assert [(s.source, s.weight) for s in train.sources] == [("files", 0.25), ("lines", 0.75)]
+    account = made.sources["lines"]
+    assert (account["read"], account["kept"], account["licence"]) == (203, 200, "CC0")
+    assert sum(account["quarantined"].values()) == 2 and account["dropped"] == {"duplicate": 1}
+    names = {document.name.partition("/")[0] for document in documents(made.folder, "validation")}
+    assert names == {"files", "lines"}
+    made.verify(deep=True)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_near_duplicates_go_and_the_first_stays(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    words = [f"word{number}" for number in range(5000)]
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(40):
+        chosen = generator.choice(words, 300).tolist()
+        (folder / f"{number:02d}.txt").write_text(" ".join(chosen))
+        if number % 4 == 0:
+            (folder / f"{number:02d}b.txt").write_text(" ".join([*chosen[:-1], "changed"]))
+    near = Duplicates(near=True)
+    made = prepare(settings_of(folder, tmp_path / "corpus", duplicates=near)).manifest
+    account = made.sources["text"]
+    assert (account["kept"], account["dropped"]) == (40, {"near_duplicate": 10})
+    assert {sample["detail"] for sample in account["samples"]["near_duplicate"]} <= {
+        f"as {number:02d}.txt" for number in range(40)
+    }
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_best_fit_rows_hold_whole_documents(text: Path, tmp_path: Path) -> None:
+    settings = settings_of(text, tmp_path / "corpus")
+    pack = replace(settings.pack, method="best_fit", sequence_length=64)
+    made = prepare(replace(settings, pack=pack)).manifest
+    tokenizer = AnyTokenizer.load(made.folder / "tokenizer")
+    pad, first, last = (tokenizer.special_ids[name] for name in ("pad", "bos", "eos"))
+    info = made.splits["train"]
+    rows = RowReader(made, "train", cached_groups=100).take(np.arange(info.rows))
+    assert info.unused_tokens == 0
+    begun = ended = 0
+    for row in rows.tolist():
+        begun += row.count(first)
+        ended += row.count(last)
+        held = [token for token in row if token != pad]
+        assert row == held + [pad] * (64 - len(held)) and (len(held) == 64 or held[-1] == last)
+    assert begun == ended == info.documents
+    index = pyarrow.parquet.read_table(made.folder / info.sources[0].index_files[0].path).to_pylist()
+    assert sum(line["tokens"] for line in index) == int((rows != pad).sum())
+    flat = rows.reshape(-1)
+    starts = {line["name"]: flat[line["offset"]] for line in reversed(index)}
+    assert len(starts) == info.documents
 
 
 SCRIPT = """
@@ -265,9 +327,9 @@ prepare(settings_of(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-def test_a_killed_prepare_leaves_no_corpus_and_the_next_one_clears_up(tmp_path: Path) -> None:
+def test_a_killed_prepare_leaves_no_corpus_and_the_next_one_goes_on(tmp_path: Path) -> None:
     source = write_text(tmp_path / "text")
-    output, building = tmp_path / "corpus", tmp_path / ".corpus.preparing"
+    output, stages = tmp_path / "corpus", tmp_path / ".corpus.stages"
     root = Path(__file__).parents[2]
     child = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(source), str(output)],
@@ -275,7 +337,7 @@ def test_a_killed_prepare_leaves_no_corpus_and_the_next_one_clears_up(tmp_path: 
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not (building / "new" / "parts").exists():
+    while not list(stages.glob("read/*/done.json")):
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -286,4 +348,4 @@ def test_a_killed_prepare_leaves_no_corpus_and_the_next_one_clears_up(tmp_path: 
     assert not output.exists()
     made = prepare(settings_of(source, output)).manifest
     made.verify(deep=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".corpus.stages", "corpus", "text"]

@@ -197,7 +197,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
     assert done.stderr == ""
 
 
-def test_ctrl_c_is_status_130(tmp_path):
+def test_ctrl_c_is_status_130(popen):
     script = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
         "import test_cli\n"
@@ -206,9 +206,7 @@ def test_ctrl_c_is_status_130(tmp_path):
         "VERBS['try'] = Verb('try', 'codex_ray.config.use:Generate', 'test_cli:wait', 'model', '', '', ())\n"
         "sys.exit(cli.main(['try', 'runs/x']))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)

@@ -36,9 +36,8 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def make(*words: str) -> str:
-    return subprocess.run(
-        ["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    ).stdout
+    command = ["make", "--no-print-directory", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def targets() -> list[str]:

@@ -92,7 +92,7 @@ def test_verify_names_the_damaged_file(corpus: Manifest) -> None:
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     corpus.verify(deep=False)
-    with pytest.raises(CodexRayError, match=r"train/shard-00002\.parquet is damaged .its SHA-256"):
+    with pytest.raises(CodexRayError, match=r"train/text/shard-00002\.parquet is damaged .its SHA-256"):
         corpus.verify(deep=True)
     path.unlink()
     with pytest.raises(CodexRayError, match=r"shard-00002\.parquet cannot be read"):
@@ -159,9 +159,11 @@ def test_a_cut_missing_or_foreign_shard_is_named(corpus: Manifest) -> None:
 
     layout = Layout(8, 4, 12, "uint16")
     rows = known_rows(24, 8, "uint16")[12:].reshape(3, -1)
-    write_shard(path, rows, layout, identity("kontent", "train", 1))
+    write_shard(path, rows, layout, identity("kontent", "train", "text", 1))
     assert len(path.read_bytes()) == len(sound)
-    with pytest.raises(CodexRayError, match=r"shard-00001\.parquet is not shard 1 of the train split"):
+    with pytest.raises(
+        CodexRayError, match=r"shard-00001\.parquet is not shard 1 of source 'text' in the train split"
+    ):
         take()
     path.write_bytes(sound[:-1])
     with pytest.raises(CodexRayError, match=r"shard-00001\.parquet is damaged .it has \d+ bytes"):
@@ -177,9 +179,8 @@ def test_seeking_in_a_trillion_tokens_takes_no_longer_than_in_a_small_corpus(cor
     shards = [
         ShardInfo(f"train/{n}", per_shard, per_shard * length, 1, "") for n in range(-(-rows // per_shard))
     ]
-    split = replace(
-        corpus.splits["train"], rows=rows, row_group_rows=group, rows_per_shard=per_shard, shards=shards
-    )
+    source = replace(corpus.splits["train"].sources[0], rows=rows, shards=shards)
+    split = replace(corpus.splits["train"], sources=[source], row_group_rows=group, rows_per_shard=per_shard)
     huge = replace(corpus, sequence_length=length, splits={"train": split})
 
     def cost(manifest: Manifest, first_step: int) -> float:
@@ -200,11 +201,11 @@ def test_reading_needs_no_ray() -> None:
     names = (
         "order",
         "manifest",
-        "read",
-        "clean",
+        "reading",
+        "repeated",
         "split",
         "pack",
-        "gather",
+        "build",
         "direct",
         "documents",
         "stream",

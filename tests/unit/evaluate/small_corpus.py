@@ -10,7 +10,14 @@ import numpy as np
 from codex_ray.config.corpus import Tokenizer as Settings
 from codex_ray.config.model import Model
 from codex_ray.corpus.documents import Document, write_documents
-from codex_ray.corpus.manifest import FORMAT_VERSION, DocumentsInfo, Manifest, ShardInfo, SplitInfo
+from codex_ray.corpus.manifest import (
+    FORMAT_VERSION,
+    DocumentsInfo,
+    Manifest,
+    ShardInfo,
+    SourceRows,
+    SplitInfo,
+)
 from codex_ray.corpus.pack import Layout, identity, write_shard
 from codex_ray.model import build_model
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
@@ -89,21 +96,13 @@ def _write_split(folder: Path, name: str, held: Sequence[Document], tokenizer: T
             tokens[start : min(start + layout.row_group_rows, first + count)].reshape(-1)
             for start in range(first, first + count, layout.row_group_rows)
         ]
-        sha256 = write_shard(folder / path, groups, layout, identity("content", name, number))
+        sha256 = write_shard(folder / path, groups, layout, identity("content", name, "text", number))
         shards.append(ShardInfo(path, count, count * LENGTH, (folder / path).stat().st_size, sha256))
     documents = []
     if name != "train":
         path = f"{name}/documents-00000.parquet"
         count, sha256 = write_documents(folder / path, held)
         documents.append(DocumentsInfo(path, count, (folder / path).stat().st_size, sha256))
-    return SplitInfo(
-        rows=rows,
-        tokens=len(ids),
-        unused_tokens=len(ids) - rows * LENGTH,
-        documents=len(held),
-        bytes=sum(len(document.text.encode()) for document in held),
-        row_group_rows=layout.row_group_rows,
-        rows_per_shard=layout.rows_per_shard,
-        shards=shards,
-        document_files=documents,
-    )
+    size = sum(len(document.text.encode()) for document in held)
+    source = SourceRows("text", 1.0, rows, len(ids), len(ids) - rows * LENGTH, len(held), size, shards)
+    return SplitInfo([source], layout.row_group_rows, layout.rows_per_shard, documents)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,12 +152,14 @@ def test_what_cannot_be_is_refused(
         generate_verb(replace(settings, **change))
 
 
-def test_ctrl_c_ends_cleanly_and_keeps_what_is_complete(folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_cleanly_and_keeps_what_is_complete(
+    folder: Path, tmp_path: Path, popen: Callable[..., subprocess.Popen[str]]
+) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", 20_000)
     words = [f"prompts_file={prompts}", "batch_rows=2", "max_new_tokens=20", "compute.device=cpu"]
     printed, errors = tmp_path / "printed", tmp_path / "errors"
     with printed.open("w") as out, errors.open("w") as err:
-        process = subprocess.Popen(
+        process = popen(
             [sys.executable, "-m", "codex_ray", "generate", str(folder), *words, "compute.dtype=float32"],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

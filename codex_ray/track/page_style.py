@@ -1,4 +1,4 @@
-"""The style sheet of report.html, light or dark as the reader's system is."""
+"""The style sheet of every report.html, light or dark as the reader's system is."""
 
 STYLE = """
 :root {
@@ -59,7 +59,45 @@ pre {
 .samples pre { break-inside: avoid; }
 .errors h2, .errors summary b { color: var(--bad); }
 .errors summary span { color: var(--muted); }
+.columns th { width: auto; padding-right: 1rem; overflow-wrap: anywhere; }
+.columns td { padding-right: 1rem; }
+.columns thead th { font-size: 0.82rem; vertical-align: bottom; overflow-wrap: normal; }
+.columns tbody th { color: var(--ink); min-width: 6rem; }
+.columns tfoot > tr > * { font-weight: 600; color: var(--ink); border-bottom: 0; }
+.columns .number { text-align: right; white-space: nowrap; }
+.columns tr > :last-child { padding-right: 0; }
+.bars { display: grid; grid-template-columns: max-content max-content 1fr; gap: 0.35rem 1.2rem; }
+.bars > * { font-size: 0.9rem; }
+.bars span { color: var(--muted); overflow-wrap: anywhere; }
+.bars b { font-weight: 500; text-align: right; }
+.bars i { align-self: center; height: 0.6rem; min-width: 2px; background: var(--series-1); }
+.step { display: flex; justify-content: space-between; gap: 1rem; margin: 1.4rem 0 0.2rem; }
+.reason summary { overflow-wrap: anywhere; }
+.reason summary span, .reason p span { color: var(--muted); }
+.reason > p { margin: 0.2rem 0 0.4rem; max-width: none; color: var(--ink); overflow-wrap: anywhere; }
+.reason pre { max-height: 12rem; overflow-y: auto; }
+.row { margin-bottom: 1.4rem; }
+.row pre { margin: 0; }
+.piece { display: block; }
+.piece + .piece { margin-top: 0.7rem; padding-top: 0.7rem; border-top: 1px dashed var(--muted); }
+.piece small { display: block; color: var(--accent); font-family: system-ui, sans-serif; }
+mark { background: none; color: var(--series-2); border: 1px solid; border-radius: 3px; padding: 0 0.2em; }
+.wrong { color: var(--bad); }
 footer { margin-top: 3rem; font-size: 0.82rem; color: var(--muted); }
+@media (max-width: 48rem) {
+  .columns thead { display: none; }
+  .columns tr { display: block; padding: 0.6rem 0; border-bottom: 1px solid var(--grid); }
+  .columns tr > * { display: flex; justify-content: space-between; gap: 1.5rem; padding: 0.1rem 0; }
+  .columns tr > * { border: 0; }
+  .columns td::before { content: attr(data-label); color: var(--muted); font-weight: 400; }
+  .columns td::before { white-space: nowrap; }
+  .columns th { font-weight: 600; }
+  .columns td { text-align: right; }
+}
 @media (max-width: 36rem) { th { width: 40%; } main { padding-top: 2rem; } h1 { font-size: 1.8rem; } }
-@media print { main { max-width: none; padding: 0; } figure, pre { break-inside: avoid; } }
+@media print {
+  main { max-width: none; padding: 0; }
+  figure, pre { break-inside: avoid; }
+  .reason pre { max-height: none; }
+}
 """

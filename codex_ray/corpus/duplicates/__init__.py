@@ -1,0 +1,1 @@
+"""Exact and near-duplicates over all documents of a corpus."""
