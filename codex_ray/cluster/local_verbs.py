@@ -64,15 +64,18 @@ def table(found: list[NodeStatus]) -> str:
 
 def use(cluster: LocalCluster) -> list[str]:
     """Return the commands that use the cluster, each with a word on what it is for."""
-    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in cluster.variables.items())
+    variables = dict(cluster.variables)
     folder = shlex.quote(str(cluster.folder.path))
-    lines = [f"export {exports}"]
     inside = cluster.entering(0)
+    lines = []
     if inside:
-        lines += [
-            "# only jobs reach these nodes from outside; for a shell among them:",
-            f"{shlex.join(inside)} $SHELL",
+        address = variables.pop("RAY_ADDRESS")
+        lines = [
+            "# only jobs reach these nodes from outside; drivers run in a shell among them:",
+            f"RAY_ADDRESS={address} {shlex.join(inside)} $SHELL",
         ]
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    lines.insert(0, f"export {exports}")
     return [
         *lines,
         f"codex-ray prepare /TEXT output=/CORPUS --submit {cluster.state.dashboard}",

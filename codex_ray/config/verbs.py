@@ -244,9 +244,9 @@ _IN_LIFE_ORDER = (
         path="folder",
         summary="start a Ray cluster of several nodes on this machine",
         teaches=(
-            "Starts nodes that differ in address, each in a network namespace where the machine allows that, "
-            "as processes on loopback otherwise, with token authentication; waits until all are alive and "
-            "prints the commands that use them. For trying out what happens between nodes."
+            "Starts several nodes, each in a network namespace where the machine allows that, as processes "
+            "on loopback otherwise, with token authentication; waits until all are alive and prints the "
+            "commands that use them. For trying out what happens between nodes."
         ),
         examples=(
             ("cluster up", "two nodes of four logical CPUs"),

@@ -11,7 +11,7 @@ from codex_ray.cluster import local_cluster
 from codex_ray.cluster.local import up
 from codex_ray.cluster.local_cluster import LocalCluster, NodeStatus
 from codex_ray.cluster.local_state import ClusterFolder, Node, State
-from codex_ray.cluster.local_verbs import table
+from codex_ray.cluster.local_verbs import table, use
 from codex_ray.cluster.processes import Started, find
 from codex_ray.cluster.ray_node import ask, client_variables, free_ports, node_command, node_variables
 from codex_ray.config.cluster import ClusterUp
@@ -159,3 +159,14 @@ def test_the_table_shows_what_a_node_has_and_that_a_dead_one_has_nothing():
     lines = table(found).splitlines()
     assert " ".join(lines[1].split()) == "0 (head) alive 10.213.4.1 eth0 3 1024 MiB 128 MiB"
     assert " ".join(lines[2].split()) == "1 dead 10.213.4.2 eth0 - - -"
+
+
+def test_the_commands_shown_work_from_where_they_are_typed(tmp_path):
+    folder = ClusterFolder(tmp_path / "my cluster")
+    closed = use(LocalCluster(folder, STATE))
+    assert closed[0] == f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH='{folder.token}'"
+    assert closed[2].startswith("RAY_ADDRESS=10.213.4.1:6000 nsenter --target 6 --net --user")
+    assert closed[-1] == f"codex-ray cluster down '{folder.path}'"
+    reached = use(LocalCluster(folder, State(**{**vars(STATE), "nodes": [Node(0, "10.213.4.1", "cr")]})))
+    assert reached[0].startswith("export RAY_ADDRESS=10.213.4.1:6000 RAY_AUTH_MODE=token ")
+    assert reached[1].endswith("--submit http://127.0.0.1:6001")
