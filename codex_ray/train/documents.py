@@ -1,7 +1,7 @@
 """Where documents begin in packed rows, and what follows from it for attention, positions and targets.
 
-Rows do not say where their documents are: the tokens do. A document begins at ``<s>`` and after ``</s>``; where one token is both, at the second of two. Padding is what is
-left of a row after its last document.
+Rows do not say where their documents are: the tokens do. A document begins at ``<s>`` and after ``</s>``;
+where one token is both, at the second of two. Padding is what is left of a row after its last document.
 
 Shape legend: B batch, S sequence.
 """
