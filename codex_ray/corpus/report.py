@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from codex_ray.corpus.account import Account
 from codex_ray.corpus.manifest import Manifest, SourceRows
@@ -28,6 +29,7 @@ from codex_ray.track.page import (
 from codex_ray.track.progress import duration
 
 SOURCES_SHOWN = 50
+ORIGINS_OPEN = 8  # of more sources, paths and licences are folded
 NAME = "report.html"
 
 
@@ -113,26 +115,26 @@ def _sources_section(manifest: Manifest, account: Account, shown: list[str]) -> 
         total = [*_figures("all", account, sum(held.values()), None)]
         total[-2:] = [f"{sum(source.rows for source in training):,}", "100.0%" if training else "-"]
         lines.append(total)
-    origins = (
-        [
-            name,
-            masked(str(source.get("path") or "-")),
-            masked(source.get("version") or "-"),
-            source.get("licence") or "-",
-        ]
-        for name, source in ((name, manifest.sources[name]) for name in shown)
-    )
     more = len(manifest.sources) - len(shown)
     body = (
         _accounted(account)
         + columns_table(heads, lines, total=len(manifest.sources) > 1)
         + (f"<p>and {more:,} more sources, which have less text than these</p>" if more else "")
-        + '<h3 class="step">Where they come from</h3>'
-        + columns_table(
-            ("source", "path", "version", "licence"), origins, words=("path", "version", "licence")
-        )
+        + _origins({name: manifest.sources[name] for name in shown})
     )
     return section("Sources", body)
+
+
+def _origins(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return where the sources come from, folded where they are many."""
+    lines = []
+    for name, source in sources.items():
+        path, version = (masked(str(source[key] or "-")) for key in ("path", "version"))
+        lines.append([name, path, version, source["licence"] or "-"])
+    heads = ("source", "path", "version", "licence")
+    opened = " open" if len(lines) <= ORIGINS_OPEN else ""
+    table = columns_table(heads, lines, words=heads[1:])
+    return f"<details{opened}><summary>Where they come from</summary>{table}</details>"
 
 
 def _by_source(manifest: Manifest) -> dict[str, int]:
@@ -152,8 +154,8 @@ def _figures(name: str, account: Account, tokens: int, rows: SourceRows | None) 
         size_text(account.bytes),
         short(tokens),
         f"{tokens / account.bytes:.3f}" if account.bytes else "-",
-        f"{rows.rows:,}" if rows else "",
-        f"{rows.weight:.1%}" if rows else "",
+        f"{rows.rows:,}" if rows else "-",
+        f"{rows.weight:.1%}" if rows else "-",
     ]
 
 

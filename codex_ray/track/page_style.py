@@ -24,6 +24,7 @@ h1, h2 { font-family: Charter, "Bitstream Charter", "Iowan Old Style", Georgia, 
 h1 { font-size: 2.4rem; line-height: 1.15; margin: 0.2rem 0 0.6rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.45rem; margin: 3rem 0 0.9rem; }
 h3 { display: flex; justify-content: space-between; gap: 1rem; font-size: 0.95rem; margin: 0 0 0.5rem; }
+h3, h3.named { overflow-wrap: anywhere; }
 h3 b { color: var(--muted); font-weight: 500; }
 p { margin: 0 0 1rem; max-width: 42rem; color: var(--muted); }
 .eyebrow { margin: 0; font-size: 0.85rem; color: var(--accent); }
