@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codex_ray.config.common import Cluster, Device, Mlflow
-from codex_ray.config.corpus import Prepare, Split
+from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.model import Model
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
@@ -118,6 +118,7 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
 
 def _prepare(settings: Prepare, prefix: str) -> None:
     _split(settings.split, f"{prefix}split.")
+    _duplicates(settings.duplicates, f"{prefix}duplicates.")
     if settings.clean.min_bytes > settings.clean.max_bytes:
         raise ConfigError(
             f"{prefix}clean.min_bytes={settings.clean.min_bytes} is above "
@@ -306,6 +307,24 @@ def _split(split: Split, prefix: str) -> None:
             f"{prefix}validation={split.validation:g} and {prefix}test={split.test:g} hold out every "
             "document; give shares whose sum is below 1"
         )
+
+
+def _duplicates(duplicates: Duplicates, prefix: str) -> None:
+    """Bands too strict for the similarity would leave most of the wanted pairs unseen, and nobody told."""
+    similarity, places = duplicates.similarity, duplicates.bands * duplicates.rows
+
+    def chance(rows: int) -> float:
+        return float(1 - (1 - similarity**rows) ** (places // rows))
+
+    if not duplicates.near or chance(duplicates.rows) >= 0.5:
+        return
+    fitting = next((rows for rows in range(duplicates.rows, 0, -1) if chance(rows) >= 0.9), 1)
+    bands = max(places // fitting, math.ceil(math.log(0.1) / math.log(1 - similarity**fitting)))
+    raise ConfigError(
+        f"{prefix}bands={duplicates.bands} of {prefix}rows={duplicates.rows} compare only "
+        f"{chance(duplicates.rows):.0%} of the documents that share {similarity:g} of their shingles; give "
+        f"{prefix}rows={fitting} and {prefix}bands={bands}"
+    )
 
 
 def _mlflow(mlflow: Mlflow, prefix: str) -> None:

@@ -82,10 +82,11 @@ class Account:
 
     def plain(self) -> dict[str, Any]:
         """Return plain data, in an order that does not depend on that of counting."""
-        data = dict(vars(self))  # dataclasses.asdict would count the pairs of a Counter anew
+        # dataclasses.asdict would count the pairs of a Counter anew
+        data: dict[str, Any] = {"read": self.read, "kept": self.kept, "bytes": self.bytes}
         for name in ("dropped", "quarantined", "changed", "samples"):
-            data[name] = dict(sorted(data[name].items()))
-        sizes = sorted(((int(size), count) for size, count in self.sizes.items() if count))
+            data[name] = dict(sorted(getattr(self, name).items()))
+        sizes = sorted((int(size), count) for size, count in self.sizes.items() if count)
         return data | {"sizes": {str(size): count for size, count in sizes}}
 
     @classmethod

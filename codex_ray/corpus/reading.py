@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from codex_ray.config.corpus import Clean, Duplicates, Limits, Source
+from codex_ray.config.fields import build
 from codex_ray.corpus.account import Account
 from codex_ray.corpus.cleaning.chain import Chain, Cleaned
 from codex_ray.corpus.duplicates.hashes import write_part
@@ -95,7 +96,7 @@ def read_texts(path: str, suffixes: Sequence[str]) -> Iterator[Cleaned | Quarant
 
 
 def _make(task: ReadTask) -> None:
-    account, chain = Account(), _chain(task.clean)
+    account, chain = Account(), _chain(json.dumps(asdict(task.clean)))
     minhash = MinHash(task.duplicates) if task.duplicates.near else None
     signatures: list[Any] = []
 
@@ -143,5 +144,6 @@ def _beginning(item: Raw | Quarantined) -> str:
 
 
 @lru_cache(maxsize=1)
-def _chain(settings_: Any) -> Chain:
-    return Chain(settings_)
+def _chain(settings: str) -> Chain:
+    """Keep a task process's chain, with its models, from one task to the next."""
+    return Chain(build(Clean, json.loads(settings)))

@@ -82,7 +82,7 @@ class Stages:
 
     def sweep(self) -> None:
         """Remove results that this prepare did not ask for."""
-        for stage in self.folder.iterdir() if self.folder.is_dir() else ():
+        for stage in (path for path in self.folder.iterdir() if path.is_dir()):
             for folder in stage.iterdir():
                 if folder not in self._asked:
                     shutil.rmtree(folder, ignore_errors=True)

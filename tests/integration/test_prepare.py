@@ -102,7 +102,7 @@ def test_rows_are_the_documents_in_order_each_between_its_marks(corpus: Manifest
 def test_the_manifest_accounts_for_every_file(corpus: Manifest) -> None:
     account = corpus.sources["text"]
     assert (account["read"], account["kept"]) == (64, 61)
-    assert account["dropped"] == {"duplicate": 1, "too_short": 1}
+    assert account["dropped"] == {"duplicate": 1, "length/too_short": 1}
     assert account["quarantined"] == {"not UTF-8": 1}
     assert account["changed"] == {"byte order mark": 1}
     assert account["samples"]["duplicate"][0]["detail"] == "as 000.txt"
@@ -191,7 +191,7 @@ def short_files(folder: Path) -> None:
     ("fill", "changes", "words"),
     [
         (lambda folder: None, {}, "is empty; put text files into it"),
-        (odd_files, {}, r"no usable text among the 2 items of .* \(1 too short, 1 not UTF-8\)"),
+        (odd_files, {}, r"no usable text among the 2 items of .* \(1 length/too short, 1 not UTF-8\)"),
         (odd_files, {"on_error": "fail"}, r"a\.txt cannot be used \(not UTF-8: byte 0xff at 0\)"),
         (one_file, {}, "none of the 1 documents fell into the (train|validation) split; add documents"),
         (
@@ -206,7 +206,7 @@ def short_files(folder: Path) -> None:
         ),
         (short_files, {"tokenizer": Tokenizer(vocabulary_size=9000)}, "vocabulary_size=9000 is too large"),
         (short_files, {"tokenizer": Tokenizer(path="/nowhere")}, "tokenizer folder /nowhere does not exist"),
-        (short_files, {"clean": Clean(max_bytes=20)}, r"no usable text .* \(40 too long\)"),
+        (short_files, {"clean": Clean(max_bytes=20)}, r"no usable text .* \(40 length/too long\)"),
     ],
 )
 @pytest.mark.usefixtures("ray_session")

@@ -74,14 +74,13 @@ def find_duplicates(parts: Sequence[Path], settings: Duplicates, run: Run) -> La
     Raises:
         CodexRayError: a part's file is damaged, or has other signatures than the settings ask for.
     """
-    counts: list[int] = []
     repeats: list[Int64] = []
+    starts = [0]
     for path in parts:
         part = open_part(path)
-        repeats.append(part.repeats.astype(np.int64) + sum(counts))
-        counts.append(part.documents)
-    starts = np.cumsum([0, *counts])
-    corpus = Corpus(tuple(parts), tuple(starts[:-1].tolist()))
+        repeats.append(part.repeats.astype(np.int64) + starts[-1])
+        starts.append(starts[-1] + part.documents)
+    corpus = Corpus(tuple(parts), tuple(starts[:-1]))
     first_exact = np.arange(starts[-1])
     tasks = [ExactTask(corpus, bucket) for bucket in _buckets(len(first_exact), EXACT_BYTES)]
     for table in run(exact_links, tasks, False):
@@ -93,12 +92,12 @@ def find_duplicates(parts: Sequence[Path], settings: Duplicates, run: Run) -> La
     return Labels(first_exact, _near(corpus, starts, first_exact, settings, run)[first_exact])
 
 
-def _near(corpus: Corpus, starts: Int64, first_exact: Int64, settings: Duplicates, run: Run) -> Int64:
+def _near(corpus: Corpus, starts: Sequence[int], first_exact: Int64, settings: Duplicates, run: Run) -> Int64:
     """Return the first of the near-duplicate group of each document that repeats none exactly."""
     unique = first_exact == np.arange(len(first_exact))
     sorting = [
         BandsTask(path, np.packbits(unique[start:stop]).tobytes(), settings.bands, settings.rows)
-        for path, (start, stop) in zip(corpus.paths, pairwise(starts.tolist()), strict=True)
+        for path, (start, stop) in zip(corpus.paths, pairwise(starts), strict=True)
     ]
     needed = max(1, ceil(settings.similarity * settings.bands * settings.rows - 1e-9))
     tasks = [

@@ -75,6 +75,16 @@ def test_what_is_possible_passes(words):
         ("prepare", ["split.validation=0.5", "split.test=0.5"], "sum is below 1"),
         ("prepare", ["clean.min_bytes=100", "clean.max_bytes=10"], "no document could stay"),
         ("prepare", ["suffixes=[]"], "no file would be read"),
+        (
+            "prepare",
+            ["duplicates.near=true", "duplicates.similarity=0.5"],
+            "only 5% of the documents that share 0.5 of their shingles; give duplicates.rows=3 and dupl",
+        ),
+        (
+            "prepare",
+            ["duplicates.near=true", "duplicates.bands=1"],
+            "duplicates.rows=2 and duplicates.bands=4",
+        ),
         ("evaluate", ["m"], "neither of corpus and files given"),
         ("evaluate", ["m", "corpus=c", "files=[a]"], "both corpus and files given"),
         ("evaluate", ["m", "corpus=c", "compute.device=cpu", "compute.dtype=float16"], "not possible"),
