@@ -33,13 +33,16 @@ ORIGINS_OPEN = 8  # of more sources, paths and licences are folded
 NAME = "report.html"
 
 
-def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, float]) -> Path:
+def write_corpus_report(
+    manifest: Manifest, folder: Path, seconds: Mapping[str, float], title: str | None = None
+) -> Path:
     """Write ``report.html`` into a corpus folder.
 
     Args:
         manifest: what the folder holds.
         folder: a complete corpus: its rows, index files and tokenizer are read.
         seconds: how long each stage took, in their order; may be empty.
+        title: the corpus's name, where the folder does not have it yet; unset: the folder's.
 
     Returns:
         the path of the report.
@@ -48,10 +51,11 @@ def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, 
         CodexRayError: a file of the corpus is missing or damaged, or the report cannot be written.
     """
     manifest = replace(manifest, folder=folder)
+    title = title or folder.absolute().name
     account = manifest.account()
     largest = _largest(manifest)
     body = [
-        _header(manifest),
+        _header(manifest, title),
         _headlines(manifest, account),
         _sources_section(manifest, account, largest),
         _splits_section(manifest),
@@ -62,17 +66,17 @@ def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, 
         settings_section(manifest.settings, "corpus"),
     ]
     path = folder / NAME
-    write_text(path, build_page(folder.name, body))
+    write_text(path, build_page(title, body))
     return path
 
 
-def _header(manifest: Manifest) -> str:
+def _header(manifest: Manifest, title: str) -> str:
     facts = [
         f"rows of {manifest.sequence_length:,} tokens",
         f"{manifest.vocabulary_size:,} pieces in the vocabulary",
         f"fingerprint {manifest.fingerprint[:12]}",
     ]
-    return header("corpus", manifest.folder.absolute().name, facts)
+    return header("corpus", title, facts)
 
 
 def _headlines(manifest: Manifest, account: Account) -> str:
