@@ -64,7 +64,7 @@ def account(seed: int) -> Account:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     sources = {
-        "stories": Source("/data/stories", 0.75, version=f"1.0 {ATTACK}", licence="CC0 <b>"),
+        "stories": Source("s3://stories/all", 0.75, version=f"1.0 {ATTACK}", licence="CC0 <b>"),
         "notes": Source("https://me:pass@host/notes?key=abc", 0.25),
     }
     folder = tmp_path_factory.mktemp("report") / "corpus"

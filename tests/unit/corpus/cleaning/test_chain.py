@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codex_ray.config.corpus import Clean
+from codex_ray.config.corpus import Clean, Redact
 from codex_ray.corpus.cleaning import gopher, web
 from codex_ray.corpus.cleaning.chain import Chain, Cleaned
 from codex_ray.corpus.cleaning.decontaminate import ngrams
@@ -263,3 +263,14 @@ def test_evaluation_files_that_cannot_serve_are_refused(tmp_path: Path) -> None:
 
 def test_every_rule_names_its_bound_and_source() -> None:
     assert all(rule.bound and rule.source for rule in RULES.values())
+
+
+def test_secrets_and_personal_data_are_masked_or_drop_the_document() -> None:
+    text = "Write to jane.doe@company.com before the end of the week, she will know."
+    mask = Chain(Clean(redact=Redact(personal="mask")))
+    assert mask.apply(Raw("a", text)) == Cleaned(
+        "a", text.replace("jane.doe@company.com", "<EMAIL>"), ("masked",)
+    )
+    drop = Chain(Clean(redact=Redact(secrets="mask", personal="drop")))
+    assert drop.apply(Raw("a", text)) == Dropped("redact", "e-mail, 1 of them")
+    assert drop.apply(Raw("a", "Nobody to write to here.")) == Cleaned("a", "Nobody to write to here.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from codex_ray.corpus.sources.json_values import json_values
@@ -40,9 +40,10 @@ def test_json_is_cut_into_its_values_wherever_chunks_end(
         return json.dumps(value, indent=indent, ensure_ascii=escaped)
 
     text = dump(objects) if array else "\n".join(dump(value) for value in objects)
-    data = text.encode("utf-8", "surrogatepass")
+    data = text.encode()
     values = [json.loads(value or b"") for value in json_values(in_chunks(data, size), 10**6)]
     assert values == objects
+    assume(array or indent is None or not objects or objects[0])  # "{}" would say: an object per line
     assert read(json_file(in_chunks(data, size), 10**6)) == objects
 
 

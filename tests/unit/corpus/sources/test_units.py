@@ -204,7 +204,8 @@ def test_saved_datasets_are_the_files_that_their_state_lists(tmp_path: Path, for
 
 
 def test_folders_saved_by_the_datasets_library_itself(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="an optional library")
+    import datasets
+
     whole = datasets.Dataset.from_list([{"text": f"row {number}"} for number in range(10)])
     chosen = whole.filter(lambda row: row["text"] != "row 3")
     datasets.DatasetDict({"train": chosen}).save_to_disk(str(tmp_path / "d"), num_shards={"train": 2})
