@@ -8,6 +8,7 @@
     corpus/SPLIT/SOURCE-index-00000.parquet        which document each run of tokens is of
     corpus/SPLIT/SOURCE-documents-00000.parquet    text of held-out documents
     corpus/quarantine.jsonl       items that could not be read as text, each with its reason
+    corpus/report.html            all this for a reader; made from the rest, so the manifest does not name it
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def _prepare(
     made.save()
     if settings.track.report:
         with progress.stage("report"):
-            write_corpus_report(made, made.folder, builder.seconds)
+            write_corpus_report(made, made.folder, builder.seconds, output.name)
     workspace.finish(made.folder)
     stages.sweep() if settings.keep_stages else workspace.forget()
     rows = made.splits["train"].rows

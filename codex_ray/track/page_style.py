@@ -24,6 +24,7 @@ h1, h2 { font-family: Charter, "Bitstream Charter", "Iowan Old Style", Georgia, 
 h1 { font-size: 2.4rem; line-height: 1.15; margin: 0.2rem 0 0.6rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.45rem; margin: 3rem 0 0.9rem; }
 h3 { display: flex; justify-content: space-between; gap: 1rem; font-size: 0.95rem; margin: 0 0 0.5rem; }
+h3, h3.named { overflow-wrap: anywhere; }
 h3 b { color: var(--muted); font-weight: 500; }
 p { margin: 0 0 1rem; max-width: 42rem; color: var(--muted); }
 .eyebrow { margin: 0; font-size: 0.85rem; color: var(--accent); }
@@ -87,11 +88,14 @@ mark { background: none; color: var(--series-2); border: 1px solid; border-radiu
 footer { margin-top: 3rem; font-size: 0.82rem; color: var(--muted); }
 @media (max-width: 48rem) {
   .columns thead { display: none; }
-  .columns tr { display: block; padding: 0.6rem 0; border-bottom: 1px solid var(--grid); }
-  .columns tr > * { display: flex; justify-content: space-between; gap: 1.5rem; padding: 0.1rem 0; }
+  .columns tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+  .columns tr { column-gap: 1.5rem; padding: 0.6rem 0; border-bottom: 1px solid var(--grid); }
+  .columns tr > * { display: flex; justify-content: space-between; gap: 0.8rem; padding: 0.1rem 0; }
   .columns tr > * { border: 0; }
+  .columns tr > :not(.number) { grid-column: 1 / -1; }
   .columns td::before { content: attr(data-label); color: var(--muted); font-weight: 400; }
   .columns td::before { white-space: nowrap; }
+  details .columns tr:last-child { border-bottom: 0; }
   .columns th { font-weight: 600; }
   .columns td { text-align: right; }
 }

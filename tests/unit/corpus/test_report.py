@@ -73,6 +73,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return pack_corpus(folder, given, replace(SETTINGS, sources=sources, split=Split(0.1, 0.05)), accounts)
 
 
+def test_a_corpus_being_built_is_shown_under_its_name_to_be(corpus: Manifest) -> None:
+    assert report(corpus).text.count("corpus · codex_ray") == 1
+    path = write_corpus_report(corpus, corpus.folder, {}, "novels <1>")
+    assert "novels <1> · codex_ray" in Page(path.read_text()).text
+
+
 def report(manifest: Manifest, seconds: dict[str, float] | None = None) -> Page:
     path = write_corpus_report(manifest, manifest.folder, seconds or {})
     assert path == manifest.folder / "report.html"

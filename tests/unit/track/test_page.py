@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.track.page import SETTINGS_SHOWN, build_page, columns_table, escape, settings_section
@@ -11,6 +11,7 @@ from tests.unit.track.pages import Page
 ANY = st.text(st.characters() | st.sampled_from("<>&\"'\0\x1b\u202e\u2066\r\n"), max_size=40)
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_any_text_is_shown_and_never_interpreted(text: str) -> None:
     page = Page(f'<p title="{escape(text)}">{escape(text)}</p>')
@@ -27,6 +28,7 @@ def test_what_cannot_be_seen_or_encoded_is_spelled_out() -> None:
     assert escape("\ud800") == "\\ud800"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(ANY, ANY, ANY), max_size=4))
 def test_tables_hold_their_cells(rows: list[tuple[str, str, str]]) -> None:
     table = columns_table(("a", "<b>", "c"), rows, words=("c",))
