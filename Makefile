@@ -48,5 +48,5 @@ lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
 	$(BIN)/python tools/lock.py
 
 clean: ## Undo the set-up and remove caches; corpora, runs and quickstart folders stay
-	rm -rf .venv docs/_build docs/settings.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv docs/_build docs/settings.md docs/rules.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

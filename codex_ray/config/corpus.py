@@ -32,7 +32,7 @@ class Source:
     format: str = setting(
         "auto",
         choices=("auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "datasets"),
-        help="what its files hold; auto goes by the file's name",
+        help="what its files hold; auto goes by their names, of a folder without .json, .csv and .tsv",
     )
     column: str | None = setting(None, help="column or field that is the text; unset: text, content or code")
     template: str | None = setting(None, help="text made of several columns, such as '{title}\\n\\n{body}'")

@@ -77,11 +77,18 @@ class Training:
     ALTERNATIVES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "seconds")
 
     steps: int | None = setting(None, minimum=1, help="optimizer steps; unset takes `epochs` or `seconds`")
-    epochs: float | None = setting(None, minimum=0.0, help="passes over the corpus, instead of steps")
+    epochs: float | None = setting(
+        None, minimum=0.0, help="passes over the corpus (as many rows as it has), instead of steps"
+    )
     seconds: float | None = setting(
         None, minimum=1.0, help="training time, instead of steps; needs schedule.kind=wsd or constant"
     )
     batch_tokens: int = setting(4096, minimum=1, help="tokens per optimizer step, over all workers")
+    documents: str = setting(
+        "joined",
+        choices=("joined", "separate"),
+        help="separate: within a row, attention and positions begin again with each document",
+    )
     micro_batch_rows: int | None = setting(
         None, minimum=1, help="rows per worker at a time; unset takes the most that fits 16 rows"
     )

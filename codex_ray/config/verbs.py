@@ -200,6 +200,55 @@ _IN_LIFE_ORDER = (
         ),
     ),
     *CORPUS_VERBS,
+    Verb(
+        name="cluster up",
+        settings="codex_ray.config.cluster:ClusterUp",
+        function="codex_ray.cluster.local_verbs:up_verb",
+        path="folder",
+        summary="start a Ray cluster of several nodes on this machine",
+        teaches=(
+            "Starts several nodes, each in a network namespace where the machine allows that, as processes "
+            "on loopback otherwise, with token authentication; waits until all are alive and prints the "
+            "commands that use them. For trying out what happens between nodes."
+        ),
+        examples=(
+            ("cluster up", "two nodes of four logical CPUs"),
+            ("cluster up nodes=3 cpus_per_node=2", "three smaller nodes"),
+            ("cluster up mine isolation=processes", "without namespaces, its state in a folder of your own"),
+        ),
+    ),
+    Verb(
+        name="cluster status",
+        settings="codex_ray.config.cluster:ClusterStatus",
+        function="codex_ray.cluster.local_verbs:status_verb",
+        path="folder",
+        summary="show the nodes of a local cluster: state, addresses, resources",
+        teaches=(
+            "Looks at the processes of each node and asks the head: alive, dead (its processes are gone), "
+            "lost (they run, the head cannot reach them) or unknown (the head does not answer)."
+        ),
+        examples=(
+            ("cluster status", "the cluster in the usual folder"),
+            ("cluster status mine", "the one whose state is in a folder of your own"),
+            ("cluster status folder=mine", "the same"),
+        ),
+    ),
+    Verb(
+        name="cluster down",
+        settings="codex_ray.config.cluster:ClusterDown",
+        function="codex_ray.cluster.local_verbs:down_verb",
+        path="folder",
+        summary="end a local cluster and remove all of it",
+        teaches=(
+            "Ends every process of every node, whatever started it, removes interfaces, namespaces, Ray's "
+            "temporary files and the token, and says if something survives. Running it again does nothing."
+        ),
+        examples=(
+            ("cluster down", "the cluster in the usual folder"),
+            ("cluster down mine", "the one whose state is in a folder of your own"),
+            ("cluster down folder=mine", "the same"),
+        ),
+    ),
 )
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _IN_LIFE_ORDER}

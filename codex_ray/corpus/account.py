@@ -56,6 +56,10 @@ class Account:
         self.quarantined[kind] += 1
         self.sample(kind, item.name, detail, "")
 
+    def wants(self, reason: str) -> bool:
+        """Tell whether another example of a reason would be remembered."""
+        return len(self.samples.get(reason, ())) < SAMPLES
+
     def sample(self, reason: str, name: str, detail: str, text: str) -> None:
         """Remember an example of a reason, if few are known."""
         known = self.samples.setdefault(reason, [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,7 @@ class Builder:
     ) -> None:
         self.settings, self.sources, self.stages, self.progress = settings, sources, stages, progress
         self.seed = seed
+        self.seconds: dict[str, float] = {}  # each stage's, in their order
 
     def build(
         self,
@@ -57,7 +60,8 @@ class Builder:
     ) -> Manifest:
         """Return the manifest of a corpus that is whole but for it, or ``found`` if that is the same."""
         parts = self._read(units, files)
-        kept = keep_first(parts, self.settings.duplicates, self.stages, self._run)
+        with self._stage("duplicates"):
+            kept = keep_first(parts, self.settings.duplicates, self.stages, self._run)
         accounts = self._accounts(parts)
         self._check_documents(accounts)
         tokenizer, folder = self._tokenizer(parts, kept)
@@ -252,8 +256,12 @@ class Builder:
         for table in tables:
             self.progress.advance(sum(table.column("bytes").to_pylist()))
 
-    def _stage(self, name: str, total: int | None = None, unit: str = "") -> Any:
-        return self.progress.stage(name, total, unit)
+    @contextmanager
+    def _stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[None]:
+        began = time.monotonic()
+        with self.progress.stage(name, total, unit):
+            yield
+        self.seconds[name] = time.monotonic() - began
 
 
 def part_bytes(total: int) -> int:

@@ -8,6 +8,7 @@
     corpus/SPLIT/SOURCE-index-00000.parquet        which document each run of tokens is of
     corpus/SPLIT/SOURCE-documents-00000.parquet    text of held-out documents
     corpus/quarantine.jsonl       items that could not be read as text, each with its reason
+    corpus/report.html            all this for a reader; made from the rest, so the manifest does not name it
 """
 
 from __future__ import annotations
@@ -235,13 +236,29 @@ class Manifest:
 
     def order(self, split: str, seed: int) -> Order | Mixture:
         """Return the seeded global order of a split's rows, drawn from its sources by weight."""
-        info = self.split(split)
-        window = max(1, WINDOW_TOKENS // (info.row_group_rows * self.sequence_length))
-        weights = [source.weight for source in info.sources]
-        orders = source_orders(info, apportion(weights, window), seed)
+        weights = [source.weight for source in self.split(split).sources]
+        orders = self.source_orders(split, seed, weights)
         if len(orders) == 1 and orders[0]:
             return orders[0]
         return Mixture(orders, weights, seed)
+
+    def source_orders(self, split: str, seed: int, weights: Sequence[float]) -> list[Order | None]:
+        """Return the order of each source's own rows (None where it has none).
+
+        A single source has the seed itself. Of several, each has a seed drawn from it and the source's
+        name, so that adding a source leaves the others' orders as they are. The row groups that are
+        mixed together, which a reader holds, are shared out by weight.
+        """
+        info = self.split(split)
+        windows = apportion(weights, max(1, WINDOW_TOKENS // (info.row_group_rows * self.sequence_length)))
+        orders: list[Order | None] = []
+        for source, window in zip(info.sources, windows, strict=True):
+            own = seed
+            if len(info.sources) > 1:
+                own = int.from_bytes(hashlib.sha256(f"{seed} {source.source}".encode()).digest()[:8], "big")
+            order = Order(source.rows, info.row_group_rows, max(1, window), own) if source.rows else None
+            orders.append(order)
+        return orders
 
     def verify(self, deep: bool = True) -> None:
         """Check that every file is there and whole; ``deep`` also hashes each one.
@@ -310,21 +327,6 @@ class Manifest:
                 f"the tokenizer in {self.folder / 'tokenizer'} is not the one the corpus was made with "
                 f"({found[:12]} instead of {self.tokenizer_digest[:12]}); put that one back or prepare again"
             )
-
-
-def source_orders(info: SplitInfo, windows: Sequence[int], seed: int) -> list[Order | None]:
-    """Return the order of each source's own rows (None where it has none).
-
-    A single source has the seed itself. Of several, each has a seed drawn from it and the source's
-    name, so that adding a source leaves the others' orders as they are.
-    """
-    orders: list[Order | None] = []
-    for source, window in zip(info.sources, windows, strict=True):
-        own = seed
-        if len(info.sources) > 1:
-            own = int.from_bytes(hashlib.sha256(f"{seed} {source.source}".encode()).digest()[:8], "big")
-        orders.append(Order(source.rows, info.row_group_rows, max(1, window), own) if source.rows else None)
-    return orders
 
 
 REMEDY = "copy it again or prepare the corpus again"

@@ -23,7 +23,7 @@ from codex_ray.corpus.order import Order, permutation
 
 # Shares are exact to 1/16384 in each block. Larger blocks would be finer, but a short run ends within
 # its first blocks and has the exact shares only at their ends; this many rows of 256 tokens are 4 M
-# tokens. It also bounds what a seek costs: about 2 ms.
+# tokens. It also bounds what a seek costs: a few milliseconds.
 BLOCK = 2**14
 BLOCKS_KEPT = 4  # a batch may straddle two, and figures are wanted for one that is a little behind
 

@@ -22,6 +22,7 @@ from codex_ray.config.fields import differences, to_dict
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.build import Builder
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.report import write_corpus_report
 from codex_ray.corpus.shards import WRITTEN
 from codex_ray.corpus.sources.units import Unit, find_units
 from codex_ray.corpus.stages import Stages, digest
@@ -116,6 +117,8 @@ def summary_rows(prepared: Prepared) -> list[tuple[str, str]]:
         kinds = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in sorted(counted.items())]
         if kinds or title != "changed":
             rows.append((title, ", ".join(kinds) or "none"))
+    if (prepared.folder / "report.html").exists():
+        rows.append(("report", str(prepared.folder / "report.html")))
     rows.append(("next", f"codex-ray pretrain corpus={shlex.quote(str(prepared.folder))}"))
     return rows
 
@@ -145,6 +148,9 @@ def _prepare(
         return _same(output, made)
     shutil.rmtree(made.folder / WRITTEN, ignore_errors=True)
     made.save()
+    if settings.track.report:
+        with progress.stage("report"):
+            write_corpus_report(made, made.folder, builder.seconds, output.name)
     workspace.finish(made.folder)
     stages.sweep() if settings.keep_stages else workspace.forget()
     rows = made.splits["train"].rows

@@ -26,6 +26,7 @@ from codex_ray.errors import CodexRayError
 
 VERSION = 1  # of what this stage writes; part of every key
 QUARANTINE = "quarantine.jsonl"
+BEGINNING = 4096  # of a dropped document, looked at for secrets before a little of it is shown
 MOST_BYTES = 2**31 - 1  # of one document; Arrow's texts end there
 
 
@@ -111,7 +112,8 @@ def _make(task: ReadTask) -> None:
             if isinstance(outcome, Cleaned):
                 account.keep(writer.add(outcome.name, outcome.text), outcome.changed)
             elif isinstance(outcome, Dropped):
-                account.drop(item.name, outcome, _beginning(item))
+                text = _beginning(item, task.clean) if account.wants(outcome.rule) else ""
+                account.drop(item.name, outcome, text)
             else:
                 if task.fail:
                     raise CodexRayError(
@@ -138,9 +140,17 @@ def _joined(signatures: list[Any], minhash: MinHash | None) -> Any | None:
     return np.concatenate(signatures) if signatures else minhash.signatures([])
 
 
-def _beginning(item: Raw | Quarantined) -> str:
+def _beginning(item: Raw | Quarantined, clean: Clean) -> str:
+    """Return how a dropped document begins, to be shown; masked where secrets are not to be kept."""
     content = item.content if isinstance(item, Raw) else ""
-    return content[:800].decode("utf-8", "replace") if isinstance(content, bytes) else content
+    text = (
+        content[:BEGINNING].decode("utf-8", "replace") if isinstance(content, bytes) else content[:BEGINNING]
+    )
+    if (clean.redact.secrets, clean.redact.personal) == ("keep", "keep"):
+        return text
+    from codex_ray.safety import redact
+
+    return redact(text, secrets="mask", personal="mask").text
 
 
 @lru_cache(maxsize=1)

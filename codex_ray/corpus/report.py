@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from codex_ray.corpus.account import Account
 from codex_ray.corpus.manifest import Manifest, SourceRows
@@ -28,16 +29,20 @@ from codex_ray.track.page import (
 from codex_ray.track.progress import duration
 
 SOURCES_SHOWN = 50
+ORIGINS_OPEN = 8  # of more sources, paths and licences are folded
 NAME = "report.html"
 
 
-def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, float]) -> Path:
+def write_corpus_report(
+    manifest: Manifest, folder: Path, seconds: Mapping[str, float], title: str | None = None
+) -> Path:
     """Write ``report.html`` into a corpus folder.
 
     Args:
         manifest: what the folder holds.
         folder: a complete corpus: its rows, index files and tokenizer are read.
         seconds: how long each stage took, in their order; may be empty.
+        title: the corpus's name, where the folder does not have it yet; unset: the folder's.
 
     Returns:
         the path of the report.
@@ -46,10 +51,11 @@ def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, 
         CodexRayError: a file of the corpus is missing or damaged, or the report cannot be written.
     """
     manifest = replace(manifest, folder=folder)
+    title = title or folder.absolute().name
     account = manifest.account()
     largest = _largest(manifest)
     body = [
-        _header(manifest),
+        _header(manifest, title),
         _headlines(manifest, account),
         _sources_section(manifest, account, largest),
         _splits_section(manifest),
@@ -60,17 +66,17 @@ def write_corpus_report(manifest: Manifest, folder: Path, seconds: Mapping[str, 
         settings_section(manifest.settings, "corpus"),
     ]
     path = folder / NAME
-    write_text(path, build_page(folder.name, body))
+    write_text(path, build_page(title, body))
     return path
 
 
-def _header(manifest: Manifest) -> str:
+def _header(manifest: Manifest, title: str) -> str:
     facts = [
         f"rows of {manifest.sequence_length:,} tokens",
         f"{manifest.vocabulary_size:,} pieces in the vocabulary",
         f"fingerprint {manifest.fingerprint[:12]}",
     ]
-    return header("corpus", manifest.folder.absolute().name, facts)
+    return header("corpus", title, facts)
 
 
 def _headlines(manifest: Manifest, account: Account) -> str:
@@ -111,28 +117,28 @@ def _sources_section(manifest: Manifest, account: Account, shown: list[str]) -> 
     ]
     if len(manifest.sources) > 1:
         total = [*_figures("all", account, sum(held.values()), None)]
-        total[-2] = f"{sum(source.rows for source in training):,}"
+        total[-2:] = [f"{sum(source.rows for source in training):,}", "100.0%" if training else "-"]
         lines.append(total)
-    origins = (
-        [
-            name,
-            masked(str(source.get("path") or "-")),
-            masked(source.get("version") or "-"),
-            source.get("licence") or "-",
-        ]
-        for name, source in ((name, manifest.sources[name]) for name in shown)
-    )
     more = len(manifest.sources) - len(shown)
     body = (
         _accounted(account)
         + columns_table(heads, lines, total=len(manifest.sources) > 1)
         + (f"<p>and {more:,} more sources, which have less text than these</p>" if more else "")
-        + "<h3>Where they come from</h3>"
-        + columns_table(
-            ("source", "path", "version", "licence"), origins, words=("path", "version", "licence")
-        )
+        + _origins({name: manifest.sources[name] for name in shown})
     )
     return section("Sources", body)
+
+
+def _origins(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return where the sources come from, folded where they are many."""
+    lines = []
+    for name, source in sources.items():
+        path, version = (masked(str(source[key] or "-")) for key in ("path", "version"))
+        lines.append([name, path, version, source["licence"] or "-"])
+    heads = ("source", "path", "version", "licence")
+    opened = " open" if len(lines) <= ORIGINS_OPEN else ""
+    table = columns_table(heads, lines, words=heads[1:])
+    return f"<details{opened}><summary>Where they come from</summary>{table}</details>"
 
 
 def _by_source(manifest: Manifest) -> dict[str, int]:
@@ -152,8 +158,8 @@ def _figures(name: str, account: Account, tokens: int, rows: SourceRows | None) 
         size_text(account.bytes),
         short(tokens),
         f"{tokens / account.bytes:.3f}" if account.bytes else "-",
-        f"{rows.rows:,}" if rows else "",
-        f"{rows.weight:.1%}" if rows else "",
+        f"{rows.rows:,}" if rows else "-",
+        f"{rows.weight:.1%}" if rows else "-",
     ]
 
 

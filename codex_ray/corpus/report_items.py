@@ -85,16 +85,18 @@ def _hiding(settings: dict[str, Any]) -> Callable[[str], str]:
 
 
 def _reasons(counts: Counter[str], samples: dict[str, list[Sample]], read: int) -> str:
-    """Return the commonest reasons, those of a step together; the first of all is unfolded."""
+    """Return the commonest reasons, those of no step first, then step by step; the commonest is unfolded."""
     shown = counts.most_common(REASONS_SHOWN)
     totals = Counter[str]()
     for reason, count in counts.items():
         totals[_step(reason)] += count
     parts = []
     opened = shown[0][0] if shown else ""
-    for step in sorted({_step(reason) for reason, _ in shown}, key=lambda step: (-totals[step], step)):
+    for step in sorted(
+        {_step(reason) for reason, _ in shown}, key=lambda step: (step != "", -totals[step], step)
+    ):
         if step:
-            parts.append(f'<h3 class="step">{escape(_words(step))} <b>{totals[step]:,}</b></h3>')
+            parts.append(f'<h3 class="step">{escape(_cut(_words(step)))} <b>{totals[step]:,}</b></h3>')
         for reason, count in shown:
             if _step(reason) == step:
                 found = samples.get(reason, [])
@@ -110,7 +112,7 @@ def _step(reason: str) -> str:
 
 
 def _reason(reason: str, count: int, read: int, samples: list[Sample], opened: bool) -> str:
-    title = _words(reason.partition("/")[2] or reason)
+    title = _cut(_words(reason.partition("/")[2] or reason))
     return (
         f'<details class="reason"{" open" if opened else ""}><summary>{escape(title)} '
         f"<b>{count:,}</b> <span>{_share(count, read)} of all read</span></summary>"

@@ -19,7 +19,6 @@ from codex_ray.track.page import escape, section
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
 
-ROWS_SHOWN = 3  # of a source, from its beginning, its first third and its second
 SOURCES_SHOWN = 12
 TOKENS_SHOWN = 600  # of a row
 
@@ -46,23 +45,19 @@ def rows_section(manifest: Manifest, sources: Sequence[str]) -> str:
         return ""
     writer = _Writer(Tokenizer.load(manifest.folder / "tokenizer"))
     reader = RowReader(manifest, "train", cached_groups=1)
-    shown = [source for source in train.sources if source.source in set(sources) and source.rows]
-    firsts = dict(
-        zip(
-            (source.source for source in train.sources),
-            np.cumsum([0, *(source.rows for source in train.sources)]).tolist(),
-            strict=False,
-        )
-    )
-    parts = []
-    for source in shown[:SOURCES_SHOWN]:
-        parts.append(f'<h3 class="step">{escape(source.source)}</h3>')
-        rows = sorted({source.rows * third // ROWS_SHOWN for third in range(ROWS_SHOWN)})
-        tokens = reader.take(np.array(rows, dtype=np.int64) + firsts[source.source])
+    first, parts, shown, wanted = 0, list[str](), 0, set(sources)
+    for source in train.sources:
+        start, first = first, first + source.rows
+        if shown == SOURCES_SHOWN or not source.rows or source.source not in wanted:
+            continue
+        shown += 1
+        parts.append(f'<h3 class="named">{escape(source.source)}</h3>')
+        rows = sorted({0, source.rows // 2, source.rows - 1})
+        tokens = reader.take(np.array(rows, dtype=np.int64) + start)
         for row, values in zip(rows, tokens, strict=True):
             runs = list(row_runs(manifest, source, row))
             parts.append(writer.row(row, values, runs, row * manifest.sequence_length))
-    left = sum(1 for source in train.sources if source.rows) - len(shown[:SOURCES_SHOWN])
+    left = sum(1 for source in train.sources if source.rows) - shown
     more = f"<p>and the rows of {left:,} more sources</p>" if left else ""
     note = "What training reads, as text: each document under its name, special tokens in frames."
     return section("Rows", "".join(parts) + more, note)

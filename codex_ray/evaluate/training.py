@@ -20,7 +20,8 @@ def training_sequences(
 ) -> Iterator[NDArray[Any]]:
     """Iterate over the training documents as ids, the beginning and end tokens included.
 
-    Rows cut documents anywhere, so what follows the last full row is missing from the last one.
+    Rows cut documents anywhere, so what follows the last full row is missing from the last one. Best-fit
+    packing cuts documents longer than a row; their pieces come as documents of their own.
 
     Args:
         manifest: a loaded corpus.
@@ -32,14 +33,18 @@ def training_sequences(
     first_row = 0
     if last_tokens is not None:
         first_row = max(0, info.rows - last_tokens // manifest.sequence_length - 1)
-    bos_id = tokenizer.special_ids["bos"]
+    bos_id, eos_id, pad_id = (tokenizer.special_ids[name] for name in ("bos", "eos", "pad"))
     parts: list[NDArray[Any]] = []
     for group in info.row_groups():
         if group.stop <= first_row:
             continue
         rows = np.arange(group.start, group.stop, dtype=np.int64)
         ids = reader.take(rows).reshape(-1)
-        before, *documents = np.split(ids, np.flatnonzero(ids == bos_id))
+        if pad_id != eos_id:
+            ids = ids[ids != pad_id]
+        begins = ids == bos_id
+        begins[1:] |= ids[:-1] == eos_id
+        before, *documents = np.split(ids, np.flatnonzero(begins))
         if parts:
             parts.append(before)
         for document in documents:
@@ -55,4 +60,7 @@ def training_texts(
 ) -> Iterator[str]:
     """Iterate over the training documents as text; arguments are those of :func:`training_sequences`."""
     for ids in training_sequences(manifest, tokenizer, last_tokens=last_tokens):
-        yield tokenizer.decode(ids[1:-1].tolist() if ids[-1] == tokenizer.eos_id else ids[1:].tolist())
+        first = 1 if ids[0] == tokenizer.special_ids["bos"] else 0
+        yield tokenizer.decode(
+            ids[first:-1].tolist() if ids[-1] == tokenizer.eos_id else ids[first:].tolist()
+        )

@@ -13,9 +13,11 @@ from codex_ray.model.gains import mixing_gains
 from codex_ray.model.load import build_model, load_model, resolve_model_folder
 from codex_ray.model.loss import next_token_loss_sum
 from codex_ray.model.modeling import CodexRayForCausalLM, CodexRayModel
+from codex_ray.model.operations import IGNORED
 from codex_ray.model.roles import optimizer_role
 
 __all__ = [
+    "IGNORED",
     "CodexRayConfig",
     "CodexRayForCausalLM",
     "CodexRayModel",

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from codex_ray.model.hyper_connections import Mixer
 
 
-def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
+def mixing_gains(model: nn.Module, input_ids: Tensor, position_ids: Tensor | None = None) -> dict[str, float]:
     """Measure the composite of all mixing matrices on one batch (mHC section 3.1, "Amax gain").
 
     Args:
         model: a language model; one that mixes no streams gives an empty result.
         input_ids: token ids, [B, S].
+        position_ids: positions that begin again with each document of a row; unset is one text per row.
 
     Returns:
         ``row_gain`` and ``column_gain``: the largest absolute row sum (forward gain) and column
@@ -40,7 +41,7 @@ def mixing_gains(model: nn.Module, input_ids: Tensor) -> dict[str, float]:
     handles = [mixer.register_forward_hook(record) for mixer in mixers]
     try:
         with torch.no_grad():
-            model(input_ids=input_ids, use_cache=False)
+            model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

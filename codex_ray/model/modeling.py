@@ -31,7 +31,15 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration import CodexRayConfig
 from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write_streams
 from .mixing import Rule
-from .operations import ATTENTION_LENGTH, IGNORED, CausalAttention, NormAndRotate, RMSNorm, TokenLoss
+from .operations import (
+    ATTENTION_LENGTH,
+    IGNORED,
+    CausalAttention,
+    NormAndRotate,
+    RMSNorm,
+    TokenLoss,
+    document_starts,
+)
 
 
 class CodexRayRMSNorm(nn.Module):
@@ -139,9 +147,13 @@ class CodexRayAttention(nn.Module):
         position_embeddings: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        starts_BS: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the attended values, [B, S, D], and the weights where the implementation has them."""
+        """Return the attended values, [B, S, D], and the weights where the implementation has them.
+
+        ``starts`` are where documents begin, for the attention that needs no mask (see ``_short``).
+        """
         shape = (*x_BSD.shape[:-1], -1, self.head_dim)
         query, key = self.q_proj(x_BSD).view(shape), self.k_proj(x_BSD).view(shape)
         value_BGSE = self.v_proj(x_BSD).view(shape).transpose(1, 2)
@@ -155,7 +167,9 @@ class CodexRayAttention(nn.Module):
         if past_key_values is not None:
             key, value_BGSE = past_key_values.update(key, value_BGSE, self.layer_idx)
         if self._short(query, key, attention_mask, kwargs):
-            attended = CausalAttention.apply(query, key, value_BGSE, self.scaling)  # type: ignore[no-untyped-call]
+            attended = CausalAttention.apply(  # type: ignore[no-untyped-call]
+                query, key, value_BGSE, self.scaling, starts_BS
+            )
             weights = None
         else:
             attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -179,13 +193,21 @@ class CodexRayAttention(nn.Module):
         """Whether this is plain causal attention over short rows on a CPU."""
         length = query_BHSE.shape[2]
         return (
-            self.config._attn_implementation == "sdpa"
-            and mask is None
-            and query_BHSE.device.type == "cpu"
-            and 1 < length == key_BGSE.shape[2] <= ATTENTION_LENGTH
-            and kwargs.get("is_causal") is not False
-            and kwargs.get("cache") is None  # a paged cache belongs to the registered function
+            mask is None
+            and length == key_BGSE.shape[2]
+            and _short_rows(self.config, query_BHSE, length, kwargs)
         )
+
+
+def _short_rows(config: CodexRayConfig, x: Tensor, length: int, kwargs: dict[str, Any]) -> bool:
+    """Whether causal attention over rows of this length is ours: short ones on a CPU."""
+    return (
+        config._attn_implementation == "sdpa"
+        and x.device.type == "cpu"
+        and 1 < length <= ATTENTION_LENGTH
+        and kwargs.get("is_causal") is not False
+        and kwargs.get("cache") is None  # a paged cache belongs to the registered function
+    )
 
 
 class CodexRayMLP(nn.Module):
@@ -324,7 +346,8 @@ class CodexRayModel(CodexRayPreTrainedModel):
 
         Hidden states recorded with ``output_hidden_states`` have the streams' shape, [B, S, N, D].
         Positions default to each row's count of unmasked tokens, so padding on either side is
-        the same as none.
+        the same as none. Given positions that begin again within a row, without a mask or a cache,
+        make it several documents: none attends to another.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -332,15 +355,20 @@ class CodexRayModel(CodexRayPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        mask = starts = None
+        packed = position_ids is not None and attention_mask is None and past_key_values is None
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        if packed and _short_rows(self.config, inputs_embeds, inputs_embeds.shape[1], kwargs):
+            starts = document_starts(position_ids.expand(inputs_embeds.shape[:2]))
+        else:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
         streams = self.config.mixed_streams
         hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
@@ -351,6 +379,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
+                starts_BS=starts,
                 use_cache=use_cache,
                 **kwargs,
             )

@@ -109,50 +109,92 @@ class CausalAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query_BHSE: Tensor, key_BGSE: Tensor, value_BGSE: Tensor, scaling: float) -> Tensor:
-        """Return [B, S, H, E]. Weights are computed in fp32 and kept in the model's precision."""
+    def forward(
+        ctx: Any,
+        query_BHSE: Tensor,
+        key_BGSE: Tensor,
+        value_BGSE: Tensor,
+        scaling: float,
+        starts_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Return [B, S, H, E]. Weights are computed in fp32 and kept in the model's precision.
+
+        ``starts`` says where each query's document begins in its row; keys before it are not attended.
+        """
         batch, heads, length, size = query_BHSE.shape
         groups = key_BGSE.shape[1]
         query = (query_BHSE * scaling).view(batch * groups, heads // groups, length, size)
         key, value = key_BGSE.reshape(-1, length, size), value_BGSE.reshape(-1, length, size)
         attended = torch.empty_like(query)
-        kept = []
-        for start, stop in _row_blocks(length):
+        blocks, kept = _row_blocks(length, starts_BS), []
+        for first, start, stop in blocks:
             rows = query[:, :, start:stop].flatten(1, 2)
-            scores = torch.bmm(rows, key[:, :stop].transpose(1, 2))
-            diagonal = scores.view(*attended.shape[:2], stop - start, stop)[..., start:]
+            scores = torch.bmm(rows, key[:, first:stop].transpose(1, 2))
+            diagonal = scores.view(*attended.shape[:2], stop - start, stop - first)[..., start - first :]
             diagonal += torch.full_like(diagonal[0, 0], float("-inf")).triu_(1)
+            if starts_BS is not None:
+                _hide_other_documents(
+                    scores.view(batch, -1, stop - start, stop - first), starts_BS, first, start
+                )
             weights = scores.softmax(-1)
-            attended[:, :, start:stop] = torch.bmm(weights, value[:, :stop]).view_as(query[:, :, start:stop])
+            through = torch.bmm(weights, value[:, first:stop])
+            attended[:, :, start:stop] = through.view_as(query[:, :, start:stop])
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.scaling = scaling
+        ctx.scaling, ctx.blocks = scaling, blocks
         return attended.view(query_BHSE.shape).transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Gradients of queries, keys and values."""
         query, key, value, *kept = ctx.saved_tensors
         batch, length, _, size = gradients[0].shape
         gradient = gradients[0].transpose(1, 2).reshape(query.shape)
         query_gradient = torch.empty_like(query)
         key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
-        for (start, stop), weights in zip(_row_blocks(length), kept, strict=True):
+        for (first, start, stop), weights in zip(ctx.blocks, kept, strict=True):
             rows = gradient[:, :, start:stop].flatten(1, 2)
-            weights_gradient = torch.bmm(rows, value[:, :stop].transpose(1, 2))
+            weights_gradient = torch.bmm(rows, value[:, first:stop].transpose(1, 2))
             scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
-            through_keys = torch.bmm(scores_gradient, key[:, :stop])
+            through_keys = torch.bmm(scores_gradient, key[:, first:stop])
             query_gradient[:, :, start:stop] = through_keys.view_as(query[:, :, start:stop])
             queries = query[:, :, start:stop].flatten(1, 2)
-            key_gradient[:, :stop] += torch.bmm(scores_gradient.transpose(1, 2), queries)
-            value_gradient[:, :stop] += torch.bmm(weights.transpose(1, 2), rows)
+            key_gradient[:, first:stop] += torch.bmm(scores_gradient.transpose(1, 2), queries)
+            value_gradient[:, first:stop] += torch.bmm(weights.transpose(1, 2), rows)
         query_gradient *= ctx.scaling
         shape = (batch, -1, length, size)
-        return query_gradient.view(shape), key_gradient.view(shape), value_gradient.view(shape), None
+        return query_gradient.view(shape), key_gradient.view(shape), value_gradient.view(shape), None, None
 
 
-def _row_blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + ATTENTION_ROWS, length)) for start in range(0, length, ATTENTION_ROWS)]
+def _row_blocks(length: int, starts_BS: Tensor | None) -> list[tuple[int, int, int]]:
+    """Return the blocks of queries, each with the first key that any of them attends to."""
+    blocks = [(start, min(start + ATTENTION_ROWS, length)) for start in range(0, length, ATTENTION_ROWS)]
+    if starts_BS is None:
+        return [(0, start, stop) for start, stop in blocks]
+    # Starts never fall along a row: a block's first query has the lowest of each row.
+    return [(int(starts_BS[:, start].min()), start, stop) for start, stop in blocks]
+
+
+def _hide_other_documents(scores_BHSK: Tensor, starts_BS: Tensor, first: int, start: int) -> None:
+    """Forbid the keys, from ``first`` on, that lie before their query's document (queries from ``start``)."""
+    queries, keys = scores_BHSK.shape[2:]
+    places_K = torch.arange(first, first + keys, device=starts_BS.device)
+    before_BSK = places_K < starts_BS[:, start : start + queries, None]
+    scores_BHSK.masked_fill_(before_BSK.unsqueeze(1), float("-inf"))
+
+
+def document_starts(position_ids_BS: Tensor) -> Tensor | None:
+    """Return where in its row each token's document begins; None where no row holds more than one.
+
+    A document begins wherever a position is not the one after the position before it.
+    """
+    places = torch.arange(position_ids_BS.shape[1], device=position_ids_BS.device)
+    begins = torch.zeros_like(position_ids_BS, dtype=torch.bool)
+    begins[:, 1:] = position_ids_BS.diff(dim=1) != 1
+    if not begins.any():
+        return None
+    starts: Tensor = torch.where(begins, places, 0).cummax(1).values
+    return starts
 
 
 class TokenLoss(torch.autograd.Function):

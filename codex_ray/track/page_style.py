@@ -23,7 +23,8 @@ main { max-width: 68rem; margin: 0 auto; padding: 3.5rem 1.5rem 4rem; }
 h1, h2 { font-family: Charter, "Bitstream Charter", "Iowan Old Style", Georgia, serif; font-weight: 600; }
 h1 { font-size: 2.4rem; line-height: 1.15; margin: 0.2rem 0 0.6rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.45rem; margin: 3rem 0 0.9rem; }
-h3 { display: flex; justify-content: space-between; font-size: 0.95rem; margin: 0 0 0.5rem; }
+h3 { display: flex; justify-content: space-between; gap: 1rem; font-size: 0.95rem; margin: 0 0 0.5rem; }
+h3, h3.named { overflow-wrap: anywhere; }
 h3 b { color: var(--muted); font-weight: 500; }
 p { margin: 0 0 1rem; max-width: 42rem; color: var(--muted); }
 .eyebrow { margin: 0; font-size: 0.85rem; color: var(--accent); }
@@ -71,11 +72,12 @@ pre {
 .bars span { color: var(--muted); overflow-wrap: anywhere; }
 .bars b { font-weight: 500; text-align: right; }
 .bars i { align-self: center; height: 0.6rem; min-width: 2px; background: var(--series-1); }
-.step { display: flex; justify-content: space-between; gap: 1rem; margin: 1.4rem 0 0.2rem; }
+.step { margin: 1.8rem 0 0.3rem; }
+h3.named { font-size: 1.1rem; margin: 2rem 0 0.6rem; }
 .reason summary { overflow-wrap: anywhere; }
 .reason summary span, .reason p span { color: var(--muted); }
 .reason > p { margin: 0.2rem 0 0.4rem; max-width: none; color: var(--ink); overflow-wrap: anywhere; }
-.reason pre { max-height: 12rem; overflow-y: auto; }
+.reason pre { max-height: 16rem; overflow-y: auto; }
 .row { margin-bottom: 1.4rem; }
 .row pre { margin: 0; }
 .piece { display: block; }
@@ -86,11 +88,14 @@ mark { background: none; color: var(--series-2); border: 1px solid; border-radiu
 footer { margin-top: 3rem; font-size: 0.82rem; color: var(--muted); }
 @media (max-width: 48rem) {
   .columns thead { display: none; }
-  .columns tr { display: block; padding: 0.6rem 0; border-bottom: 1px solid var(--grid); }
-  .columns tr > * { display: flex; justify-content: space-between; gap: 1.5rem; padding: 0.1rem 0; }
+  .columns tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+  .columns tr { column-gap: 1.5rem; padding: 0.6rem 0; border-bottom: 1px solid var(--grid); }
+  .columns tr > * { display: flex; justify-content: space-between; gap: 0.8rem; padding: 0.1rem 0; }
   .columns tr > * { border: 0; }
+  .columns tr > :not(.number) { grid-column: 1 / -1; }
   .columns td::before { content: attr(data-label); color: var(--muted); font-weight: 400; }
   .columns td::before { white-space: nowrap; }
+  details .columns tr:last-child { border-bottom: 0; }
   .columns th { font-weight: 600; }
   .columns td { text-align: right; }
 }

@@ -42,6 +42,7 @@ HEADLINES = (
     ("train_seconds", "of training"),
 )
 HEADLINES_SHOWN = 6
+PER_SOURCE = ("source/", "validation/")  # figures that have a table of their own
 
 
 def write_report(run_folder: Path) -> Path:
@@ -69,6 +70,7 @@ def write_report(run_folder: Path) -> Path:
         _error_section(errors),
         _plot_section(rows),
         _sample_section(samples),
+        _source_section(rows),
         _results_section(summary),
         settings_section(config, "run"),
         _environment_section(environment),
@@ -168,8 +170,23 @@ def _error_section(errors: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _results_section(summary: Mapping[str, Any]) -> str:
-    rows = [(name.replace("_", " "), _shown(name, value)) for name, value in summary.items()]
-    return section("Results", facts_table(rows))
+    shown = ((name, value) for name, value in summary.items() if not name.startswith(PER_SOURCE))
+    return section(
+        "Results", facts_table([(name.replace("_", " "), _shown(name, value)) for name, value in shown])
+    )
+
+
+def _source_section(rows: Sequence[Row]) -> str:
+    """Show what a run over several sources has used of each, from the last figures there are."""
+    last = {name: value for row in rows for name, value in row.items() if name.startswith(PER_SOURCE)}
+    lines = []
+    for name in (name.split("/", 1)[1].rsplit("/", 1)[0] for name in last if name.endswith("/epochs")):
+        keys = (f"source/{name}/rows", f"source/{name}/epochs", f"validation/{name}/loss")
+        shown = [_shown(key, last[key]) if last.get(key) is not None else "" for key in keys]
+        cells = "".join(f"<td>{escape(value)}</td>" for value in shown)
+        lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+    head = "<tr><th></th><td>rows used</td><td>epochs</td><td>validation loss</td></tr>"
+    return section("Sources", f"<table>{head}{''.join(lines)}</table>") if lines else ""
 
 
 def _environment_section(environment: Mapping[str, Any]) -> str:

@@ -75,10 +75,12 @@ class Follower:
             figures["parameters"] = float(self._parameters)
         if last["loss"] is not None:
             figures["loss"] = last["loss"]
+        figures |= {name: value for name, value in last.items() if name.startswith("source/")}
         for row in reversed(rows):
             if "validation_loss" in row:
                 figures["validation_loss"] = row["validation_loss"]
                 figures["validation_bits_per_byte"] = row["validation_bits_per_byte"]
+                figures |= {name: value for name, value in row.items() if name.startswith("validation/")}
                 break
         if self.startup:
             figures |= {f"startup/{stage}": value for stage, value in self.startup.items()}

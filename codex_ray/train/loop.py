@@ -8,12 +8,13 @@ and the wish to stop, so that every rank ends at the same step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import Pretrain
@@ -129,7 +130,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     if _due(parts.settings.track.mixing_every, state.step):
         mixing = parts.hooks.measure_mixing(batch)
     state.phase = "forward and backward"
-    total = dist.get_world_size() * sum(parts.objective.weight(micro) for micro in batch.micro_batches)
+    total = global_weight(parts.objective, batch.micro_batches, parts.device)
     loss = torch.zeros((), dtype=torch.float64, device=parts.device)
     for micro in batch.micro_batches:
         share = parts.objective.loss(parts.engine.forward, micro, total)
@@ -171,6 +172,14 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         **mixing,
     }
     return figures, stop_votes > 0 or state.step == parts.settings.train.stop_after
+
+
+def global_weight(objective: NextToken, micro_batches: Sequence[Tensor], device: torch.device) -> int:
+    """Add up what all ranks' losses are to be divided by; ranks may hold different numbers of targets."""
+    weight = sum(objective.weight(micro) for micro in micro_batches)
+    total = torch.tensor([weight], dtype=torch.int64, device=device)
+    dist.all_reduce(total)
+    return max(1, int(total.item()))  # a batch without any target has no loss, and is no fault
 
 
 def _agree_on_plan(parts: Parts, state: State) -> Plan:

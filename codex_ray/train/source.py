@@ -14,6 +14,9 @@ from torch import Tensor
 
 from codex_ray.config.check import BatchPlan
 from codex_ray.corpus.direct import digest
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.mixture import Mixture
+from codex_ray.corpus.order import Order
 from codex_ray.corpus.stream import StepRows, open_stream
 
 
@@ -83,3 +86,18 @@ class CorpusSource:
         close = getattr(self._rows, "close", None)
         if close is not None:
             close()
+
+
+def sources_used(manifest: Manifest, order: Order | Mixture, positions: int) -> dict[str, float]:
+    """Say how much of each source the first ``positions`` positions of training take.
+
+    Returns:
+        ``source/NAME/rows`` and ``source/NAME/epochs``; nothing where there is only one source.
+    """
+    if not isinstance(order, Mixture):
+        return {}
+    figures: dict[str, float] = {}
+    for source, rows in zip(manifest.splits["train"].sources, order.drawn(positions), strict=True):
+        figures[f"source/{source.source}/rows"] = rows
+        figures[f"source/{source.source}/epochs"] = rows / source.rows if source.rows else 0.0
+    return figures

@@ -3,62 +3,89 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from codex_ray.config.check import BatchPlan
+from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.stream import open_stream
+from codex_ray.corpus.mixture import apportion
 from codex_ray.train.engine import Engine
+from codex_ray.train.loop import global_weight
 from codex_ray.train.objectives.next_token import NextToken
 
 ORDER_SEED = 1  # the rows measured must not change with the run's seed
 
 
 class Validator:
-    """Measures the mean loss over the first rows of the validation split, in a fixed order."""
+    """Measures the mean loss over rows of the validation split, the same ones at any time.
 
-    def __init__(
-        self, corpus: Path, manifest: Manifest, rows: int, batch: BatchPlan, device: torch.device
-    ) -> None:
+    Sources give rows in proportion to what they have there, whatever their weights in training.
+    """
+
+    def __init__(self, manifest: Manifest, rows: int, batch: BatchPlan, device: torch.device) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
+        self._device = device
+        self._micro_batches: dict[str, list[torch.Tensor]] = {}
         split = manifest.splits.get("validation")
-        available = split.rows if split else 0
-        count = min(rows, available) // world * world  # ZeRO-3 needs equal work on every rank
-        self._micro_batches: list[torch.Tensor] = []
-        if count == 0 or split is None:
+        if split is None or not split.rows:
             return
-        stream = open_stream(
-            corpus,
-            "validation",
-            kind="direct",
-            seed=ORDER_SEED,
-            first_step=0,
-            steps=1,
-            batch_rows=count,
-            rank=rank,
-            world_size=world,
-        )
-        input_ids_BS = torch.from_numpy(next(stream).tokens.astype("int64")).to(device)
-        self._micro_batches = list(input_ids_BS.split(batch.micro_rows))
+        reader = RowReader(manifest, "validation", cached_groups=1)
+        for source, ids in validation_rows(manifest, rows, world).items():
+            mine = ids.reshape(world, -1)[rank]
+            input_ids_BS = torch.from_numpy(reader.take(mine).astype("int64")).to(device)
+            self._micro_batches[source] = list(input_ids_BS.split(batch.micro_rows))
         self._tokens_per_byte = split.tokens / split.bytes
 
     def measure(self, engine: Engine, objective: NextToken) -> dict[str, float]:
-        """Return ``validation_loss`` (nats per token) and an estimate of bits per byte from it."""
+        """Return ``validation_loss`` (nats per token) and an estimate of bits per byte from it.
+
+        With several sources there is also ``validation/NAME/loss``.
+        """
         if not self._micro_batches:
             return {}
+        weights = [
+            global_weight(objective, micro_batches, self._device)
+            for micro_batches in self._micro_batches.values()
+        ]
+        losses = torch.zeros(len(weights), dtype=torch.float64, device=self._device)
         engine.module.eval()
-        total = dist.get_world_size() * sum(objective.weight(micro) for micro in self._micro_batches)
-        loss = torch.zeros((), dtype=torch.float64, device=self._micro_batches[0].device)
         with torch.no_grad():
-            for micro in self._micro_batches:
-                loss += objective.loss(engine.forward, micro, total)
+            for index, micro_batches in enumerate(self._micro_batches.values()):
+                for micro in micro_batches:
+                    losses[index] += objective.loss(engine.forward, micro, sum(weights))
         engine.module.train()
-        dist.all_reduce(loss)
-        nats = loss.item()
-        return {
+        dist.all_reduce(losses)
+        nats = losses.sum().item()
+        figures = {
             "validation_loss": nats,
             "validation_bits_per_byte": nats / math.log(2) * self._tokens_per_byte,
         }
+        if len(weights) > 1:
+            for source, loss, weight in zip(self._micro_batches, losses.tolist(), weights, strict=True):
+                figures[f"validation/{source}/loss"] = loss * sum(weights) / weight
+        return figures
+
+
+def validation_rows(manifest: Manifest, most: int, world: int) -> dict[str, NDArray[np.int64]]:
+    """Choose the row ids to measure, by source: in proportion to the sources' rows, none twice.
+
+    Args:
+        manifest: a corpus whose validation split has rows.
+        most: rows wanted; fewer where there are fewer.
+        world: workers; each source gives a multiple of it, since ZeRO-3 needs equal work on every rank.
+    """
+    split = manifest.split("validation")
+    sizes = [source.rows for source in split.sources]
+    parts = apportion(sizes, min(most, split.rows) // world)
+    orders = manifest.source_orders("validation", ORDER_SEED, sizes)
+    chosen, first = {}, 0
+    for source, part, order in zip(split.sources, parts, orders, strict=True):
+        count = min(part, source.rows // world) * world
+        if order is not None and count:
+            chosen[source.source] = order.rows(0, count) + first
+        first += source.rows
+    return chosen

@@ -28,13 +28,14 @@ from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
-from codex_ray.train.source import Batch, CorpusSource
+from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -91,6 +92,7 @@ class Worker:
             self.world,
             settings.train.micro_batch_rows,
         )
+        self._order = self.manifest.order("train", settings.seed)
         self._marks: dict[str, float] = {}
         self._marked = started
         self._mark("command to workers")
@@ -136,6 +138,10 @@ class Worker:
             write_json(self.run.path / "decided.json", self.decided)
             self.messages.send("plan", total_steps=plan.total_steps)
 
+    def used(self, step: int) -> dict[str, float]:
+        """Return how much of each source ``step`` steps have used; nothing where there is only one."""
+        return sources_used(self.manifest, self._order, step * self.batch.global_rows)
+
     def _source(self) -> CorpusSource:
         total = self.state.plan.total_steps
         return CorpusSource(
@@ -173,12 +179,14 @@ class Worker:
             dtype=dtype,
         )
         self._mark("engine")
-        validator = Validator(self.corpus, self.manifest, settings.validation.rows, self.batch, self.device)
-        objective = NextToken()
+        validator = Validator(self.manifest, settings.validation.rows, self.batch, self.device)
+        documents = Documents.of(tokenizer, separate=settings.train.documents == "separate")
+        objective = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
         def measure_mixing(batch: Batch) -> dict[str, float]:
-            gains = mixing_gains(engine.module, batch.micro_batches[0][:1])
+            row = batch.micro_batches[0][:1]
+            gains = mixing_gains(engine.module, row, documents.positions(row))
             return {f"mixing/{name}": value for name, value in gains.items()}
 
         return Parts(
@@ -284,9 +292,9 @@ class Recorder:
             self._worker.first_step_done()
 
     def row(self, figures: dict[str, Any]) -> None:
-        """Write one optimizer step's figures."""
+        """Write one optimizer step's figures, and what each source has given until it."""
         if self._writer:
-            self._writer.write(figures)
+            self._writer.write(figures | self._worker.used(figures["step"]))
 
     def planned(self, plan: Plan) -> None:
         """Pass on that the end of the run is now fixed."""

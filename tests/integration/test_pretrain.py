@@ -24,6 +24,7 @@ from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.driver import PretrainResult, pretrain
 from codex_ray.train.messages import MessageReader
+from codex_ray.train.source import sources_used
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
@@ -36,6 +37,7 @@ from tests.integration.training import (
     losses,
     run_settings,
 )
+from tests.unit.corpus.corpora import make_corpus
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 GOLDEN = Path(__file__).parent.parent / "golden" / "loss_curve.json"
@@ -151,6 +153,36 @@ def test_global_batches_are_the_same_at_any_number_of_workers(
     result = pretrain(run_settings(tiny_corpus, tmp_path, "workers", cluster=cluster, stream="ray"))
     assert batches(result.run) == batches(undisturbed)
     assert losses(result.run) == pytest.approx(losses(undisturbed), rel=1e-4)
+
+
+def test_targets_weigh_the_same_however_documents_are_shared_out(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Kept apart, documents leave each worker and micro-batch another number of targets."""
+    training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, documents="separate")
+    one = replace(TWO_WORKERS, workers=1)
+    two = pretrain(run_settings(tiny_corpus, tmp_path, "two", train=replace(training, micro_batch_rows=1)))
+    whole = pretrain(run_settings(tiny_corpus, tmp_path, "one", train=training, cluster=one))
+    assert batches(two.run) == batches(whole.run)
+    assert losses(two.run) == pytest.approx(losses(whole.run), rel=1e-4)
+    assert two.figures["validation_loss"] == pytest.approx(whole.figures["validation_loss"], rel=1e-3)
+
+
+def test_a_mixture_goes_on_where_it_was_and_says_what_it_used(tmp_path: Path) -> None:
+    sources = {"code": (53, 0.25), "prose": (40, 0.6), "small": (6, 0.15)}
+    corpus = make_corpus(tmp_path / "mixed", length=LENGTH, sources=sources, held_out=16)
+    training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
+    whole = pretrain(run_settings(corpus.folder, tmp_path, "whole", train=training, stream="ray"))
+    pretrain(run_settings(corpus.folder, tmp_path, "parts", train=replace(training, stop_after=5)))
+    parts = pretrain(run_settings(corpus.folder, tmp_path, "parts", train=training))
+    assert_same_end(parts.run, whole.run)
+    order = corpus.order("train", 1234)
+    for run in (whole.run, parts.run):
+        for row in read_metrics(run / "metrics.jsonl"):
+            used = sources_used(corpus, order, int(row["step"]) * GLOBAL_ROWS)  # type: ignore[arg-type]
+            assert len(used) == 6 and used.items() <= row.items()
+    assert used.items() <= parts.figures.items()
+    held_out = [value for name, value in parts.figures.items() if name.startswith("validation/")]
+    assert len(held_out) >= 2
+    assert min(held_out) < parts.figures["validation_loss"] < max(held_out)
 
 
 def test_one_batch_is_learnt_by_heart(tiny_corpus: Path, tmp_path: Path) -> None:

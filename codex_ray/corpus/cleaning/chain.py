@@ -1,11 +1,11 @@
 """The chain of cleaning steps, for one document at a time.
 
 The order is fixed. What makes text of bytes comes first: decoding, repair, normalisation. Then the cheap
-limits on length, so that nothing is measured in vain; the rules for source files, licence headers cut
-before them; the rules on words and lines, Gopher's repetition and quality, C4's, FineWeb's, as FineWeb
-applied them; the language; redaction; the user's own judges, which see text without secrets; and
-decontamination last, on the text as it would be trained on. A document that was changed must keep to the
-limits on length at the end as well.
+limits on length, so that nothing is measured in vain; source files: generated ones, whose mark may stand
+in a header, then the cutting of licence headers, then minified and data files; the rules on words and
+lines, Gopher's repetition and quality, C4's, FineWeb's, as FineWeb applied them; the language; redaction;
+the user's own judges, which see text without secrets; and decontamination last, on the text as it would
+be trained on. A document that was changed must keep to the limits on length at the end as well.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ SENTENCE_ENDS = frozenset(".!?։؟۔।॥。．｡！？‼⁇⁈⁉")
 NAMED, ALPHABETIC, ENDS_SENTENCE, PUNCTUATION = 1, 2, 4, 8
 
 MOST_CHUNKS, MOST_CHARACTERS = 2**18, 16 * 2**20  # remembered before the vocabulary starts anew
-LONGEST_REMEMBERED = 64
+LONGEST_END = 6  # characters before the last full stops that can belong to what ends a chunk
+LONGEST = 128  # longer chunks, which are no language, are split in one pass at every change of kind
 
 _QUOTES = "'\"“”‘’`´«»„‚‹›"
 _MARKS = ",:;!?¿¡()[\\]{}<>_#*&。？！，、；：～·।،؟۔؛٪—–…©®™°"
@@ -49,6 +50,7 @@ _ADDRESS = re.compile(
     r"|[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov)",
     re.IGNORECASE,
 )
+_RUNS = re.compile(r"\w+|-+|[^\w-]")
 _ABBREVIATIONS = """
 e.g. i.e. a.m. p.m. mr. mrs. ms. dr. prof. st. jr. sr. vs. inc. ltd. co. corp. bros. gen. gov. rep. sen. rev.
 adm. messrs. mt. ph.d. jan. feb. mar. apr. jun. jul. aug. sep. sept. oct. nov. dec.
@@ -59,13 +61,15 @@ _SYMBOLS = frozenset("$+<=>^`|~´►")
 
 def split_chunk(chunk: str) -> list[str]:
     """Split what stands between two white spaces into its words."""
+    if len(chunk) > LONGEST:
+        return _RUNS.findall(chunk)
     first: list[str] = []
     last: list[str] = []
     while chunk and not _whole(chunk):
         if start := _START.match(chunk):
             first.append(start[0])
             chunk = chunk[start.end() :]
-        elif end := _END.search(chunk):
+        elif end := _END.search(chunk, max(0, len(chunk.rstrip(".")) - LONGEST_END)):
             last.append(end[0])
             chunk = chunk[: end.start()]
         else:
@@ -75,6 +79,8 @@ def split_chunk(chunk: str) -> list[str]:
 
 
 def _whole(chunk: str) -> bool:
+    if "." not in chunk and ":" not in chunk:
+        return False
     initial = len(chunk) == 2 and chunk[1] == "." and chunk[0].isalpha()
     return initial or chunk.lower() in _WHOLE or _ADDRESS.fullmatch(chunk) is not None
 
@@ -107,12 +113,13 @@ class Vocabulary(dict[str, tuple[int, ...]]):
         self.numbers: dict[str, int] = {}
         self.lengths: Integers = np.zeros(1024, dtype=np.int64)
         self.flags = np.zeros(1024, dtype=np.uint8)
+        self.hashes = _mixed(0, 1024)
         for word in STOP_WORDS:  # numbers 0 to 7
             self._number(word)
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
         numbers = tuple([self._number(word) for word in split_chunk(chunk)])
-        if len(chunk) <= LONGEST_REMEMBERED:
+        if len(chunk) <= LONGEST:
             self.characters += len(chunk)
             self[chunk] = numbers
         return numbers
@@ -125,11 +132,20 @@ class Vocabulary(dict[str, tuple[int, ...]]):
         if number == len(self.lengths):
             self.lengths = np.concatenate([self.lengths, np.zeros_like(self.lengths)])
             self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)])
+            self.hashes = np.concatenate([self.hashes, _mixed(number, number)])
         self.numbers[word] = number
         self.characters += len(word)
         self.lengths[number] = len(word)
         self.flags[number] = _flags(word)
         return number
+
+
+def _mixed(start: int, count: int) -> Keys:
+    """Hash numbers to 64 bits: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    mixed: Keys = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _flags(word: str) -> int:
@@ -193,11 +209,9 @@ class View:
     @cached_property
     def hashes(self) -> Keys:
         """A 64-bit number for each word, the same for the same word of this text."""
-        mixed = (self.numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(32)
-        return mixed
+        numbers = self.numbers
+        hashes: Keys = self._vocabulary.hashes[numbers]
+        return hashes
 
 
 def sentences(line: str) -> int:

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from codex_ray.corpus.sources.names import label_of
+from codex_ray.corpus.sources.decompress import Allowance
+from codex_ray.corpus.sources.names import label
 from codex_ray.corpus.sources.reasons import UnreadableError, damaged
 from codex_ray.corpus.sources.storage import Opened
-from codex_ray.corpus.sources.streams import DAMAGE, Allowance, Pipe, Readable
+from codex_ray.corpus.sources.streams import DAMAGE, Pipe, Readable
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Names:
 
     def unique(self, name: str) -> str:
         """Return a label for the next member of this name."""
-        text = label_of(name)
+        text = label(name.encode("utf-8", "surrogateescape"))
         self._seen[text] += 1
         return text if self._seen[text] == 1 else f"{text}#{self._seen[text]}"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codex_ray.corpus.sources.storage import Entry
+from codex_ray.corpus.sources.listing import Entry
 
 
 @dataclass

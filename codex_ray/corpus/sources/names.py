@@ -15,6 +15,8 @@ RECORDS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+# What lies in folders of text and source code without being documents: settings, tables of numbers.
+EVERYDAY = ("json", "csv", "tsv")
 TARS = {
     ".tar": None,
     ".tar.gz": "gzip",
@@ -59,8 +61,8 @@ def kind_of(name: str, format: str, suffixes: Sequence[str], *, named: bool) -> 
         suffixes: endings of text files.
         named: the user gave this very file (or a glob that it matches), rather than a folder of files.
 
-    Of a folder with ``format=auto``, text files and files of records are wanted, but not ``.json``:
-    there it is settings more often than data.
+    Of a folder with ``format=auto``, text files and files of records are wanted, but of ``EVERYDAY``
+    kinds only where ``suffixes`` or the ``format`` ask for them.
     """
     lower = name.lower()
     if lower.endswith(".zip"):
@@ -76,7 +78,7 @@ def kind_of(name: str, format: str, suffixes: Sequence[str], *, named: bool) -> 
     if format == "auto":
         if listed:
             return record or "text"
-        return record if named or record != "json" else None
+        return record if named or record not in EVERYDAY else None
     if format == "text":
         return "text" if named or listed else None
     if format == "datasets":

@@ -16,11 +16,12 @@ from codex_ray.config.corpus import Limits, Source
 from codex_ray.corpus.raw import Quarantined, Raw
 from codex_ray.corpus.sources import records, tables
 from codex_ray.corpus.sources.archives import Member, base_name, tar_members, zip_members
+from codex_ray.corpus.sources.decompress import Allowance, decompressed
 from codex_ray.corpus.sources.names import ARCHIVES, compression_of, kind_of, label_of
 from codex_ray.corpus.sources.reasons import UnreadableError, too_large
 from codex_ray.corpus.sources.records import Record
 from codex_ray.corpus.sources.storage import Opened, open_file
-from codex_ray.corpus.sources.streams import Allowance, Pipe, Readable, decompressed, read_all
+from codex_ray.corpus.sources.streams import Pipe, Readable, read_all
 from codex_ray.corpus.sources.text_of import TextOf
 from codex_ray.corpus.sources.units import Unit
 
@@ -51,8 +52,8 @@ def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
     try:
         with open_file(unit.path, anywhere=anywhere) as file:
             yield from reader.file(file, name)
-    except UnreadableError as error:
-        yield Quarantined(name, str(error))
+    except UnreadableError as error:  # of each slice by itself: another may have been read before
+        yield Quarantined(name + (f"@{unit.start}" if unit.start else ""), str(error))
 
 
 class _Reader:

@@ -52,7 +52,10 @@ def json_lines_slice(stream: Opened, start: int, stop: int | None, longest: int)
 
 
 def json_file(source: Iterator[bytes], longest: int) -> Iterator[Record]:
-    """Read a ``.json`` file: an array of objects, one object, or several (one per line, or laid out)."""
+    """Read a ``.json`` file: an array of objects, one object, or several (one per line, or laid out).
+
+    A first line that is a whole object says that each line is one.
+    """
     head = b""
     try:
         for chunk in source:

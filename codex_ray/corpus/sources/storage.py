@@ -1,45 +1,34 @@
 """Where bytes are: local files, and s3://, gs://, hf:// and http(s):// through pyarrow and fsspec.
 
-A file that is missing, forbidden or on a failing disk is one item that cannot be read. A store that
-stops answering ends the run instead: which documents a corpus holds must not depend on the network.
+A local file that is missing, forbidden or on a failing disk is one item that cannot be read, and so is a
+missing object. A store that stops answering, or refuses, ends the run instead: which documents a corpus
+holds must not depend on the network or on when a key expired.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from codex_ray.corpus.sources.patterns import MAGIC_IN_URL, split_pattern
 from codex_ray.corpus.sources.reasons import UnreadableError
 from codex_ray.errors import CodexRayError, ConfigError
 
 Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs", "hf", "http", "https")
-DEADLINE_SECONDS = 60.0
+BUFFER_BYTES = 2**20
 CONNECT_SECONDS, REQUEST_SECONDS = 10.0, 30.0
 OPTIONS = {
     "s3": ("region", "endpoint_override", "scheme", "anonymous"),
     "gs": ("endpoint_override", "scheme", "anonymous"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file that a source lists: its address, its name below the source, and its state."""
-
-    path: str
-    name: str
-    size: int = 0
-    version: str = ""
-    problem: str | None = None  # why it cannot be opened as a file at all
 
 
 class Opened:
@@ -99,7 +88,7 @@ class Opened:
             if self._remote:
                 raise unreachable(self._path, error) from error
             if isinstance(error, OSError):
-                if error.errno == 22:  # the same, as the system says it
+                if error.errno == errno.EINVAL:  # the same, as the system says it
                     raise ValueError(error.strerror) from error
                 raise UnreadableError(f"cannot be read: {error.strerror or error}") from error
             raise
@@ -126,157 +115,52 @@ def open_file(path: str, *, anywhere: bool) -> Opened:
     """Open a local file or an address for reading in order, or anywhere.
 
     Raises:
-        UnreadableError: it is missing or may not be read.
-        CodexRayError: its store cannot be reached.
+        UnreadableError: it is missing, or a local file that may not be read.
+        CodexRayError: its store cannot be reached or refuses.
     """
     try:
         if not is_url(path):
             return Opened(Path(path).open("rb"), path)
-        scheme, _, query = _parts(path)
-        store = _store(scheme, query, _bucket(path), _endpoint())
-        where = _key(path)
-        if scheme in ("s3", "gs"):
-            if anywhere:
-                return Opened(store.open_input_file(where), path)
-            return Opened(store.open_input_stream(where, compression=None), path)  # it would guess by name
-        return Opened(store.open(where, "rb"), path)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise UnreadableError(
-            f"cannot be read: {error.strerror or 'no such file, or no right to it'}"
-        ) from error
+        return Opened(_open_url(path, anywhere), path)
+    except FileNotFoundError as error:
+        raise UnreadableError("cannot be read: No such file or directory") from error
     except OSError as error:
-        if is_url(path):
-            raise unreachable(path, error) from error
         raise UnreadableError(f"cannot be read: {error.strerror or error}") from error
 
 
-def list_url(url: str) -> tuple[list[Entry], bool]:
-    """List what is at an address: a file, everything below a folder, or what a glob matches.
-
-    Returns:
-        The entries in no particular order, and whether the address or glob names files themselves.
-
-    Raises:
-        CodexRayError: nothing is there, or its store cannot be reached within ``DEADLINE_SECONDS``.
-    """
-    scheme, _, _ = _parts(url)
-    folder, pattern = split_pattern(url.partition("?")[0], MAGIC_IN_URL)
-    query = url[len(url.partition("?")[0]) :]
-    if scheme in ("http", "https"):
-        return [within_deadline(lambda: _http_entry(url), url)], True
-    lister = _list_arrow if scheme in ("s3", "gs") else _list_hub
-    entries, is_file = lister(folder.rstrip("/") + query)
-    if pattern is not None:
-        entries = [entry for entry in entries if pattern.matches(entry.name)]
-    return entries, is_file or pattern is not None
-
-
-def within_deadline(action: Callable[[], Result], path: str) -> Result:
-    """Wait for an answer of a store, but not longer than ``DEADLINE_SECONDS``.
-
-    Raises:
-        CodexRayError: there was none, or it was an error.
-    """
-    answer: list[Result] = []
-    failure: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            answer.append(action())
-        except Exception as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)  # a library may wait for longer than we do
-    thread.start()
-    thread.join(DEADLINE_SECONDS)
-    if answer:
-        return answer[0]
-    if not failure:
-        raise CodexRayError(
-            f"{_shown(path)} did not answer in {DEADLINE_SECONDS:g} s; check the address and the network"
-        )
-    error = failure[0]
-    if isinstance(error, CodexRayError):
-        raise error
-    if isinstance(error, FileNotFoundError):
-        raise CodexRayError(f"{_shown(path)} does not exist; check the address") from error
-    raise unreachable(path, error) from error
+def _open_url(url: str, anywhere: bool) -> Any:
+    try:
+        store, where = store_of(url), key_of(url)
+        if not url.startswith(("s3://", "gs://")):
+            return store.open(where, "rb")
+        if anywhere:  # without a buffer, each small read would be a request
+            return io.BufferedReader(store.open_input_file(where), BUFFER_BYTES)
+        # It would guess a compression by the name.
+        return store.open_input_stream(where, compression=None, buffer_size=BUFFER_BYTES)
+    except (CodexRayError, FileNotFoundError):
+        raise
+    except Exception as error:  # each library raises its own kinds
+        raise unreachable(url, error) from error
 
 
 def unreachable(path: str, error: Exception) -> CodexRayError:
     """Say that a store does not answer as it should."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return CodexRayError(
-        f"{_shown(path)} cannot be read ({lines[0][:200]}); check the address, the network and your rights"
+        f"{shown(path)} cannot be read ({lines[0][:200]}); check the address, the network and your rights"
     )
 
 
-def _list_arrow(url: str) -> tuple[list[Entry], bool]:
-    from pyarrow import fs
-
-    scheme, _, query = _parts(url)
-    root = _key(url)
-
-    def probe() -> tuple[Any, Any]:
-        store = _store(scheme, query, _bucket(url), _endpoint())
-        return store, store.get_file_info(root)
-
-    store, info = within_deadline(probe, url)
-    if info.type == fs.FileType.NotFound:
-        raise CodexRayError(f"{_shown(url)} does not exist; check the address")
-    if info.type == fs.FileType.File:
-        found = [info]
-    else:
-        try:
-            found = store.get_file_info(fs.FileSelector(root, recursive=True))
-        except OSError as error:
-            raise unreachable(url, error) from error
-    single = info.type == fs.FileType.File
-    tail = f"?{query}" if query else ""
-    return [
-        Entry(
-            f"{scheme}://{quote(item.path)}{tail}",
-            item.base_name if single else item.path[len(root) :].lstrip("/"),
-            item.size,
-            str(item.mtime_ns),
-        )
-        for item in found
-        if item.type == fs.FileType.File
-    ], single
-
-
-def _list_hub(url: str) -> tuple[list[Entry], bool]:
-    root = _key(url)
-
-    def find() -> dict[str, Any]:
-        store = _store("hf", "", "", _endpoint())
-        info = store.info(root)
-        if info["type"] == "file":
-            return {root: info}
-        return dict(store.find(root, detail=True))
-
-    found = within_deadline(find, url)
-    single = list(found) == [root]
-    return [
-        Entry(
-            f"hf://{quote(path, safe='/@')}",
-            path.rpartition("/")[2] if single else path[len(root) :].lstrip("/"),
-            int(info.get("size") or 0),
-            str(info.get("blob_id") or info.get("xet_hash") or ""),
-        )
-        for path, info in found.items()
-    ], single
-
-
-def _http_entry(url: str) -> Entry:
-    info = _store(urlsplit(url).scheme, "", "", "").info(url)
-    version = info.get("ETag") or info.get("Content-MD5") or ""
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
-    return Entry(url, name or urlsplit(url).netloc, int(info.get("size") or 0), str(version))
+def store_of(url: str) -> Any:
+    """Return the file system of an address; making it may ask the store where a bucket is."""
+    scheme, netloc, query = parts_of(url)
+    if scheme in ("s3", "gs"):
+        return _store(scheme, netloc, query, _endpoint())
+    return _store(scheme, "", "", "")
 
 
 @lru_cache(maxsize=32)
-def _store(scheme: str, query: str, bucket: str, endpoint: str) -> Any:
+def _store(scheme: str, bucket: str, query: str, endpoint: str) -> Any:
     """Return the file system of an address; ``endpoint`` is the environment's, for other S3 servers."""
     if scheme == "hf":
         from huggingface_hub import HfFileSystem
@@ -318,7 +202,7 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
-def _parts(url: str) -> tuple[str, str, str]:
+def parts_of(url: str) -> tuple[str, str, str]:
     """Return scheme, bucket or host, and query; credentials in an address would go into manifests."""
     parts = urlsplit(url, allow_fragments=False)
     if "@" in parts.netloc:
@@ -329,12 +213,7 @@ def _parts(url: str) -> tuple[str, str, str]:
     return parts.scheme, parts.netloc, parts.query
 
 
-def _bucket(url: str) -> str:
-    scheme, bucket, _ = _parts(url)
-    return bucket if scheme in ("s3", "gs") else ""
-
-
-def _key(url: str) -> str:
+def key_of(url: str) -> str:
     """Return an address as its file system takes it: without the scheme and its query, or all of it."""
     scheme, rest = url.split("://", 1)
     if scheme in ("http", "https"):
@@ -342,5 +221,6 @@ def _key(url: str) -> str:
     return unquote(rest.partition("?")[0]).rstrip("/")
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
+    """Return an address without its query."""
     return path.partition("?")[0]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from codex_ray.corpus.sources.decompress import FLOOR
 from codex_ray.corpus.sources.reasons import UnreadableError, damaged
 from codex_ray.corpus.sources.records import Record
-from codex_ray.corpus.sources.streams import FLOOR
 
 BATCH_ROWS = 128
 BUFFER_BYTES = 2**20
@@ -39,11 +39,8 @@ def parquet_records(
         if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
             raise UnreadableError("damaged: the row counts contradict each other")
         names, missing = _wanted(table.schema_arrow, columns)
-    except UnreadableError as error:
-        yield "", error
-        return
-    except DAMAGE as error:
-        yield "", damaged(error)
+    except (UnreadableError, *DAMAGE) as error:
+        yield f"@{start}" if start else "", damaged(error)
         return
     for index in range(start, len(groups) if stop is None else min(stop, len(groups))):
         first, count = sum(rows[:index]), rows[index]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from codex_ray.config.corpus import Source
 from codex_ray.corpus.sources.folders import Found, entry_of, walk
+from codex_ray.corpus.sources.listing import Entry, list_url
 from codex_ray.corpus.sources.names import ARCHIVES, RECORDS, compression_of, kind_of
 from codex_ray.corpus.sources.patterns import split_pattern
 from codex_ray.corpus.sources.reasons import UnreadableError
-from codex_ray.corpus.sources.storage import Entry, is_url, list_url, open_file
+from codex_ray.corpus.sources.storage import is_url, open_file
 from codex_ray.corpus.sources.tables import group_sizes
 from codex_ray.corpus.sources.text_of import TextOf
 from codex_ray.errors import CodexRayError

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from codex_ray.config.corpus import Duplicates, Pack, Prepare, Source
-from codex_ray.config.corpus import Tokenizer as TokenizerSettings
+from codex_ray.config.corpus import Prepare, Source
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.account import Account
 from codex_ray.corpus.duplicates.hashes import write_part
@@ -36,7 +34,7 @@ def run(function: Any, tasks: Sequence[Any], ordered: bool) -> Iterator[pa.Table
 def pack_corpus(
     folder: Path,
     documents: Documents,
-    settings: Prepare | None = None,
+    settings: Prepare,
     accounts: Mapping[str, Account] | None = None,
     tokenizer_folder: Path | None = None,
 ) -> Manifest:
@@ -45,13 +43,10 @@ def pack_corpus(
     Args:
         folder: where the corpus goes.
         documents: of each source.
-        settings: of ``prepare``; unset: near-duplicates are dropped, rows are short.
+        settings: of ``prepare``.
         accounts: what became of each source's items before, which count besides the documents.
         tokenizer_folder: a trained tokenizer; unset trains one on the texts.
     """
-    settings = settings or Prepare(
-        duplicates=Duplicates(near=True), pack=Pack(sequence_length=64, row_group_rows=4, shard_row_groups=2)
-    )
     stages, seed = Stages(folder.with_name(f".{folder.name}.stages")), settings.seed
     parts = [
         _part(stages, name, found, settings, (accounts or {}).get(name, Account()))
@@ -60,8 +55,7 @@ def pack_corpus(
     kept = keep_first(parts, settings.duplicates, stages, run)
     if tokenizer_folder is None:
         texts = [text for found in documents.values() for _, text in found]
-        size = settings.tokenizer.vocabulary_size
-        train_tokenizer(texts, replace(TokenizerSettings(), vocabulary_size=size), folder / "tokenizer", seed)
+        train_tokenizer(texts, settings.tokenizer, folder / "tokenizer", seed)
     else:
         shutil.copytree(tokenizer_folder, folder / "tokenizer")
     tokenizer = Tokenizer.load(folder / "tokenizer")

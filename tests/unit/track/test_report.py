@@ -6,7 +6,6 @@ import json
 import math
 import re
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,41 +15,7 @@ from PIL import Image
 from codex_ray.errors import CodexRayError
 from codex_ray.track import MetricsWriter, RunFolder, write_environment, write_report
 from codex_ray.track.plots import downsample, smooth
-
-VOID = {"meta", "br", "path", "use", "rect", "line"}
-
-
-class Page(HTMLParser):
-    """Collects tags, references and text, and checks that elements close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open, f"left open: {self.open}"
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [
-            str(value) for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [str(value) for name, value in attributes if name in ("src", "href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag, f"{tag} closes out of order"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.unit.track.pages import Page
 
 
 def write_run(folder: Path, steps: int) -> None:
@@ -169,3 +134,18 @@ def test_smoothing_does_not_lag_or_drift() -> None:
     assert smoothed[:900] == pytest.approx(line[:900])
     assert smooth([7.0] * 50) == pytest.approx([7.0] * 50)
     assert smooth([]) == []
+
+
+def test_sources_have_a_table_of_what_was_used(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            used = {"source/code/rows": 20 * step, "source/code/epochs": 0.5 * step}
+            used |= {"source/a<b/rows": 12 * step, "source/a<b/epochs": 2.25 * step}
+            held_out = {"validation/code/loss": 1.25} if step == 2 else {}
+            writer.write({"step": step, "loss": 2.0, **used, **held_out})
+    (tmp_path / "summary.json").write_text(json.dumps({"loss": 2.0, "source/code/rows": 60}))
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<th>code</th><td>60</td><td>1.5</td><td>1.25</td>" in text
+    assert "<th>a&lt;b</th><td>36</td><td>6.75</td><td></td>" in text
+    assert "source/code" not in text
+    Page(text)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codex_ray.corpus.cleaning import gopher, web
@@ -107,6 +107,7 @@ def test_words_are_split_as_spacy_splits_english(chunk: str, words: str) -> None
     assert split_chunk(chunk) == words.split()
 
 
+@settings(deadline=None)
 @given(st.text().filter(lambda text: len(text.split()) == 1))
 @example("." * 50)
 @example("'s's's")
@@ -138,6 +139,7 @@ def test_a_vocabulary_that_is_full_starts_anew_with_the_same_counts(monkeypatch:
     assert fresh == [gopher.repetition(View(text)) for text in texts]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["the", "cat", "sat", "x", "ab."]), min_size=5, max_size=80), st.integers(2, 10)
 )
@@ -165,6 +167,7 @@ def plain_repeated(words: list[str], n: int) -> int:
     return characters
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_a_rule_fail(text: str) -> None:
     for rules in FAMILIES.values():

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.corpus.raw import Quarantined, Raw
+from codex_ray.corpus.sources import decompress, streams
 from tests.unit.corpus.sources.forms import (
     COMPRESSORS,
     FORMS,
@@ -36,8 +37,13 @@ from tests.unit.corpus.sources.forms import (
 ROWS = [{"id": str(number), "text": text} for number, text in enumerate(TEXTS)]
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1000, streams.CHUNK])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_format_in_every_packing_gives_the_same_documents(tmp_path: Path, form: str) -> None:
+def test_every_format_in_every_packing_gives_the_same_documents(
+    tmp_path: Path, form: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (streams, decompress):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     ending, write = FORMS[form]
     for name, data in packed(f"rows{ending}", write(ROWS)).items():
         archive = name.endswith(".zip") or ".tar" in name
@@ -107,7 +113,7 @@ def test_names_of_records(tmp_path: Path) -> None:
     put(tmp_path / "x" / "plain.jsonl", data)
     put(tmp_path / "x" / "packed.jsonl.gz", gzip.compress(data))
     put(tmp_path / "x" / "z.csv", b"text\na\n\nb\n")
-    assert list(account(items(source(tmp_path)))) == [
+    assert list(account(items(source(f"{tmp_path}/**/*")))) == [
         "x/packed.jsonl.gz:1",
         "x/packed.jsonl.gz:3",
         "x/plain.jsonl@0",
@@ -304,7 +310,7 @@ def test_empty_files(tmp_path: Path) -> None:
     ):
         put(tmp_path / name, b"")
     put(tmp_path / "j.tar", as_tar())
-    found = account(items(source(tmp_path)))
+    found = account(items(source(f"{tmp_path}/*")))
     assert found.pop("a.txt") == ""
     assert found.pop("j.tar").startswith("no text: none of its 0 members")
     assert set(found) == {"e.parquet", "f.arrow:1", "g.tar", "h.zip", "i.jsonl.gz:1"}

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from codex_ray.corpus.sources import storage
+from codex_ray.corpus.sources import listing, storage
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.errors import CodexRayError, ConfigError
 from tests.unit.corpus.sources.forms import (
@@ -129,7 +129,7 @@ def test_an_unreachable_store_is_one_sentence(scheme: str, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setattr(storage, "REQUEST_SECONDS", 2.0)
-    monkeypatch.setattr(storage, "DEADLINE_SECONDS", 15.0)
+    monkeypatch.setattr(listing, "DEADLINE_SECONDS", 15.0)
     port = closed_port()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     addresses = {
@@ -150,7 +150,7 @@ def test_an_unreachable_store_is_one_sentence(scheme: str, monkeypatch: pytest.M
 def test_a_store_that_never_answers_is_waited_for_until_the_deadline(
     silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(listing, "DEADLINE_SECONDS", 1.0)
     begun = time.monotonic()
     with pytest.raises(CodexRayError, match=r"did not answer in 1 s; check the address and the network"):
         units_of(source(f"http://127.0.0.1:{silent_port}/x.txt"))

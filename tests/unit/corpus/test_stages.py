@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codex_ray.corpus.account import DUPLICATE, Account
+from codex_ray.corpus.raw import Dropped, Quarantined
+from codex_ray.corpus.stages import Stages
+from codex_ray.errors import CodexRayError
+
+
+def test_a_result_is_there_only_when_it_is_finished(tmp_path: Path) -> None:
+    entry = Stages(tmp_path).entry("read", {"key": 1})
+    with pytest.raises(KeyError), entry.making() as folder:
+        (folder / "half").write_text("half")
+        raise KeyError("stop")
+    assert entry.result() is None
+    with entry.making() as folder:
+        assert list(folder.iterdir()) == []
+        entry.finish({"count": 3})
+    assert entry.result() == {"count": 3}
+    (entry.folder / "done.json").write_text("{")
+    assert entry.result() is None
+
+
+def test_what_was_not_asked_for_is_swept(tmp_path: Path) -> None:
+    before = Stages(tmp_path)
+    for key in (1, 2):
+        with before.entry("read", key).making():
+            before.entry("read", key).finish({})
+    (tmp_path / ".lock").touch()
+    after = Stages(tmp_path)
+    kept = after.entry("read", 2)
+    after.sweep()
+    assert [path.name for path in (tmp_path / "read").iterdir()] == [kept.folder.name]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    entry = Stages(tmp_path).entry("read", 1)
+    with (
+        pytest.raises(CodexRayError, match="the disk is full while writing"),
+        entry.making() as folder,
+        Path("/dev/full").open("w") as stream,
+    ):
+        stream.write(str(folder))
+
+
+items = st.lists(
+    st.one_of(
+        st.tuples(st.just("keep"), st.integers(0, 10**6), st.sampled_from(["repaired", "masked"])),
+        st.tuples(st.just("drop"), st.sampled_from(["too_short", "c4/lines"]), st.text(max_size=9)),
+        st.tuples(st.just("quarantine"), st.sampled_from(["binary", "not UTF-8"]), st.text(max_size=9)),
+    ),
+    max_size=30,
+)
+
+
+def account_of(found: list[tuple[str, object, str]]) -> Account:
+    account = Account()
+    for number, (what, value, text) in enumerate(found):
+        if what == "keep":
+            account.keep(int(str(value)), (text,))
+        elif what == "drop":
+            account.drop(f"{number}", Dropped(str(value), text), text)
+        else:
+            account.quarantine(Quarantined(f"{number}", f"{value}: {text}"))
+    return account
+
+
+@given(found=items, cut=st.integers(0, 30))
+def test_accounts_add_up_and_survive_the_disk(found: list[tuple[str, object, str]], cut: int) -> None:
+    whole, first, second = account_of(found), account_of(found[:cut]), account_of(found[cut:])
+    first.add(second)
+    counts = ("read", "kept", "bytes", "dropped", "quarantined", "changed", "sizes")
+    assert [getattr(first, name) for name in counts] == [getattr(whole, name) for name in counts]
+    assert whole.read == whole.kept + whole.dropped.total() + whole.quarantined.total()
+    assert all(1 <= len(samples) <= 3 for samples in whole.samples.values())
+    assert set(whole.samples) == set(whole.dropped) | set(whole.quarantined)
+    again = Account.from_plain(whole.plain())
+    assert again == whole and again.plain() == whole.plain()
+
+
+def test_a_repeated_document_is_dropped_after_all() -> None:
+    account = account_of([("keep", 100, "masked"), ("keep", 5, "masked")])
+    account.repeated(DUPLICATE, 100)
+    assert (account.read, account.kept, account.bytes, account.dropped) == (2, 1, 5, {"duplicate": 1})
+    assert account.plain()["sizes"] == {"2": 1}
