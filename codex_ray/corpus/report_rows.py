@@ -8,12 +8,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.manifest import Manifest, SourceRows, check_size, damaged
+from codex_ray.corpus.index import SourceReader
+from codex_ray.corpus.manifest import Manifest, SourceRows
 from codex_ray.track.page import escape, section
 
 if TYPE_CHECKING:
@@ -64,41 +63,22 @@ def rows_section(manifest: Manifest, sources: Sequence[str]) -> str:
 
 
 def row_runs(manifest: Manifest, source: SourceRows, row: int) -> Iterator[Run]:
-    """Iterate over the documents, and the padding, that a source's row is made of.
+    """Iterate over the documents, and the padding, that a source's training row is made of.
 
     Raises:
         CodexRayError: an index file is missing or damaged.
     """
     start, stop = row * manifest.sequence_length, (row + 1) * manifest.sequence_length
     at = start
-    for run in _indexed(manifest, source, start, stop):
-        if run.start > at:
-            yield Run("", at, run.start)
-        yield run
-        at = run.stop
+    names = [other.source for other in manifest.splits["train"].sources]
+    reader = SourceReader(manifest, "train", names.index(source.source))
+    for line in reader.overlapping(start, stop):
+        if line.offset > at:
+            yield Run("", at, line.offset)
+        at = line.offset + line.tokens
+        yield Run(line.name, line.offset, at)
     if at < stop:
         yield Run("", at, stop)
-
-
-def _indexed(manifest: Manifest, source: SourceRows, start: int, stop: int) -> Iterator[Run]:
-    for info in source.index_files:
-        path = manifest.folder / info.path
-        check_size(path, info.bytes)
-        try:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=["offset", "tokens"], use_threads=False)
-                    offsets, counts = (table.column(name).to_numpy() for name in ("offset", "tokens"))
-                    if len(offsets) and offsets[0] >= stop:
-                        return
-                    places = np.flatnonzero((offsets < stop) & (offsets + counts > start))
-                    if len(places):
-                        names = file.read_row_group(group, columns=["name"], use_threads=False).take(places)
-                        found = zip(names.column("name").to_pylist(), places, strict=True)
-                        for name, place in found:
-                            yield Run(name, int(offsets[place]), int(offsets[place] + counts[place]))
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, str(error)) from error
 
 
 class _Writer:

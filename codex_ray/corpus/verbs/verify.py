@@ -73,7 +73,8 @@ def verify_verb(settings: VerifyCorpus, progress: Progress | None = None) -> Ver
         shown.table(f"corpus {manifest.folder} {state}", rows)
     if result.damages:
         raise CodexRayError(
-            f"corpus {manifest.folder} is damaged in {len(result.damages)} places, listed above "
+            f"corpus {manifest.folder} is damaged in {len(result.damages)} place"
+            f"{'s' if len(result.damages) > 1 else ''}, listed above "
             f"({'; '.join(sorted(bad)[:NAMED]) or 'no file itself'}); {REMEDY}"
         )
     return result

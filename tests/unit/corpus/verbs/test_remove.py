@@ -189,3 +189,20 @@ def test_an_index_in_many_small_pieces_gives_the_same_rows(verb, packed, tmp_pat
             np.testing.assert_array_equal(tokens, rows_of(other, split)[source])
         for reader, same in zip(readers(one, split), readers(other, split), strict=True):
             assert index_of(reader) == index_of(same)
+
+
+def test_what_an_end_half_way_left_is_cleared(verb, packed, tmp_path):
+    left = tmp_path / ".less.stages" / "rewritten" / "train"
+    left.mkdir(parents=True)
+    (left / "prose-shard-00000.parquet").write_bytes(b"half")
+    verb("remove", packed.folder, f"output={tmp_path / 'less'}", LISTED)
+    assert [path.name for path in tmp_path.iterdir()] == ["less"]
+    assert verb("verify", tmp_path / "less").damages == []
+
+
+def test_a_damaged_shard_ends_it_and_nothing_is_left(verb, own):
+    path = own / Manifest.load(own).splits["train"].sources[1].shards[0].path
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CodexRayError, match=r"notes-shard-00000\.parquet is damaged"):
+        verb("remove", own, f"output={own.parent / 'less'}", LISTED)
+    assert [path.name for path in own.parent.iterdir()] == ["own"]
