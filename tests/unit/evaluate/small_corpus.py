@@ -58,7 +58,8 @@ def make_corpus(
         fingerprint="",
         life_id="",
         settings={},
-        source={},
+        request="",
+        sources={},
         splits=splits,
         folder=folder,
     ).sealed()

@@ -44,7 +44,7 @@ def test_train(tmp_path: Path, run) -> None:
     (tmp_path / "text/binary.py").write_bytes(b"\xff\xfe")
     words = (f"output={tmp_path / 'out'}", "tokenizer.vocabulary_size=320", "tokenizer.kind=bpe")
     out = run("train", str(tmp_path / "text"), *words)
-    assert "320 bpe pieces from 5 files (1 unreadable)" in out and out.count("\n") == 1
+    assert "320 bpe pieces from 5 texts (1 unreadable)" in out and out.count("\n") == 1
     trained = Tokenizer.load(tmp_path / "out")
     assert trained.vocabulary_size == 320
     assert trained.bytes_per_token(["def f0(argument):"]) > 2
