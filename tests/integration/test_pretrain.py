@@ -279,8 +279,14 @@ def test_a_batch_that_cannot_be_divided_names_one_that_can(tiny_corpus: Path, tm
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda corpus: cut(corpus / "train" / "text-shard-00000.parquet"), r"text-shard-00000.parquet is damaged"),
-        (lambda corpus: flip(corpus / "train" / "text-shard-00000.parquet"), r"text-shard-00000.parquet is damaged"),
+        (
+            lambda corpus: cut(corpus / "train" / "text-shard-00000.parquet"),
+            r"text-shard-00000.parquet is damaged",
+        ),
+        (
+            lambda corpus: flip(corpus / "train" / "text-shard-00000.parquet"),
+            r"text-shard-00000.parquet is damaged",
+        ),
         (lambda corpus: flip(corpus / "tokenizer" / "tokenizer.model"), r"tokenizer"),
         (lambda corpus: cut(corpus / "manifest.json"), r"manifest.json is damaged"),
     ],
