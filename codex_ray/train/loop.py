@@ -177,6 +177,8 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
 def global_weight(objective: NextToken, micro_batches: Sequence[Tensor], device: torch.device) -> int:
     """Add up what all ranks' losses are to be divided by; ranks may hold different numbers of targets."""
     weight = sum(objective.weight(micro) for micro in micro_batches)
+    if objective.even:
+        return weight * dist.get_world_size()
     total = torch.tensor([weight], dtype=torch.int64, device=device)
     dist.all_reduce(total)
     return max(1, int(total.item()))  # a batch without any target has no loss, and is no fault

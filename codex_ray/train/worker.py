@@ -19,6 +19,7 @@ import torch.distributed as dist
 from codex_ray.config.check import derive_batch
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
+from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
@@ -180,13 +181,13 @@ class Worker:
         )
         self._mark("engine")
         validator = Validator(self.manifest, settings.validation.rows, self.batch, self.device)
-        documents = Documents.of(tokenizer, separate=settings.train.documents == "separate")
+        documents = self._documents(tokenizer)
         objective = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
         def measure_mixing(batch: Batch) -> dict[str, float]:
             row = batch.micro_batches[0][:1]
-            gains = mixing_gains(engine.module, row, documents.positions(row))
+            gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
             return {f"mixing/{name}": value for name, value in gains.items()}
 
         return Parts(
@@ -207,6 +208,13 @@ class Worker:
                 save=lambda state: save_checkpoint(engine, self.checkpoints, settings.checkpoints, state),
             ),
         )
+
+    def _documents(self, tokenizer: Tokenizer) -> Documents | None:
+        """Say what rows are made of; None where they are text without padding, all tokens alike."""
+        separate = self.settings.train.documents == "separate"
+        sources = self.manifest.splits["train"].sources
+        padded = any(packing_method(self.manifest, source.source) == BEST_FIT for source in sources)
+        return Documents.of(tokenizer, separate=separate) if separate or padded else None
 
     def _decide(self) -> dict[str, Any]:
         """Settle what depends on the machine or the clock, once per run; a resumed run keeps it."""

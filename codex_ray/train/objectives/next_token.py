@@ -24,6 +24,11 @@ class NextToken:
     def __init__(self, documents: Documents | None = None) -> None:
         self._documents = documents
 
+    @property
+    def even(self) -> bool:
+        """Whether every row has as many targets as any other."""
+        return self._documents is None
+
     def weight(self, input_ids_BS: Tensor) -> int:
         """Number of predicted tokens in a batch; the global loss is divided by all ranks' sum."""
         if self._documents is None:
