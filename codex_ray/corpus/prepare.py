@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,19 @@ UNIT_BYTES = 64 * 2**20  # slice of a large file that is read by itself
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished corpus. ``reused`` says that it was there already, made of the same."""
+    """A finished corpus.
+
+    Attributes:
+        reused: whether it was there already, made of the same.
+        message: this, said in a sentence.
+        seconds: how long each stage took, in their order.
+    """
 
     folder: Path
     manifest: Manifest
     reused: bool
     message: str
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def prepare(settings: Prepare, progress: Progress | None = None) -> Prepared:
@@ -157,7 +164,7 @@ def _prepare(
     message = f"corpus {output} is made: {rows:,} training rows of {made.sequence_length} tokens"
     if quarantined := made.account().quarantined.total():
         message += f"; {quarantined:,} items were not text (quarantine.jsonl says why)"
-    return Prepared(output, replace(made, folder=output), False, message)
+    return Prepared(output, replace(made, folder=output), False, message, builder.seconds)
 
 
 def _same(output: Path, found: Manifest) -> Prepared:
