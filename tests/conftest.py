@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# The same examples every time, so that a change is judged by itself; HYPOTHESIS_PROFILE=random looks further.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Tests that run in the background of a script ignore Ctrl-C, and so would every command that they start;
 # a handler is not handed down, so with this those commands start as in a terminal.

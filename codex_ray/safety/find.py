@@ -106,7 +106,9 @@ def _once(piece: str, secrets: bool, personal: bool) -> list[Finding]:
     for finder, wanted in ((secrets_in, secrets), (personal_in, personal)):
         for finding, match in finder(piece) if wanted else ():
             # A placeholder is no part of a secret, nor evidence for one, and separates like nothing else.
-            touched = any(start <= match.end() and match.start() <= stop for start, stop in placeholders)
+            # A telephone number may be less than its match, and what follows it says nothing of it.
+            first, last = match.span() if finding.kind != "telephone" else (finding.start, finding.stop)
+            touched = any(start <= last and first <= stop for start, stop in placeholders)
             if not touched:
                 found.append(finding)
     return merged(found)

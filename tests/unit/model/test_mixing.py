@@ -245,6 +245,7 @@ def test_exits_agree_at_the_start() -> None:
     exit_mixer = ExitMixer(rule, hidden_size=SIZE, gate_init=0.01)
     nn.init.zeros_(exit_mixer.phi)
     nn.init.zeros_(exit_mixer.bias)
+    nn.init.constant_(exit_mixer.gate, exit_mixer.gate_init)
     exit_mixer.bias_constant.copy_(exit_mixer.initial_bias())
     x = torch.randn(2, 3, 4, SIZE)
     torch.testing.assert_close(exit_mixer(x), mean_streams(x))
