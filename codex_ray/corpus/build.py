@@ -21,7 +21,7 @@ from codex_ray.corpus.grouping import group_by_bytes
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.pack import Layout, dtype_for
 from codex_ray.corpus.packing import Packing, TokenPart
-from codex_ray.corpus.parts import read_part
+from codex_ray.corpus.parts import pack_flags, read_part
 from codex_ray.corpus.reading import QUARANTINE, ReadTask, read_documents, read_key
 from codex_ray.corpus.repeated import Part, keep_first
 from codex_ray.corpus.sources.units import Unit
@@ -213,7 +213,7 @@ class Builder:
     ) -> list[TokenPart]:
         tasks = []
         for part, flags in zip(parts, kept, strict=True):
-            packed = np.packbits(flags).tobytes()
+            packed = pack_flags(flags)
             common: dict[str, Any] = {
                 "split": self.settings.split,
                 "seed": self.seed,
@@ -271,9 +271,7 @@ def part_bytes(total: int) -> int:
 
 
 def _identities(parts: Sequence[Part], kept: Sequence[NDArray[np.bool_]]) -> str:
-    return digest(
-        [[p.identity, np.packbits(flags).tobytes().hex()] for p, flags in zip(parts, kept, strict=True)]
-    )
+    return digest([[p.identity, pack_flags(flags).hex()] for p, flags in zip(parts, kept, strict=True)])
 
 
 def _copy(folder: Path, target: Path) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Prepare, Source
+from codex_ray.corpus.duplicates.find import Run
 from codex_ray.corpus.grouping import group_by_bytes
 from codex_ray.corpus.manifest import SPLITS, DocumentsInfo, ShardInfo, SourceRows, SplitInfo
 from codex_ray.corpus.pack import Layout, identity, pieces
+from codex_ray.corpus.parts import pack_flags
 from codex_ray.corpus.repeated import Part
 from codex_ray.corpus.shards import DocumentsTask, IndexTask, ShardTask, write_file
 from codex_ray.errors import CodexRayError
 
 DOCUMENTS_BYTES = 64 * 2**20  # text per file of held-out documents
 INDEX_DOCUMENTS = 2**20  # per file of the index
-Run = Callable[[Any, Sequence[Any], bool], Iterator[pa.Table]]
 Task = ShardTask | IndexTask | DocumentsTask
 
 
@@ -113,12 +113,11 @@ class Packing:
             if not sum(sizes[run]):
                 continue
             parts = [
-                (token.part.folder, token.part.documents, np.packbits(flags).tobytes())
-                for token, flags in found[run]
+                (token.part.folder, token.part.documents, pack_flags(flags)) for token, flags in found[run]
             ]
             shown = f"{name}/" if len(self.sources) > 1 else ""
             path = self._path(split, name, "documents", number)
-            yield DocumentsTask(path, split, name, shown, parts, self.settings.split, self.seed)
+            yield DocumentsTask(path, split, shown, parts, self.settings.split, self.seed)
 
     def _path(self, split: str, name: str, kind: str, number: int) -> Path:
         return self.building / split / f"{name}-{kind}-{number:05d}.parquet"
@@ -167,7 +166,7 @@ class Packing:
             }
             files: dict[type, list[dict[str, Any]]] = {ShardTask: [], IndexTask: []}
             for task, row in written:
-                if type(task) in files and task.source == name:
+                if isinstance(task, ShardTask | IndexTask) and task.source == name:
                     files[type(task)].append(row)
             shards = [
                 ShardInfo(_below(row), row["count"], row["count"] * length, row["bytes"], row["sha256"])

@@ -113,6 +113,11 @@ def read_part(
             place += len(hashes)
 
 
-def unpack(kept: bytes, documents: int) -> NDArray[np.bool_]:
-    """Return the flags that :func:`numpy.packbits` packed, one per document of a part."""
+def pack_flags(flags: NDArray[np.bool_]) -> bytes:
+    """Return flags, one per document of a part, as bits; :func:`unpack_flags` gives them back."""
+    return np.packbits(flags).tobytes()
+
+
+def unpack_flags(kept: bytes, documents: int) -> NDArray[np.bool_]:
+    """Return the flags that :func:`pack_flags` packed, one per document of a part."""
     return np.unpackbits(np.frombuffer(kept, np.uint8), count=documents).astype(np.bool_)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Duplicates
 from codex_ray.corpus.account import DUPLICATE, NEAR_DUPLICATE, SAMPLES, Account
-from codex_ray.corpus.duplicates.find import Labels, find_duplicates
+from codex_ray.corpus.duplicates.find import Labels, Run, find_duplicates
 from codex_ray.corpus.parts import HASHES, SIZES, read_part
 from codex_ray.corpus.stages import Entry, Stages
 
 VERSION = 1
-Run = Callable[[Any, Sequence[Any], bool], Iterator[pa.Table]]
 
 
 @dataclass

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from codex_ray.config.corpus import Split
 from codex_ray.corpus.documents import Document, write_documents
 from codex_ray.corpus.pack import Layout, Piece, read_pieces, write_shard
-from codex_ray.corpus.parts import read_part, unpack
+from codex_ray.corpus.parts import read_part, unpack_flags
 from codex_ray.corpus.split import split_of
 from codex_ray.corpus.tokenising import INDEX, index_path, tokens_path
 from codex_ray.errors import CodexRayError
@@ -56,7 +56,6 @@ class DocumentsTask:
 
     path: Path
     split: str
-    source: str
     shown: str  # before each name, where there are several sources
     parts: list[tuple[Path, int, bytes]]
     shares: Split
@@ -64,7 +63,7 @@ class DocumentsTask:
 
 
 def write_file(task: ShardTask | IndexTask | DocumentsTask) -> pa.Table:
-    """Write one file of the corpus; returns its path, kind, size, hash, and how many items it holds.
+    """Write one file of the corpus; returns its path, size, hash, and how many items it holds.
 
     Raises:
         CodexRayError: the disk is full.
@@ -76,8 +75,6 @@ def write_file(task: ShardTask | IndexTask | DocumentsTask) -> pa.Table:
             task.path.parent.mkdir(parents=True, exist_ok=True)
             count, sha256 = _write(task)
             row = {
-                "kind": type(task).__name__,
-                "split": task.split,
                 "path": str(task.path),
                 "count": count,
                 "bytes": task.path.stat().st_size,
@@ -115,7 +112,7 @@ def _write_index(task: IndexTask) -> tuple[int, str]:
 
 def _held_out(task: DocumentsTask) -> Iterator[Document]:
     for folder, documents, packed in task.parts:
-        kept = unpack(packed, documents)
+        kept = unpack_flags(packed, documents)
 
         def wanted(place: int, sha256: bytes, kept: Any = kept) -> bool:
             return bool(kept[place]) and split_of(sha256, task.shares, task.seed) == task.split

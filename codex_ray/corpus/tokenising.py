@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Split
 from codex_ray.corpus.manifest import SPLITS
-from codex_ray.corpus.parts import PartDocument, read_part, unpack
+from codex_ray.corpus.parts import PartDocument, read_part, unpack_flags
 from codex_ray.corpus.split import split_of
 from codex_ray.corpus.stages import Entry
 
@@ -91,7 +91,7 @@ def tokenise_part(task: TokenTask) -> pa.Table:
     """Write the tokens and the index of a part for every split; returns a row with its bytes."""
     if task.entry.result() is None:
         tokenizer = _tokenizer(task.tokenizer)
-        kept = unpack(task.kept, task.documents)
+        kept = unpack_flags(task.kept, task.documents)
         result: dict[str, dict[str, int]] = {}
         with task.entry.making() as folder:
             documents: dict[str, list[tuple[PartDocument, NDArray[Any]]]] = {split: [] for split in SPLITS}
@@ -101,7 +101,7 @@ def tokenise_part(task: TokenTask) -> pa.Table:
                 if task.packing == "best_fit":
                     documents[split].append((document, tokens))
                 else:
-                    writers[split].add(document, tokens, first=True)
+                    writers[split].add(document, len(document.text.encode()), tokens, first=True)
             for split, found in documents.items():
                 _pack(found, writers[split], task.sequence_length, tokenizer.special_ids["pad"])
             for split, writer in writers.items():
@@ -120,9 +120,8 @@ class _Writer:
         self._lines: list[tuple[str, bytes, int, int, int]] = []
         self.tokens = self.documents = self.bytes = 0
 
-    def add(self, document: PartDocument, tokens: NDArray[Any], first: bool) -> None:
-        """Write a run of a document's tokens; ``first`` where no other run of it came before."""
-        size = len(document.text.encode())
+    def add(self, document: PartDocument, size: int, tokens: NDArray[Any], first: bool) -> None:
+        """Write a run of tokens of a document of ``size`` bytes; ``first`` where it is its first run."""
         self._lines.append((document.name, document.sha256, size, self.tokens, len(tokens)))
         self._stream.write(tokens.astype(self._dtype, copy=False).tobytes())
         self.tokens += len(tokens)
@@ -172,12 +171,13 @@ def _pack(
     documents: Sequence[tuple[PartDocument, NDArray[Any]]], writer: _Writer, length: int, pad_id: int
 ) -> None:
     """Write whole rows of long documents, then rows of what is left, by best-fit decreasing."""
+    sizes = [len(document.text.encode()) for document, _ in documents]
     rests: list[tuple[int, NDArray[Any]]] = []
     cut = set()
     for number, (document, tokens) in enumerate(documents):
         whole = len(tokens) // length * length
         for start in range(0, whole, length):
-            writer.add(document, tokens[start : start + length], first=start == 0)
+            writer.add(document, sizes[number], tokens[start : start + length], first=start == 0)
             cut.add(number)
         if whole < len(tokens):
             rests.append((number, tokens[whole:]))
@@ -185,7 +185,7 @@ def _pack(
         held = 0
         for place in row:
             number, tokens = rests[place]
-            writer.add(documents[number][0], tokens, first=number not in cut)
+            writer.add(documents[number][0], sizes[number], tokens, first=number not in cut)
             held += len(tokens)
         if held < length:
             writer.pad(length - held, pad_id)

@@ -28,9 +28,27 @@ class Rule(NamedTuple):
     source: str
 
 
+def _gopher_repetition() -> dict[str, Rule]:
+    g = gopher
+    rules = {
+        "gopher_repetition/empty": Rule("some text", _OWN),
+        "gopher_repetition/repeated_paragraphs": Rule(f"at most {g.MAX_REPEATED}", _TABLE),
+        "gopher_repetition/repeated_paragraph_characters": Rule(
+            f"at most {g.MAX_REPEATED_CHARACTERS}", _TABLE
+        ),
+        "gopher_repetition/repeated_lines": Rule(f"at most {g.MAX_REPEATED}", _TABLE),
+        "gopher_repetition/repeated_line_characters": Rule(f"at most {g.MAX_REPEATED_CHARACTERS}", _TABLE),
+    }
+    for n, bound in g.TOP_NGRAMS.items():
+        rules[f"gopher_repetition/top_{n}_gram"] = Rule(f"at most {bound} of characters", _TABLE)
+    for n, bound in g.REPEATED_NGRAMS.items():
+        rules[f"gopher_repetition/repeated_{n}_grams"] = Rule(f"at most {bound} of characters", _TABLE)
+    return rules
+
+
 def _table() -> dict[str, Rule]:
     g, w, c = gopher, web, code
-    rules = {
+    return {
         "length/too_short": Rule("at least clean.min_bytes", _OWN),
         "length/too_long": Rule("at most clean.max_bytes", _OWN),
         "generated_code/marker": Rule(f"no generator's mark in the first {c.FIRST_LINES} lines", _STARCODER2),
@@ -45,19 +63,7 @@ def _table() -> dict[str, Rule]:
         "data_files/encoded": Rule(f"at most {c.MAX_ENCODED} of characters in such runs", _STARCODER2),
         "data_files/digits": Rule(f"at most {c.MAX_DIGITS} of characters are digits", _OWN),
         "data_files/lines": Rule(f"at most {c.MAX_LINES}", _STARCODER2),
-        "gopher_repetition/empty": Rule("some text", _OWN),
-        "gopher_repetition/repeated_paragraphs": Rule(f"at most {g.MAX_REPEATED}", _TABLE),
-        "gopher_repetition/repeated_paragraph_characters": Rule(
-            f"at most {g.MAX_REPEATED_CHARACTERS}", _TABLE
-        ),
-        "gopher_repetition/repeated_lines": Rule(f"at most {g.MAX_REPEATED}", _TABLE),
-        "gopher_repetition/repeated_line_characters": Rule(f"at most {g.MAX_REPEATED_CHARACTERS}", _TABLE),
-    }
-    for n, bound in g.TOP_NGRAMS.items():
-        rules[f"gopher_repetition/top_{n}_gram"] = Rule(f"at most {bound} of characters", _TABLE)
-    for n, bound in g.REPEATED_NGRAMS.items():
-        rules[f"gopher_repetition/repeated_{n}_grams"] = Rule(f"at most {bound} of characters", _TABLE)
-    rules |= {
+        **_gopher_repetition(),
         "gopher_quality/min_words": Rule(f"at least {g.MIN_WORDS}", _GOPHER),
         "gopher_quality/max_words": Rule(f"at most {g.MAX_WORDS}", _GOPHER),
         "gopher_quality/mean_word_length": Rule(
@@ -89,7 +95,6 @@ def _table() -> dict[str, Rule]:
             "GPT-3, Brown et al. 2020 (arXiv:2005.14165), appendix C",
         ),
     }
-    return rules
 
 
 RULES = _table()
