@@ -64,7 +64,9 @@ def main() -> None:
 
 
 def _runs(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
-    size, figures, facts = arguments.size, {}, {}
+    size = arguments.size
+    figures: dict[str, Figure] = {}
+    facts: dict[str, Any] = {}
     corpus = str(folder / "corpus")
     quiet = {"progress": "off", "mlflow": {"enabled": False}, "mixing_every": 0}
     settings = {kind: _settings(arguments, kind, corpus, str(folder), quiet) for kind in KINDS}
@@ -154,10 +156,8 @@ def _steps(arguments: argparse.Namespace) -> tuple[dict[str, Figure], dict[str, 
     )
     shape = Shape(32768 if arguments.size == "base" else 2048, LENGTH, MICRO_ROWS, arguments.device)
     width = models["plain"].hidden_size
-    figures, extra = (
-        {},
-        {"step": asdict(shape)},
-    )
+    figures: dict[str, Figure] = {}
+    extra: dict[str, Any] = {"step": asdict(shape)}
     eager = {kind: measure(model, shape) for kind, model in models.items()}
     figures |= _step_figures(eager, width, "")
     print({kind: taken.seconds for kind, taken in eager.items()}, flush=True)

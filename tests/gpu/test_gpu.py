@@ -19,7 +19,7 @@ from codex_ray.corpus.prepare import prepare
 from codex_ray.model import build_model
 from codex_ray.model.configuration import RESIDUAL_KINDS
 from codex_ray.rollout.generate import generate
-from codex_ray.rollout.load import load
+from codex_ray.rollout.load import load_with_tokenizer
 from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul, peak_flops
 from codex_ray.train.driver import pretrain
 from tests.integration.training import QUIET, assert_same_end, corpus_settings, losses, run_settings
@@ -83,13 +83,13 @@ def test_a_run_streams_from_ray_data_and_its_model_generates_on_the_gpu(corpus: 
     streamed = pretrain(replace(settings, stream="ray", track=replace(QUIET, mixing_every=5)))
     assert losses(direct.run) == losses(streamed.run)
     assert streamed.model is not None
-    loaded = load(str(streamed.model), "cuda")
-    prompt = loaded.tokenizer.encode("def forward(self")
-    (one,) = generate(loaded.model, [prompt], max_new_tokens=20, temperature=0.0, tokenizer=loaded.tokenizer)
-    (again,) = generate(
-        loaded.model, [prompt], max_new_tokens=20, temperature=0.0, tokenizer=loaded.tokenizer
+    model, tokenizer = load_with_tokenizer(str(streamed.model), None, Device(device="cuda", dtype="bfloat16"))
+    prompt = tokenizer.encode("def forward(self")
+    first, second = (
+        generate(model, [prompt], max_new_tokens=20, temperature=0.0, tokenizer=tokenizer) for _ in range(2)
     )
-    assert next(loaded.model.parameters()).is_cuda and 0 < len(one.ids) <= 20 and one.ids == again.ids
+    assert next(model.parameters()).is_cuda
+    assert 0 < len(first[0].ids) <= 20 and first[0].ids == second[0].ids
 
 
 @pytest.mark.parametrize("kind", RESIDUAL_KINDS)
