@@ -51,16 +51,30 @@ def main() -> None:
     arguments = parser.parse_args()
     peak, source = peak_flops(arguments.device, "bfloat16", torch.get_num_threads())
     extra: dict[str, Any] = {"versions": _versions(), "peak_flops": peak, "peak_flops_from": source}
+    models = _models(arguments.size)
+    shape = Shape(32768 if arguments.size == "base" else 2048, LENGTH, MICRO_ROWS, arguments.device)
+    extra["step"] = asdict(shape)
     with tempfile.TemporaryDirectory() as folder:
-        figures, runs = _runs(arguments, Path(folder))
-    steps, compiling = _steps(arguments)
-    figures |= steps
-    extra |= {"runs": runs} | compiling
-    if arguments.device == "cuda":
-        print(write_result("gpu", figures, extra=extra), flush=True)
+        figures, extra["runs"] = _runs(arguments, Path(folder))
+    _keep(figures, extra, arguments.device)
+    figures |= _steps(models, shape)
+    _keep(figures, extra, arguments.device)
+    if arguments.profile:
+        tables = [f"{kind}\n{profile(models[kind], shape)}" for kind in KINDS]
+        arguments.profile.write_text("\n\n".join(tables), encoding="utf-8")
+    try:
+        figures |= _steps({kind: models[kind] for kind in KINDS}, shape, compiled=True)
+    except Exception as error:  # what the compiler cannot do is a finding; the rest stands
+        extra["compile_error"] = {"type": type(error).__name__, "text": str(error)[:500]}
+    _keep(figures, extra, arguments.device)
     for name, figure in figures.items():
         print(f"{name:45} {figure.value:.6g} {figure.unit}", flush=True)
-    print(extra)
+
+
+def _keep(figures: dict[str, Figure], extra: dict[str, Any], device: str) -> None:
+    """Write what is measured so far: what comes next may be cut off."""
+    if device == "cuda":
+        print(write_result("gpu", figures, extra=extra), flush=True)
 
 
 def _runs(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
@@ -146,31 +160,16 @@ def _bare(settings: Pretrain, device: str) -> float:
     return _pace(ends[WARM_UP:], settings)
 
 
-def _steps(arguments: argparse.Namespace) -> tuple[dict[str, Figure], dict[str, Any]]:
-    """Measure bare steps of the plain and the mHC decoder, eager and compiled."""
-    models: dict[str, Model] = {
-        kind: compose("pretrain", [f"model={kind}-{arguments.size}"]).model for kind in KINDS
-    }
-    models["mhc_permutation"] = replace(
-        models["mhc"], residual=replace(models["mhc"].residual, kind="mhc_permutation")
-    )
-    shape = Shape(32768 if arguments.size == "base" else 2048, LENGTH, MICRO_ROWS, arguments.device)
-    width = models["plain"].hidden_size
-    figures: dict[str, Figure] = {}
-    extra: dict[str, Any] = {"step": asdict(shape)}
-    eager = {kind: measure(model, shape) for kind, model in models.items()}
-    figures |= _step_figures(eager, width, "")
-    print({kind: taken.seconds for kind, taken in eager.items()}, flush=True)
-    if arguments.profile:
-        tables = [f"{kind}\n{profile(models[kind], shape)}" for kind in KINDS]
-        arguments.profile.write_text("\n\n".join(tables), encoding="utf-8")
-    try:
-        compiled = {kind: measure(models[kind], shape, compiled=True) for kind in KINDS}
-    except Exception as error:  # what the compiler cannot do is a finding; the rest stands
-        extra["compile_error"] = {"type": type(error).__name__, "text": str(error)[:500]}
-    else:
-        figures |= _step_figures(compiled, width, "_compiled")
-    return figures, extra
+def _models(size: str) -> dict[str, Model]:
+    models: dict[str, Model] = {kind: compose("pretrain", [f"model={kind}-{size}"]).model for kind in KINDS}
+    permutation = replace(models["mhc"].residual, kind="mhc_permutation")
+    return models | {"mhc_permutation": replace(models["mhc"], residual=permutation)}
+
+
+def _steps(models: dict[str, Model], shape: Shape, compiled: bool = False) -> dict[str, Figure]:
+    """Measure bare steps of these decoders side by side."""
+    taken = {kind: measure(model, shape, compiled) for kind, model in models.items()}
+    return _step_figures(taken, models["plain"].hidden_size, "_compiled" if compiled else "")
 
 
 def _step_figures(taken: dict[str, Measured], width: int, suffix: str) -> dict[str, Figure]:
