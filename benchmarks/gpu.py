@@ -47,9 +47,7 @@ def main() -> None:
     parser.add_argument("--size", default="base", choices=("tiny", "small", "base"))
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of each run")
-    parser.add_argument(
-        "--corpus", help="a corpus in rows of 1,024 tokens; unset makes one of Python's library"
-    )
+    parser.add_argument("--corpus", help="rows of 1,024 tokens; unset takes the standard library")
     parser.add_argument("--profile", type=Path, help="file for tables of where a step's time goes")
     arguments = parser.parse_args()
     peak, source = peak_flops(arguments.device, "bfloat16", torch.get_num_threads())
