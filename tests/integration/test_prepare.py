@@ -250,6 +250,9 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(text: Path, tmp_path: 
     assert all(made()[stage] != after[stage] for stage in after)
     prepare(replace(settings, keep_stages=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
+    os.utime(next(text.iterdir()))
+    assert prepare(replace(settings, keep_stages=False)).reused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
 
 
 @pytest.mark.usefixtures("ray_session")
