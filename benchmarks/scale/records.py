@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,14 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Truth:
-    """What each record is, in their order: a place in ``KINDS``, and the record that it copies (or itself)."""
+    """What each record is, in order: a place in ``KINDS``, and the record that it copies (or itself)."""
 
     kinds: NDArray[np.uint8]
     originals: Int64
 
     def of(self, kind: str) -> NDArray[np.bool_]:
         """Flag the records of a kind."""
-        return self.kinds == KINDS.index(kind)
+        return np.equal(self.kinds, KINDS.index(kind))
 
     @cached_property
     def documents(self) -> NDArray[np.bool_]:
@@ -102,13 +103,11 @@ def plan(megabytes: int) -> Truth:
 def write_records(folder: Path, truth: Truth, processes: int) -> int:
     """Write the files of the source; returns their bytes."""
     folder.mkdir(parents=True)
-    bounds = np.linspace(0, len(truth.kinds), FILES + 1).astype(int)
+    bounds = np.linspace(0, len(truth.kinds), FILES + 1).astype(int).tolist()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = [
-            pool.submit(
-                _write, folder, number, int(first), truth.kinds[first:last], truth.originals[first:last]
-            )
-            for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+            pool.submit(_write, folder, number, first, truth.kinds[first:last], truth.originals[first:last])
+            for number, (first, last) in enumerate(pairwise(bounds))
         ]
         return sum(each.result() for each in waiting)
 
