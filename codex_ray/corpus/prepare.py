@@ -146,6 +146,7 @@ def _prepare(
         changed = differences(found.settings, decides) or ["the text changed"]
         progress.note(f"corpus {output} is prepared again: {'; '.join(changed)}")
     stages = Stages(workspace.folder)
+    stages.clear()
     with ExitStack() as session:
         _open_ray(settings, session, progress)
         builder = Builder(settings, sources, stages, progress, settings.seed or DEFAULT_SEED)
