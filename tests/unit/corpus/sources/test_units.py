@@ -248,3 +248,15 @@ def test_a_folder_that_was_moved_has_the_same_names(tmp_path: Path) -> None:
     before = [item.name for item in items(source(tmp_path / "a"))]
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert [item.name for item in items(source(tmp_path / "b"))] == before
+
+
+def test_a_file_that_changes_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    (unit,) = units_of(source(path))
+    reading = read_unit(unit, source(path), limits())
+    assert next(reading).name == "rows.jsonl@0"
+    with path.open("a") as stream:
+        stream.write('{"text": "three"}\n')
+    with pytest.raises(CodexRayError, match=r"rows.jsonl changed while it was read; run prepare again"):
+        list(reading)
