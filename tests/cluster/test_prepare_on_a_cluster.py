@@ -28,9 +28,7 @@ from tests.integration.training import corpus_settings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-WORDS = (
-    "the be to of and that have with one all would there their what so up out if about who get which go me"
-)
+WORDS = "the be to of and that have with one all would there their what so up out who"
 FILES, FILE_WORDS = 120, 70_000  # 6 parts of 8 MiB, each seconds of work: Gopher's rules are slow
 TASK = "ray::MapBatches"
 
@@ -39,7 +37,8 @@ TASK = "ray::MapBatches"
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source") / "text"
     folder.mkdir()
-    words, random = np.array(WORDS.split()), np.random.default_rng(5)
+    random = np.random.default_rng(5)
+    words = np.array([*WORDS.split(), *("".join(random.choice(list("aeioustrnlm"), 7)) for _ in range(2000))])
     for number in range(FILES):
         lines = random.choice(words, (FILE_WORDS // 10, 10)).tolist()
         (folder / f"{number:03d}.txt").write_text("\n".join(" ".join(line) + "." for line in lines))
@@ -97,10 +96,10 @@ class Job:
         config = folder / "prepare.yaml"
         save(settings_of(text, self.output), config)
         self.log = folder / "log"
+        submit = ["--submit", cluster.state.dashboard]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "codex_ray", "prepare", "--config", str(config)]
-                + ["--submit", cluster.state.dashboard],
+                [sys.executable, "-m", "codex_ray", "prepare", "--config", str(config), *submit],
                 cwd=ROOT,
                 env=environment(cluster),
                 stdout=log,
