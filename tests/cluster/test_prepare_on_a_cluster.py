@@ -29,7 +29,7 @@ from tests.integration.training import corpus_settings
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 WORDS = "the be to of and that have with one all would there their what so up out who"
-FILES, FILE_WORDS = 120, 70_000  # 6 parts of 8 MiB, each seconds of work: Gopher's rules are slow
+FILES, FILE_WORDS = 80, 70_000  # 5 parts of 8 MiB, each seconds of work: Gopher's rules are slow
 TASK = "ray::MapBatches"
 
 
@@ -77,15 +77,23 @@ def hashes(folder: Path) -> dict[str, str]:
     return {info.path: info.sha256 for info in manifest.files()} | {"fingerprint": manifest.fingerprint}
 
 
-def tasks_of(cluster: LocalCluster, index: int) -> list[psutil.Process]:
-    """Return the task processes of a node that are at work."""
+def processes(
+    cluster: LocalCluster, index: int, is_wanted: Callable[[list[str]], bool]
+) -> list[psutil.Process]:
+    """Return the processes of a node whose command is wanted."""
     found: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(cluster.nodes[index].process.pid).children(recursive=True):  # type: ignore[union-attr]
+        node = psutil.Process(cluster.nodes[index].process.pid)  # type: ignore[union-attr]
+        for child in node.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "".join(child.cmdline()[:1]).startswith(TASK):
+                if is_wanted(child.cmdline()):
                     found.append(child)
     return found
+
+
+def tasks_of(cluster: LocalCluster, index: int) -> list[psutil.Process]:
+    """Return the task processes of a node that are at work."""
+    return processes(cluster, index, lambda command: "".join(command[:1]).startswith(TASK))
 
 
 class Job:
@@ -148,11 +156,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(cluster, text, e
 def test_a_killed_driver_leaves_no_corpus_and_a_rerun_makes_the_same_bytes(cluster, text, expected, tmp_path):
     job = Job(cluster, text, tmp_path)
     job.wait_for(job.reading, "reading")
-    (driver,) = (
-        child
-        for child in psutil.Process(cluster.nodes[0].process.pid).children(recursive=True)
-        if child.cmdline()[1:2] == ["jobs/prepare.py"]
-    )
+    (driver,) = processes(cluster, 0, lambda command: command[1:2] == ["jobs/prepare.py"])
     driver.kill()
     assert job.wait() == 1, job.log.read_text()
     assert not job.output.exists()
