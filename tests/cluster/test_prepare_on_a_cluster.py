@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -158,7 +159,7 @@ def test_a_killed_driver_leaves_no_corpus_and_a_rerun_makes_the_same_bytes(clust
     job.wait_for(job.reading, "reading")
     (driver,) = processes(cluster, 0, lambda command: command[1:2] == ["jobs/prepare.py"])
     driver.kill()
-    assert job.wait() == 1, job.log.read_text()
+    assert job.wait() == 128 + signal.SIGKILL, job.log.read_text()
     assert not job.output.exists()
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".corpus.stages/read/[!.]*/done.json")}
     again = Job(cluster, text, tmp_path)
