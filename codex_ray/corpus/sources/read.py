@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from codex_ray.config.corpus import Limits, Source
+from codex_ray.corpus.cleaning.decode import no_text
 from codex_ray.corpus.raw import Quarantined, Raw
 from codex_ray.corpus.sources import records, tables
 from codex_ray.corpus.sources.archives import Member, base_name, tar_members, zip_members
@@ -186,10 +187,5 @@ def _check(text: str, longest: int) -> None:
     """Refuse text that no file could hold as UTF-8, or that is too long."""
     if len(text) > longest:
         raise too_large("text", longest)
-    if "\0" in text:
-        raise UnreadableError(f"binary: a NUL character at {text.index(chr(0))}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        raise UnreadableError(f"lone surrogate: U+{code:04X} at {error.start}") from error
+    if problem := no_text(text):
+        raise UnreadableError(problem)
