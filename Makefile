@@ -2,11 +2,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out __init__ report results,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ report results gpu gpu_steps,$(basename $(notdir $(wildcard benchmarks/*.py))))
 text ?=
 name ?=
 
-.PHONY: help setup setup-dev quickstart test verify check lint types docs bench lock clean
+.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types docs bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -24,6 +24,9 @@ quickstart: setup ## Raw text to a trained, evaluated, talking model; text=FOLDE
 test: setup-dev ## Run the unit tests, then the integration tests (under 15 minutes on two cores)
 	$(BIN)/python -m pytest tests/unit
 	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster"
+
+gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes; `make bench name=gpu` measures one)
+	$(BIN)/python -m pytest tests/gpu
 
 verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again
 	$(BIN)/python -m tools.verify

@@ -68,10 +68,15 @@ def machine_name() -> str:
     """Name this kind of machine: ``nvidia-h200``, ``cpu-2core``, ..."""
     gpus = nvidia_smi("name")
     if gpus:
-        words = re.findall(r"[a-z0-9]+", gpus[0]["name"].lower())
-        return "-".join(word for word in words if word not in ("geforce", "tesla"))
+        return card_name(gpus[0]["name"])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu-{cores}core"
+
+
+def card_name(name: str) -> str:
+    """Shorten a card's name to what tells kinds apart: ``NVIDIA H100 80GB HBM3`` is ``nvidia-h100``."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return "-".join(word for word in words if not re.fullmatch(r"geforce|tesla|[0-9]+gb|hbm[0-9]e?", word))
 
 
 def commit_name() -> str:
