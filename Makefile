@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out __init__ report results gpu gpu_steps,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ report results gpu gpu_steps loader,$(basename $(notdir $(wildcard benchmarks/*.py))))
 text ?=
 name ?=
 
@@ -25,7 +25,7 @@ test: setup-dev ## Run the unit tests, then the integration tests (under 15 minu
 	$(BIN)/python -m pytest tests/unit
 	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster"
 
-gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes; `make bench name=gpu` measures one)
+gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 	$(BIN)/python -m pytest tests/gpu
 
 verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again

@@ -93,7 +93,7 @@ def _runs(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure
             prepare(compose("prepare", ["tokenizer=bpe-8k"], values=values))
         for kind in KINDS:
             result = pretrain(settings[kind])
-            rows = list(read_metrics(result.run / "metrics.jsonl"))[WARM_UP:]
+            rows: list[dict[str, Any]] = list(read_metrics(result.run / "metrics.jsonl"))[WARM_UP:]
             mfu = statistics.median(float(row["mfu"]) for row in rows)
             pace = _pace([float(row["time"]) for row in rows], settings[kind])
             figures[f"mfu_{kind}_{size}"] = Figure(mfu, "share of peak", "higher")

@@ -26,7 +26,7 @@ from codex_ray.corpus.reading import QUARANTINE, ReadTask, read_documents, read_
 from codex_ray.corpus.repeated import Part, keep_first
 from codex_ray.corpus.sources.units import Unit
 from codex_ray.corpus.split import share_of, split_of
-from codex_ray.corpus.stages import Stages, digest
+from codex_ray.corpus.stages import Stages, digest, finish
 from codex_ray.corpus.tokenising import TokenTask, token_key, tokenise_part
 from codex_ray.errors import CodexRayError
 from codex_ray.track.progress import Progress
@@ -176,12 +176,12 @@ class Builder:
         folder = entry.folder / "tokenizer"
         with self._stage("tokenizer"):
             if entry.result() is None:
-                with entry.making():
+                with entry.making() as making:
                     if given is not None:
-                        given.save(folder)
+                        given.save(making / "tokenizer")
                     else:
-                        train_tokenizer(self._sample(parts, kept), wanted, folder, self.seed)
-                    entry.finish({})
+                        train_tokenizer(self._sample(parts, kept), wanted, making / "tokenizer", self.seed)
+                    finish(making, {})
             return Tokenizer.load(folder), folder
 
     def _sample(self, parts: Sequence[Part], kept: Sequence[NDArray[np.bool_]]) -> Iterator[str]:

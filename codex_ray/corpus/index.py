@@ -48,8 +48,7 @@ class _Group:
 
 def packing_method(manifest: Manifest, source: str) -> str:
     """Name the packing of a source's rows; corpora that were joined keep their sources' own."""
-    settings = manifest.settings.get("merged", {}).get(source, manifest.settings)
-    method: str = settings.get("pack", {}).get("method", CONTIGUOUS)
+    method: str = manifest.settings_of(source).get("pack", {}).get("method", CONTIGUOUS)
     return method
 
 

@@ -279,6 +279,11 @@ class Manifest:
             total.add(Account.from_plain(source))
         return total
 
+    def settings_of(self, source: str) -> dict[str, Any]:
+        """Return the settings that a source was made with; joined corpora keep those of each."""
+        found: dict[str, Any] = self.settings.get("merged", {}).get(source, self.settings)
+        return found
+
     def files(self) -> Iterator[ShardInfo | DocumentsInfo]:
         """Iterate over every file the manifest vouches for."""
         for split in self.splits.values():

@@ -146,12 +146,14 @@ def _prepare(
         changed = differences(found.settings, decides) or ["the text changed"]
         progress.note(f"corpus {output} is prepared again: {'; '.join(changed)}")
     stages = Stages(workspace.folder)
+    stages.clear()
     with ExitStack() as session:
         _open_ray(settings, session, progress)
         builder = Builder(settings, sources, stages, progress, settings.seed or DEFAULT_SEED)
         made = builder.build(units, decides, files, request, found)
     if made.folder == output:
         made.save()
+        _leave_stages(settings, stages, workspace)
         return _same(output, made)
     shutil.rmtree(made.folder / WRITTEN, ignore_errors=True)
     made.save()
@@ -159,12 +161,19 @@ def _prepare(
         with progress.stage("report"):
             write_corpus_report(made, made.folder, builder.seconds, output.name)
     workspace.finish(made.folder)
-    stages.sweep() if settings.keep_stages else workspace.forget()
+    _leave_stages(settings, stages, workspace)
     rows = made.splits["train"].rows
     message = f"corpus {output} is made: {rows:,} training rows of {made.sequence_length} tokens"
     if quarantined := made.account().quarantined.total():
         message += f"; {quarantined:,} items were not text (quarantine.jsonl says why)"
     return Prepared(output, replace(made, folder=output), False, message, builder.seconds)
+
+
+def _leave_stages(settings: Prepare, stages: Stages, workspace: Workspace) -> None:
+    if settings.keep_stages:
+        stages.sweep()
+    else:
+        workspace.forget()
 
 
 def _same(output: Path, found: Manifest) -> Prepared:

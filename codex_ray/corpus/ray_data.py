@@ -19,6 +19,9 @@ from codex_ray.errors import CodexRayError
 
 Task = TypeVar("Task")
 
+# After so many tasks a process ends and another takes its place, so that what a library leaks, or keeps of
+# its largest task, does not stay for hours; starting one takes about 2 s of a core, a task often longer.
+TASKS_PER_PROCESS = 64
 FAILURE = "failure"  # the only column of the table of a task that failed
 
 
@@ -57,6 +60,7 @@ def run_tasks(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
+        max_calls=TASKS_PER_PROCESS,
         concurrency=min(concurrency, len(items)),
     )
     context = dataset.context

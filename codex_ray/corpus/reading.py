@@ -21,7 +21,7 @@ from codex_ray.corpus.parts import HASHES, PartWriter
 from codex_ray.corpus.raw import Dropped, Quarantined, Raw
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.corpus.sources.units import Unit, find_units
-from codex_ray.corpus.stages import Entry
+from codex_ray.corpus.stages import Entry, finish
 from codex_ray.errors import CodexRayError
 
 VERSION = 1  # of what this stage writes; part of every key
@@ -126,7 +126,7 @@ def _make(task: ReadTask) -> None:
         identity = writer.close()
         hashes = np.frombuffer(b"".join(writer.sha256), np.uint8).reshape(-1, 32)
         write_part(folder / HASHES, hashes, _joined(signatures, minhash))
-        task.entry.finish({"identity": identity, "account": account.plain()})
+        finish(folder, {"identity": identity, "account": account.plain()})
 
 
 def _items(task: ReadTask) -> Iterator[Raw | Quarantined]:

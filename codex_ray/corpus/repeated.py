@@ -14,7 +14,7 @@ from codex_ray.config.corpus import Duplicates
 from codex_ray.corpus.account import DUPLICATE, NEAR_DUPLICATE, SAMPLES, Account
 from codex_ray.corpus.duplicates.find import Labels, Run, find_duplicates
 from codex_ray.corpus.parts import HASHES, SIZES, read_part
-from codex_ray.corpus.stages import Entry, Stages
+from codex_ray.corpus.stages import Entry, Stages, finish
 
 VERSION = 1
 
@@ -58,7 +58,7 @@ def _labels(parts: Sequence[Part], settings: Duplicates, entry: Entry, run: Run)
             found = find_duplicates([part.folder / HASHES for part in parts], settings, run)
             np.save(folder / "first_exact.npy", found.first_exact)
             np.save(folder / "first_near.npy", found.first_near)
-            entry.finish({})
+            finish(folder, {})
         return found
     return Labels(np.load(entry.folder / "first_exact.npy"), np.load(entry.folder / "first_near.npy"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from codex_ray.corpus.account import DUPLICATE, NEAR_DUPLICATE, SAMPLE_CHARACTERS, SAMPLES, Account
 from codex_ray.corpus.manifest import Manifest
@@ -53,7 +52,7 @@ def _samples(manifest: Manifest) -> dict[str, list[Sample]]:
     """Return a few samples of each reason, from as many sources as there are."""
     found: dict[str, list[tuple[int, Sample]]] = {}
     several = len(manifest.sources) > 1
-    hidden = _hiding(manifest.settings)
+    hidden = _hiding(manifest)
     for source, data in manifest.sources.items():
         for reason, items in data["samples"].items():
             limit = DUPLICATES_SHOWN if reason in (DUPLICATE, NEAR_DUPLICATE) else SAMPLES
@@ -69,10 +68,12 @@ def _samples(manifest: Manifest) -> dict[str, list[Sample]]:
     return {reason: [sample for _, sample in items] for reason, items in found.items()}
 
 
-def _hiding(settings: dict[str, Any]) -> Callable[[str], str]:
+def _hiding(manifest: Manifest) -> Callable[[str], str]:
     """Return what masks in samples the secrets and personal data that the settings keep out of the corpus."""
-    redact = settings.get("clean", {}).get("redact", {})
-    secrets, personal = (redact.get(kind, "keep") != "keep" for kind in ("secrets", "personal"))
+    redacts = [manifest.settings_of(name).get("clean", {}).get("redact", {}) for name in manifest.sources]
+    secrets, personal = (
+        any(redact.get(kind, "keep") != "keep" for redact in redacts) for kind in ("secrets", "personal")
+    )
     if not secrets and not personal:
         return lambda text: text
 
@@ -130,7 +131,7 @@ def _sample(sample: Sample) -> str:
 def _duplicates(
     manifest: Manifest, exact: int, near: int, samples: dict[str, list[Sample]], read: int
 ) -> str:
-    wanted = manifest.settings.get("duplicates", {})
+    wanted = [manifest.settings_of(name).get("duplicates", {}) for name in manifest.sources]
     parts = []
     for reason, title, key, count in (
         (DUPLICATE, "Equal to an earlier document", "exact", exact),
@@ -139,7 +140,7 @@ def _duplicates(
         if count:
             found = samples.get(reason, [])
             parts.append(_reason(title, count, read, found, opened=True))
-        elif wanted.get(key) is False:
+        elif wanted and all(settings.get(key) is False for settings in wanted):
             parts.append(f"<p>{title}: not looked for (duplicates.{key}=false).</p>")
         else:
             parts.append(f"<p>{title}: none.</p>")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from codex_ray.corpus.account import Account
+from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import DocumentsInfo, Manifest, check_size, damaged
 from codex_ray.track.drawing import MUTED, PLACEHOLDERS, SERIES, drawn, new_axes, to_svg
 from codex_ray.track.page import figure_card, section
@@ -65,9 +66,9 @@ def document_lengths(manifest: Manifest) -> Lengths:
         CodexRayError: an index file is missing or damaged.
     """
     lengths = Lengths(np.zeros(BINS, dtype=np.int64))
-    in_pieces = manifest.settings.get("pack", {}).get("method") == "best_fit"
     for split in manifest.splits.values():
         for source in split.sources:
+            in_pieces = packing_method(manifest, source.source) == BEST_FIT
             for info in source.index_files:
                 for tokens in _tokens(manifest, info, in_pieces):
                     lengths.add(tokens, manifest.sequence_length)

@@ -7,7 +7,7 @@ order, on any node. A file that was written for the same content is not written 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from codex_ray.corpus.parts import read_part, unpack_flags
 from codex_ray.corpus.split import split_of
 from codex_ray.corpus.tokenising import INDEX, index_path, tokens_path
 from codex_ray.errors import CodexRayError
-from codex_ray.files import read_json, sha256_of, unwritable, write_json
+from codex_ray.files import read_json, replacing, sha256_of, unwritable, write_json
 
 WRITTEN = ".written"  # below the corpus being built: what is known of each finished file
 
@@ -73,13 +73,10 @@ def write_file(task: ShardTask | IndexTask | DocumentsTask) -> pa.Table:
     if row is None:
         try:
             task.path.parent.mkdir(parents=True, exist_ok=True)
-            count, sha256 = _write(task)
-            row = {
-                "path": str(task.path),
-                "count": count,
-                "bytes": task.path.stat().st_size,
-                "sha256": sha256,
-            }
+            with replacing(task.path) as path:
+                count, sha256 = _write(replace(task, path=path))
+                size = path.stat().st_size
+            row = {"path": str(task.path), "count": count, "bytes": size, "sha256": sha256}
         except OSError as error:
             raise unwritable(task.path, error) from error
         write_json(record, row)

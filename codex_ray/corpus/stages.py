@@ -4,6 +4,7 @@
 
     .corpus.stages/read/3f2a.../done.json      written last: its presence means that the rest is whole
     .corpus.stages/read/3f2a.../documents.parquet
+    .corpus.stages/read/.3f2a.../             being made; takes the name without the dot when it is whole
 
 So a stage that was done for the same text and settings is not done again, whatever else changed, and an
 interrupted prepare goes on where it stood. What the last prepare did not ask for is removed when it ends.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,21 +52,36 @@ class Entry:
 
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """Give an empty folder to write into; a full disk or a forbidden one is said in a sentence.
+        """Give an empty folder to write into, which takes the result's place when the block ends well.
+
+        Several may make the same result at a time: Ray begins a task anew when its node seems lost, and the
+        first may still be writing. Each has a folder of its own, and the first whole one stays.
 
         Raises:
-            CodexRayError: it cannot be written.
+            CodexRayError: it cannot be written, because the disk is full or it is forbidden.
         """
+        folder = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}")
         try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            yield self.folder
+            folder.mkdir(parents=True)
+            yield folder
+            self._put(folder)
         except OSError as error:
-            raise unwritable(Path(error.filename or self.folder), error) from error
+            raise unwritable(Path(error.filename or folder), error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, result: Any) -> None:
-        """Record that the result is complete; ``result`` is plain data."""
-        write_json(self.folder / DONE, result)
+    def _put(self, folder: Path) -> None:
+        try:
+            folder.rename(self.folder)
+        except OSError:
+            if self.result() is None:  # what is there is damaged
+                shutil.rmtree(self.folder, ignore_errors=True)
+                folder.rename(self.folder)
+
+
+def finish(folder: Path, result: Any) -> None:
+    """Record, in the folder of a result that is being made, that it is complete; ``result`` is plain data."""
+    write_json(folder / DONE, result)
 
 
 class Stages:
@@ -73,6 +90,11 @@ class Stages:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._asked: set[Path] = set()
+
+    def clear(self) -> None:
+        """Remove what an interrupted prepare was making; nobody else may be at work."""
+        for folder in self.folder.glob("*/.*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def entry(self, stage: str, key: Any) -> Entry:
         """Return the place of the result of ``stage`` for ``key``, plain data that decides it."""

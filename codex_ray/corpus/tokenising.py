@@ -25,7 +25,7 @@ from codex_ray.config.corpus import Split
 from codex_ray.corpus.manifest import SPLITS
 from codex_ray.corpus.parts import PartDocument, read_part, unpack_flags
 from codex_ray.corpus.split import split_of
-from codex_ray.corpus.stages import Entry
+from codex_ray.corpus.stages import Entry, finish
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def tokenise_part(task: TokenTask) -> pa.Table:
                 _pack(found, writers[split], task.sequence_length, tokenizer.special_ids["pad"])
             for split, writer in writers.items():
                 result[split] = writer.close()
-            task.entry.finish(result)
+            finish(folder, result)
     return pa.table({"bytes": [task.size]})
 
 

@@ -139,6 +139,9 @@ class Progress:
         except (KeyboardInterrupt, Interrupted):
             outcome = "stopped"
             raise
+        except GeneratorExit:  # whoever reads what the stage yields has enough
+            outcome = "done"
+            raise
         finally:
             line = self._closing(stage, outcome)
             self._stages.remove(stage)

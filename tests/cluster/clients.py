@@ -36,16 +36,21 @@ def python(
     cluster: LocalCluster, *words: str, node: int | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python as a client of the cluster, on this machine's network or on a node's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [*([] if node is None else cluster.entering(node)), sys.executable, *words],
         cwd=ROOT,
-        env={**kept, **cluster.variables, **variables},
+        env={**environment(cluster), **variables},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def environment(cluster: LocalCluster) -> dict[str, str]:
+    """The variables of a client."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, **cluster.variables}
 
 
 def descendants(cluster: LocalCluster) -> list[psutil.Process]:

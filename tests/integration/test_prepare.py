@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from codex_ray.config.corpus import Clean, Duplicates, Pack, Prepare, Source, Split, Tokenizer
-from codex_ray.corpus import build
+from codex_ray.corpus import build, ray_data
 from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.documents import documents
 from codex_ray.corpus.manifest import Manifest
@@ -250,6 +251,9 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(text: Path, tmp_path: 
     assert all(made()[stage] != after[stage] for stage in after)
     prepare(replace(settings, keep_stages=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
+    os.utime(next(text.iterdir()))
+    assert prepare(replace(settings, keep_stages=False)).reused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -313,6 +317,21 @@ def test_best_fit_rows_hold_whole_documents(text: Path, tmp_path: Path) -> None:
     flat = rows.reshape(-1)
     starts = {line["name"]: flat[line["offset"]] for line in reversed(index)}
     assert len(starts) == info.documents
+
+
+def process_of(_: int) -> pyarrow.Table:
+    return pyarrow.table({"process": [os.getpid()]})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_task_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_data, "TASKS_PER_PROCESS", 4)
+    tables = ray_data.run_tasks(
+        process_of, range(10), num_cpus=1, concurrency=1, ordered=False, stall_seconds=120
+    )
+    calls = Counter(table.column("process")[0].as_py() for table in tables)
+    assert calls.total() == 10
+    assert max(calls.values()) <= 4
 
 
 SCRIPT = """

@@ -145,7 +145,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     assert_same_end(result.run, undisturbed)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.verify)])
 def test_global_batches_are_the_same_at_any_number_of_workers(
     workers: int, undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ Codex (Chen et al. 2021, arXiv:2107.03374, section 3.1). Files of unknown langua
 from __future__ import annotations
 
 import re
+import string
 
 from codex_ray.corpus.cleaning.comments import MARKUP, comments_of, suffix_of
 from codex_ray.corpus.cleaning.gopher import above, below
@@ -35,8 +36,11 @@ _ENCODED = re.compile(
     r"|(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}"  # lists of bytes
     r"|(?:\\u[0-9a-fA-F]{4}){8,}"
 )
-_DIGIT = re.compile(r"[0-9]+")
-_SPACE = re.compile(r"\s+")
+# What each kind of encoded data consists of, to rule it out fast: the pattern costs much more than all else.
+# Bytes are 16 signs at least, spaces left out. A character beyond Latin-1 becomes "?" and may be either.
+_BASE64_SIGNS = bytes(bool(re.match(rb"[A-Za-z0-9+/\n=?]", bytes([code]))) for code in range(256))
+_BYTES_SIGNS = bytes(bool(re.match(rb"[0-9a-fA-Fx\\,?]", bytes([code]))) for code in range(256))
+_LETTERS = (string.ascii_letters.encode(), (string.ascii_letters + string.digits).encode())
 _ASSEMBLY = frozenset({".s", ".asm", ".wat"})
 
 
@@ -73,8 +77,7 @@ class Minified:
                 "minified_code/longest_line", longest, MAX_LINE
             )
         if dropped is None and text:
-            judge = str.isalnum if suffix in _ASSEMBLY else str.isalpha
-            share = sum(map(judge, text)) / len(text)
+            share = _letters(text, suffix in _ASSEMBLY) / len(text)
             dropped = below("minified_code/alphabetic", share, MIN_ALPHABETIC)
         return dropped or text
 
@@ -88,13 +91,34 @@ class DataFiles:
         """Measure what is encoded, what is digits, and how many lines there are."""
         if comments_of(name) is None:
             return text
-        runs = [found.end() - found.start() for found in _ENCODED.finditer(text)]
-        characters = len(text) - sum(map(len, _SPACE.findall(text)))
-        digits = sum(map(len, _DIGIT.findall(text)))
+        dense = "".join(text.split())
+        runs = encoded_runs(text) if may_be_encoded(text, dense) else []
+        digits = sum(map(dense.count, string.digits))
         return (
             above("data_files/encoded_run", max(runs, default=0), MAX_ENCODED_RUN)
             or above("data_files/encoded", sum(runs) / max(1, len(text)), MAX_ENCODED)
-            or above("data_files/digits", digits / max(1, characters), MAX_DIGITS)
+            or above("data_files/digits", digits / max(1, len(dense)), MAX_DIGITS)
             or above("data_files/lines", text.count("\n"), MAX_LINES)
             or text
         )
+
+
+def encoded_runs(text: str) -> list[int]:
+    """Return the length of every run of encoded data."""
+    return [found.end() - found.start() for found in _ENCODED.finditer(text)]
+
+
+def may_be_encoded(text: str, dense: str) -> bool:
+    """Say whether a text can have a run of encoded data; ``dense`` is it without white space."""
+    return (
+        b"\1" * 64 in text.encode("latin-1", "replace").translate(_BASE64_SIGNS)
+        or b"\1" * 16 in dense.encode("latin-1", "replace").translate(_BYTES_SIGNS)
+        or "\\u" in text
+    )
+
+
+def _letters(text: str, digits: bool) -> int:
+    """Count the letters of a text, or its letters and digits."""
+    if text.isascii():
+        return len(text) - len(text.encode().translate(None, _LETTERS[digits]))
+    return sum(map(str.isalnum if digits else str.isalpha, text))

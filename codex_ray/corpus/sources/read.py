@@ -9,21 +9,25 @@ archive holds twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
 from codex_ray.config.corpus import Limits, Source
+from codex_ray.corpus.cleaning.decode import no_text
 from codex_ray.corpus.raw import Quarantined, Raw
 from codex_ray.corpus.sources import records, tables
 from codex_ray.corpus.sources.archives import Member, base_name, tar_members, zip_members
 from codex_ray.corpus.sources.decompress import Allowance, decompressed
+from codex_ray.corpus.sources.folders import entry_of
 from codex_ray.corpus.sources.names import ARCHIVES, compression_of, kind_of, label_of
 from codex_ray.corpus.sources.reasons import UnreadableError, too_large
 from codex_ray.corpus.sources.records import Record
-from codex_ray.corpus.sources.storage import Opened, open_file
+from codex_ray.corpus.sources.storage import Opened, is_url, open_file
 from codex_ray.corpus.sources.streams import Pipe, Readable, read_all
 from codex_ray.corpus.sources.text_of import TextOf
 from codex_ray.corpus.sources.units import Unit
+from codex_ray.errors import CodexRayError
 
 Item = Raw | Quarantined
 
@@ -40,7 +44,7 @@ def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
         that could be read before it.
 
     Raises:
-        CodexRayError: a remote store stopped answering.
+        CodexRayError: a remote store stopped answering, or a local file changed while it was read.
         ConfigError: the source's settings contradict each other.
     """
     name = label_of(unit.name)
@@ -54,6 +58,18 @@ def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
             yield from reader.file(file, name)
     except UnreadableError as error:  # of each slice by itself: another may have been read before
         yield Quarantined(name + (f"@{unit.start}" if unit.start else ""), str(error))
+    _check_unchanged(unit)
+
+
+def _check_unchanged(unit: Unit) -> None:
+    """Refuse a local file that is another one than was listed: what was read may be half of each."""
+    if is_url(unit.path):
+        return
+    now = entry_of(Path(unit.path), unit.name)
+    if now.problem is None and now.version != unit.version:
+        raise CodexRayError(
+            f"{unit.path} changed while it was read; run prepare again when nothing writes to it any more"
+        )
 
 
 class _Reader:
@@ -171,10 +187,5 @@ def _check(text: str, longest: int) -> None:
     """Refuse text that no file could hold as UTF-8, or that is too long."""
     if len(text) > longest:
         raise too_large("text", longest)
-    if "\0" in text:
-        raise UnreadableError(f"binary: a NUL character at {text.index(chr(0))}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        raise UnreadableError(f"lone surrogate: U+{code:04X} at {error.start}") from error
+    if problem := no_text(text):
+        raise UnreadableError(problem)

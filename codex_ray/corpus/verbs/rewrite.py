@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,6 +25,7 @@ from codex_ray.corpus.index import SourceReader
 from codex_ray.corpus.manifest import NAME, DocumentsInfo, Manifest, SourceRows, SplitInfo
 from codex_ray.corpus.pack import Layout
 from codex_ray.corpus.packing import DOCUMENTS_BYTES
+from codex_ray.corpus.report import write_corpus_report
 from codex_ray.corpus.stages import digest
 from codex_ray.corpus.verbs.decoding import held_out
 from codex_ray.corpus.verbs.repack import Flags, Taken, Target, write_source
@@ -114,8 +116,10 @@ class Rewriter:
             building = workspace.folder / "rewritten"
             shutil.rmtree(building, ignore_errors=True)
             try:
-                manifest = self._build(building, progress)
+                manifest, seconds = self._build(building, progress)
                 manifest.save()
+                with progress.stage("report"):
+                    write_corpus_report(manifest, building, {"write": seconds}, self.output.name)
                 workspace.finish(building)
             except OSError as error:
                 raise unwritable(Path(error.filename or building), error) from error
@@ -124,8 +128,8 @@ class Rewriter:
         removed = sum(len(taken.documents) for found in self._taken.values() for taken in found)
         return Written(self.output, replace(manifest, folder=self.output), False, removed)
 
-    def _build(self, building: Path, progress: Progress) -> Manifest:
-        first = self.origins[0].manifest
+    def _build(self, building: Path, progress: Progress) -> tuple[Manifest, float]:
+        began, first = time.monotonic(), self.origins[0].manifest
         shutil.copytree(first.folder / "tokenizer", building / "tokenizer")
         pad_id = _pad_id(first)
         names = list(dict.fromkeys(name for origin in self.origins for name in origin.manifest.splits))
@@ -144,7 +148,7 @@ class Rewriter:
                 if (origin.manifest.folder / QUARANTINE).is_file():
                     with (origin.manifest.folder / QUARANTINE).open("rb") as lines:
                         shutil.copyfileobj(lines, stream)
-        return replace(
+        manifest = replace(
             first,
             content=self.content,
             request=self.request,
@@ -153,6 +157,7 @@ class Rewriter:
             splits=splits,
             folder=building,
         ).sealed()
+        return manifest, time.monotonic() - began
 
     def _split(self, building: Path, split: str, pad_id: int, progress: Progress) -> SplitInfo:
         written, documents = list[SourceRows](), list[DocumentsInfo]()
@@ -227,8 +232,7 @@ def shares(parts: Sequence[float], sources: Sequence[SourceRows]) -> list[float]
 
 def method_settings(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Return, of every source, the settings that it was made with."""
-    merged = manifest.settings.get("merged", {})
-    return {name: merged.get(name, manifest.settings) for name in manifest.sources}
+    return {name: manifest.settings_of(name) for name in manifest.sources}
 
 
 def _kept(origin: Origin, split: str) -> Iterator[tuple[str, str, str]]:

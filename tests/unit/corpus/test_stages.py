@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codex_ray.corpus.account import DUPLICATE, Account
 from codex_ray.corpus.raw import Dropped, Quarantined
-from codex_ray.corpus.stages import Stages
+from codex_ray.corpus.stages import Stages, finish
 from codex_ray.errors import CodexRayError
 
 
@@ -20,17 +20,41 @@ def test_a_result_is_there_only_when_it_is_finished(tmp_path: Path) -> None:
     assert entry.result() is None
     with entry.making() as folder:
         assert list(folder.iterdir()) == []
-        entry.finish({"count": 3})
+        finish(folder, {"count": 3})
     assert entry.result() == {"count": 3}
     (entry.folder / "done.json").write_text("{")
+    assert entry.result() is None
+
+
+def test_of_two_that_make_the_same_the_first_whole_one_stays(tmp_path: Path) -> None:
+    entry = Stages(tmp_path).entry("read", 1)
+    with entry.making() as slow:
+        (slow / "data").write_text("slow")
+        with entry.making() as quick:
+            (quick / "data").write_text("quick")
+            finish(quick, {})
+        finish(slow, {})
+    assert (entry.folder / "data").read_text() == "quick"
+    assert list(entry.folder.parent.iterdir()) == [entry.folder]
+
+
+def test_what_was_being_made_when_it_was_killed_is_cleared(tmp_path: Path) -> None:
+    stages = Stages(tmp_path)
+    entry = stages.entry("read", 1)
+    made = entry.making()
+    half = made.__enter__()
+    (half / "data").write_text("half")
+    assert half.exists()
+    stages.clear()
+    assert not half.exists()
     assert entry.result() is None
 
 
 def test_what_was_not_asked_for_is_swept(tmp_path: Path) -> None:
     before = Stages(tmp_path)
     for key in (1, 2):
-        with before.entry("read", key).making():
-            before.entry("read", key).finish({})
+        with before.entry("read", key).making() as folder:
+            finish(folder, {})
     (tmp_path / ".lock").touch()
     after = Stages(tmp_path)
     kept = after.entry("read", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pty
@@ -10,6 +11,7 @@ import select
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -241,3 +243,13 @@ def test_no_color_is_respected_and_standard_output_stays_clean(tmp_path: Path) -
     said = (tmp_path / "out").read_text()
     assert said.startswith("stray [output]\nSummary\n") and "\x1b" not in said
     assert "stray" not in text
+
+
+def test_a_stage_whose_reader_has_enough_is_done(capsys):
+    def numbers():
+        with Progress("plain").stage("count"):
+            yield from range(9)
+
+    assert list(islice(numbers(), 2)) == [0, 1]
+    gc.collect()
+    assert "✓ count" in capsys.readouterr().err

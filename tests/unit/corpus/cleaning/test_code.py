@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codex_ray.corpus.cleaning.code import DataFiles, Generated, Minified
+from codex_ray.corpus.cleaning.code import DataFiles, Generated, Minified, encoded_runs, may_be_encoded
 from codex_ray.corpus.cleaning.comments import LANGUAGES, comments_of, suffix_of
 from codex_ray.corpus.cleaning.licence import LicenceHeaders
 from codex_ray.corpus.raw import Dropped
@@ -120,3 +120,36 @@ def test_names_with_a_records_place_keep_their_language() -> None:
     assert suffix_of("folder/file.PY:12") == ".py"
     assert comments_of("data.jsonl:7") is not None
     assert comments_of("README") is comments_of("notes.md") is None
+
+
+PIECES = (
+    "0x1f, ",
+    "\\x9a",
+    "ff,",
+    "c0 ",
+    "\\u00e9",
+    "aGVsbG8+",
+    "==",
+    "/",
+    "\n",
+    "\xa0",
+    "\u2003",
+    "é",
+    "一",
+    ";",
+    "7",
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 12)), max_size=12))
+def test_no_encoded_data_is_ruled_out_by_the_signs_it_consists_of(pieces: list[tuple[str, int]]) -> None:
+    text = "".join(piece * count for piece, count in pieces)
+    assert may_be_encoded(text, "".join(text.split())) or not encoded_runs(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0x1f," * 8, "0x1f\u2003" * 8, "1f " * 8, "A" * 64, "\\u00e9" * 8, "\\x0a" * 9]
+)
+def test_the_shortest_encoded_data_is_looked_for(text: str) -> None:
+    assert encoded_runs(text)
+    assert may_be_encoded(text, "".join(text.split()))

@@ -17,7 +17,6 @@ from tests.unit.corpus.sources.forms import (
     SUFFIXES,
     account,
     as_arrow_stream,
-    as_jsonl,
     as_parquet,
     as_tar,
     as_zip,
@@ -65,15 +64,12 @@ def test_what_is_no_readable_file_is_one_item_with_its_problem(tmp_path: Path) -
     }
 
 
-def test_files_that_vanish_or_shrink_after_listing_are_items(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_after_listing_is_an_item(tmp_path: Path) -> None:
     put(tmp_path / "gone.txt")
-    put(tmp_path / "rows.jsonl", as_jsonl([{"text": "a"}] * 10))
-    given = source(tmp_path)
-    units = units_of(given, unit_bytes=50)
+    units = units_of(source(tmp_path))
     (tmp_path / "gone.txt").unlink()
-    put(tmp_path / "rows.jsonl", b'{"text": "a"}\n')
-    found = [item for unit in units for item in read_unit(unit, given, limits())]
-    assert account(found) == {"gone.txt": "cannot be read: No such file or directory", "rows.jsonl@0": "a"}
+    found = [item for unit in units for item in read_unit(unit, source(tmp_path), limits())]
+    assert account(found) == {"gone.txt": "cannot be read: No such file or directory"}
 
 
 def test_names_that_are_not_utf8_can_be_read_and_printed(tmp_path: Path) -> None:
@@ -248,3 +244,15 @@ def test_a_folder_that_was_moved_has_the_same_names(tmp_path: Path) -> None:
     before = [item.name for item in items(source(tmp_path / "a"))]
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert [item.name for item in items(source(tmp_path / "b"))] == before
+
+
+def test_a_file_that_changes_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    (unit,) = units_of(source(path))
+    reading = read_unit(unit, source(path), limits())
+    assert next(reading).name == "rows.jsonl@0"
+    with path.open("a") as stream:
+        stream.write('{"text": "three"}\n')
+    with pytest.raises(CodexRayError, match=r"rows.jsonl changed while it was read; run prepare again"):
+        list(reading)

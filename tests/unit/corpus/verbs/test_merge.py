@@ -61,6 +61,14 @@ def test_sources_keep_their_rows_names_and_packing(verb, made, others, tmp_path)
     assert both.account().kept == sum(manifest.account().kept for manifest in corpora)
 
 
+def test_the_report_of_a_merged_corpus_accounts_for_every_item(verb, packed, others, tmp_path):
+    verb("merge", f"corpora=[{packed.folder},{others['overlapping'].folder}]", f"output={tmp_path / 'both'}")
+    page = (tmp_path / "both" / "report.html").read_text()
+    account = Manifest.load(tmp_path / "both").account()
+    assert f"Of {account.read:,} items read, {account.kept:,} were kept" in page
+    assert "do not add up" not in page
+
+
 def test_merging_again_does_nothing_and_elsewhere_gives_the_same_bytes(verb, packed, others, tmp_path):
     listed = f"corpora=[{packed.folder},{others['apart'].folder}]"
     for name in ("one", "two"):

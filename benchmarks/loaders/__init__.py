@@ -1,0 +1,1 @@
+"""One process that reads rows by one loader, for ``benchmarks.loader``."""

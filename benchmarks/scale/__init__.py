@@ -1,0 +1,1 @@
+"""Generated sources with known truth, for ``benchmarks.prepare_scale``."""
