@@ -94,3 +94,17 @@ def test_the_readme_keeps_all_but_the_table() -> None:
     between = re.compile(f"{re.escape(report.START)}.*{re.escape(report.END)}", re.DOTALL)
     assert between.sub("", text) == between.sub("", readme.read_text(encoding="utf-8"))
     assert "stack_over_bare_loop" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100"),
+        ("NVIDIA H200", "nvidia-h200"),
+        ("NVIDIA H100 PCIe", "nvidia-h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "nvidia-a100-sxm4"),
+        ("NVIDIA GeForce RTX 4090", "nvidia-rtx-4090"),
+    ],
+)
+def test_a_card_is_named_by_what_it_is(name: str, short: str) -> None:
+    assert results.card_name(name) == short
