@@ -9,8 +9,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,13 +53,21 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+SMALLEST_FREE_BYTES = 2**20  # less than this left after a failed write means the disk is full
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write a file to; it takes the name of ``path`` when the block ends well.
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Give a path to write a file to, which takes the name of ``path`` when the block ends well.
 
     Several may do so at a time, as where a task is begun anew: the file at ``path`` is always whole.
+
+    Args:
+        path: the file to write or replace.
+        folder: where it is until it is whole, on the same file system; unset is beside ``path``. A process
+            that is killed leaves its half there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
     try:
         yield temporary
         temporary.replace(path)
@@ -84,9 +94,22 @@ def read_json(path: Path, what: str) -> Any:
         raise CodexRayError(f"{what} {path} is damaged ({error}); make it again") from error
 
 
+def _free_bytes(path: Path) -> float:
+    """Return what is left where ``path`` is or would be; unlimited where that cannot be said."""
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return math.inf
+
+
 def unwritable(path: Path, error: OSError) -> CodexRayError:
-    """Say why ``path`` could not be written, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Say why ``path`` could not be written, and what to do.
+
+    numpy says that fewer bytes were written than it asked for, and not why; the disk itself is asked then.
+    """
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (error.errno is None and _free_bytes(path) < SMALLEST_FREE_BYTES):
         return CodexRayError(f"the disk is full while writing {path}; free some space and run it again")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return CodexRayError(f"{path} cannot be written ({error.strerror}); choose a folder you may write to")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ Task = TypeVar("Task")
 # After so many tasks a process ends and another takes its place, so that what a library leaks, or keeps of
 # its largest task, does not stay for hours; starting one takes about 2 s of a core, a task often longer.
 TASKS_PER_PROCESS = 64
+# Starts again after a lost process or node. Ray Data's own number has no end, so that a task that crashes
+# its process every time would be begun anew until the stall is noticed.
+RETRIES = 3
 FAILURE = "failure"  # the only column of the table of a task that failed
 
 
@@ -48,21 +52,26 @@ def run_tasks(
         CodexRayError: a task's own, or one sentence about what ended the pipeline.
     """
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     # Ray Data logs each execution, and each error's traceback; the error itself is raised below.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if not tasks:
         return
     items = [{"task": pickle.dumps(task)} for task in tasks]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _apply,
-        fn_kwargs={"function": function},
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=num_cpus,
-        max_calls=TASKS_PER_PROCESS,
-        concurrency=min(concurrency, len(items)),
-    )
+    with warnings.catch_warnings():
+        # Ray Data means to name every parameter of tasks, and has none for this one yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _apply,
+            fn_kwargs={"function": function},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=num_cpus,
+            max_calls=TASKS_PER_PROCESS,
+            max_retries=RETRIES,
+            concurrency=min(concurrency, len(items)),
+        )
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -92,6 +101,7 @@ def _apply(batch: pa.Table, function: Callable[[Any], pa.Table]) -> pa.Table:
 
 def _sentence(error: Exception, stall_seconds: float) -> str:
     from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import WorkerCrashedError
 
     if isinstance(error, ExecutionTimeoutError):
         return (
@@ -99,5 +109,10 @@ def _sentence(error: Exception, stall_seconds: float) -> str:
             "(cluster.logical_cpus of embedded Ray counts them)"
         )
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, WorkerCrashedError):
+        return (
+            f"a Ray Data task crashed its process {RETRIES + 1} times; look for a lack of memory (lower "
+            "workers) or a crash in one of clean.judges, and run it again, which goes on from here"
+        )
     lines = str(cause).strip().splitlines() or ["no message"]
     return f"a Ray Data task failed ({type(cause).__name__}: {lines[0][:300]})"

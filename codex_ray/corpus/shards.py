@@ -24,7 +24,7 @@ from codex_ray.corpus.tokenising import INDEX, index_path, tokens_path
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, replacing, sha256_of, unwritable, write_json
 
-WRITTEN = ".written"  # below the corpus being built: what is known of each finished file
+WRITTEN = ".written"  # below the corpus being built: what is known of finished files, and the unfinished ones
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def write_file(task: ShardTask | IndexTask | DocumentsTask) -> pa.Table:
     if row is None:
         try:
             task.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(task.path) as path:
+            record.parent.mkdir(exist_ok=True)
+            with replacing(task.path, record.parent) as path:  # a corpus takes its name without that folder
                 count, sha256 = _write(replace(task, path=path))
                 size = path.stat().st_size
             row = {"path": str(task.path), "count": count, "bytes": size, "sha256": sha256}

@@ -66,7 +66,7 @@ class Entry:
             yield folder
             self._put(folder)
         except OSError as error:
-            raise unwritable(Path(error.filename or folder), error) from error
+            raise unwritable(Path(error.filename or self.folder), error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,14 +15,12 @@ from transformers import PreTrainedModel
 
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable
+from codex_ray.files import SMALLEST_FREE_BYTES, unwritable
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.train.checkpoint import CheckpointFolder, Found, hash_share, writable
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import State
 from codex_ray.train.schedule import Plan
-
-SMALLEST_FREE_BYTES = 2**20  # less than this left after a failed write means the disk is full
 
 
 def save_checkpoint(engine: Engine, folder: CheckpointFolder, settings: Checkpoints, state: State) -> None:

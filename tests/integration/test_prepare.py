@@ -334,6 +334,24 @@ def test_task_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(calls.values()) <= 4
 
 
+def crash(starts: str) -> pyarrow.Table:
+    with Path(starts).open("a") as stream:
+        stream.write("started\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_task_that_kills_its_process_every_time_ends_in_a_sentence(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    with pytest.raises(CodexRayError, match="a Ray Data task crashed its process 4 times"):
+        list(
+            ray_data.run_tasks(
+                crash, [str(starts)], num_cpus=1, concurrency=1, ordered=False, stall_seconds=120
+            )
+        )
+    assert len(starts.read_text().splitlines()) == 4
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,25 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
         Path("/dev/full").open("w") as stream,
     ):
         stream.write(str(folder))
+
+
+# numpy says of this only how many numbers it wrote.
+FILL = """
+import sys
+from pathlib import Path
+import numpy as np
+from codex_ray.corpus.stages import Entry
+with Entry(Path(sys.argv[1]) / "read" / "1").making() as folder:
+    np.save(folder / "sizes.npy", np.zeros(1_000_000))
+"""
+
+
+def test_a_full_disk_that_numpy_does_not_name_is_the_same_sentence(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=300k tmpfs "$1" && "$2" -c "$3" "$1"'
+    words = ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FILL]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"the disk is full while writing {tmp_path}/read/1; free some space" in last
 
 
 items = st.lists(
