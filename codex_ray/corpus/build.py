@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 PART_BYTES = (8 * 2**20, 256 * 2**20)  # read together: small for balance, large for few parts
 PARTS_WANTED = 4096
 SAMPLE_SPREAD = 4  # text read for the tokenizer's sample, which takes pieces of it, per byte of the sample
+# What a library leaks, or keeps of its largest task, goes with the process after so many; starting one takes
+# about 2 s of a core, a task often longer.
+TASKS_PER_PROCESS = 64
 STALL_SECONDS = 600.0  # longest wait for any task of a stage to end
 
 
@@ -250,6 +253,7 @@ class Builder:
             concurrency=self.settings.workers,
             ordered=ordered,
             stall_seconds=STALL_SECONDS,
+            tasks_per_process=TASKS_PER_PROCESS,
         )
 
     def _counted(self, tables: Iterator[pa.Table]) -> None:

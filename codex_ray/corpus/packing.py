@@ -76,9 +76,6 @@ class Packing:
         for table in run(write_file, tasks, False):
             (row,) = table.to_pylist()
             written[Path(row["path"])] = row
-        for path in (path for split in SPLITS for path in (self.building / split).iterdir()):
-            if path not in written:  # what a task that was killed had begun
-                path.unlink()
         return {
             split: self._split(
                 split,

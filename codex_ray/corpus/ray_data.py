@@ -20,9 +20,6 @@ from codex_ray.errors import CodexRayError
 
 Task = TypeVar("Task")
 
-# After so many tasks a process ends and another takes its place, so that what a library leaks, or keeps of
-# its largest task, does not stay for hours; starting one takes about 2 s of a core, a task often longer.
-TASKS_PER_PROCESS = 64
 # Starts again after a lost process or node. Ray Data's own number has no end, so that a task that crashes
 # its process every time would be begun anew until the stall is noticed.
 RETRIES = 3
@@ -37,6 +34,7 @@ def run_tasks(
     concurrency: int,
     ordered: bool,
     stall_seconds: float,
+    tasks_per_process: int | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Apply ``function`` to each task in Ray Data processes; yield each task's table.
 
@@ -47,6 +45,7 @@ def run_tasks(
         concurrency: tasks running at a time.
         ordered: yield in the order of ``tasks`` rather than as they end.
         stall_seconds: longest time without any progress.
+        tasks_per_process: after so many a process ends and another takes its place; unset keeps them all.
 
     Raises:
         CodexRayError: a task's own, or one sentence about what ended the pipeline.
@@ -68,7 +67,7 @@ def run_tasks(
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=num_cpus,
-            max_calls=TASKS_PER_PROCESS,
+            max_calls=tasks_per_process,
             max_retries=RETRIES,
             concurrency=min(concurrency, len(items)),
         )

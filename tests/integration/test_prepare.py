@@ -324,10 +324,15 @@ def process_of(_: int) -> pyarrow.Table:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_task_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_data, "TASKS_PER_PROCESS", 4)
+def test_task_processes_are_recycled() -> None:
     tables = ray_data.run_tasks(
-        process_of, range(10), num_cpus=1, concurrency=1, ordered=False, stall_seconds=120
+        process_of,
+        range(10),
+        num_cpus=1,
+        concurrency=1,
+        ordered=False,
+        stall_seconds=120,
+        tasks_per_process=4,
     )
     calls = Counter(table.column("process")[0].as_py() for table in tables)
     assert calls.total() == 10

@@ -116,10 +116,12 @@ class Rewriter:
             building = workspace.folder / "rewritten"
             shutil.rmtree(building, ignore_errors=True)
             try:
-                manifest, seconds = self._build(building, progress)
+                began = time.monotonic()
+                manifest = self._build(building, progress)
+                seconds = {"write": time.monotonic() - began}
                 manifest.save()
                 with progress.stage("report"):
-                    write_corpus_report(manifest, building, {"write": seconds}, self.output.name)
+                    write_corpus_report(manifest, building, seconds, self.output.name)
                 workspace.finish(building)
             except OSError as error:
                 raise unwritable(Path(error.filename or building), error) from error
@@ -128,8 +130,8 @@ class Rewriter:
         removed = sum(len(taken.documents) for found in self._taken.values() for taken in found)
         return Written(self.output, replace(manifest, folder=self.output), False, removed)
 
-    def _build(self, building: Path, progress: Progress) -> tuple[Manifest, float]:
-        began, first = time.monotonic(), self.origins[0].manifest
+    def _build(self, building: Path, progress: Progress) -> Manifest:
+        first = self.origins[0].manifest
         shutil.copytree(first.folder / "tokenizer", building / "tokenizer")
         pad_id = _pad_id(first)
         names = list(dict.fromkeys(name for origin in self.origins for name in origin.manifest.splits))
@@ -148,7 +150,7 @@ class Rewriter:
                 if (origin.manifest.folder / QUARANTINE).is_file():
                     with (origin.manifest.folder / QUARANTINE).open("rb") as lines:
                         shutil.copyfileobj(lines, stream)
-        manifest = replace(
+        return replace(
             first,
             content=self.content,
             request=self.request,
@@ -157,7 +159,6 @@ class Rewriter:
             splits=splits,
             folder=building,
         ).sealed()
-        return manifest, time.monotonic() - began
 
     def _split(self, building: Path, split: str, pad_id: int, progress: Progress) -> SplitInfo:
         written, documents = list[SourceRows](), list[DocumentsInfo]()
