@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from codex_ray.corpus.manifest import REMEDY, Manifest, check_size, damaged
 from codex_ray.corpus.pack import METADATA, decode_group, identity
 from codex_ray.errors import CodexRayError
+
+
+PLANNED_ROWS = 1024  # of one stream, whose places in the corpus are found together
 
 
 class RowReader:
@@ -172,7 +175,11 @@ class OrderedReader:
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """Return the tokens at global positions, [len(positions), sequence_length]."""
-        return self._reader.take(self.order.at(positions))
+        return self.take_rows(self.order.at(positions))
+
+    def take_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the tokens of row ids that the order gave, [len(rows), sequence_length]."""
+        return self._reader.take(rows)
 
 
 class DirectStream(Iterator[StepRows]):
@@ -182,15 +189,29 @@ class DirectStream(Iterator[StepRows]):
         self._share = share
         self._reader: OrderedReader | None = reader
         self._next, self._stop = first_step, stop_step
+        self._planned: deque[tuple[NDArray[np.int64], NDArray[np.int64]]] = deque()
 
     def __next__(self) -> StepRows:
         if self._reader is None or self._next >= self._stop:
             raise StopIteration
-        step = self._next
-        positions = self._share.positions(step, step + 1)
-        rows = StepRows(step, positions, self._reader.take(positions))
+        if not self._planned:
+            self._plan(self._reader)
+        positions, row_ids = self._planned[0]
+        rows = StepRows(self._next, positions, self._reader.take_rows(row_ids))
+        self._planned.popleft()
         self._next += 1
         return rows
+
+    def _plan(self, reader: OrderedReader) -> None:
+        """Find the rows of many steps at a time: the order's arithmetic costs as much for one as for many."""
+        steps = max(1, PLANNED_ROWS // self._share.rows)
+        positions = self._share.positions(self._next, min(self._next + steps, self._stop))
+        rows = reader.order.at(positions)
+        size = self._share.rows
+        self._planned.extend(
+            (positions[first : first + size], rows[first : first + size])
+            for first in range(0, len(rows), size)
+        )
 
     def close(self) -> None:
         """Let go of what was read."""
