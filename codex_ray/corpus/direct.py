@@ -25,7 +25,6 @@ from codex_ray.corpus.manifest import REMEDY, Manifest, check_size, damaged
 from codex_ray.corpus.pack import METADATA, decode_group, identity
 from codex_ray.errors import CodexRayError
 
-
 PLANNED_ROWS = 1024  # of one stream, whose places in the corpus are found together
 
 
