@@ -50,6 +50,7 @@ _ADDRESS = re.compile(
     r"|[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov)",
     re.IGNORECASE,
 )
+_JOINED = frozenset(["cannot", "gonna", "wanna", "gotta"])  # letters alone that are two words
 _RUNS = re.compile(r"\w+|-+|[^\w-]")
 _ABBREVIATIONS = """
 e.g. i.e. a.m. p.m. mr. mrs. ms. dr. prof. st. jr. sr. vs. inc. ltd. co. corp. bros. gen. gov. rep. sen. rev.
@@ -66,6 +67,8 @@ def split_chunk(chunk: str) -> list[str]:
     first: list[str] = []
     last: list[str] = []
     while chunk and not _whole(chunk):
+        if chunk.isalpha() and chunk.lower() not in _JOINED:
+            break
         if start := _START.match(chunk):
             first.append(start[0])
             chunk = chunk[start.end() :]
