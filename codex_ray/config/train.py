@@ -117,7 +117,10 @@ class Pretrain:
     )
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of weights and order; 0 becomes 1234")
     compute: Device = setting(Device, help="device and precision")
-    model: Model = setting(Model, help="the decoder")
+    start: str | None = setting(
+        None, help="model folder to train on from (as upcycle writes), whose shape counts; unset is fresh"
+    )
+    model: Model = setting(Model, help="the decoder, where weights are fresh")
     optimizer: Optimizer = setting(Optimizer, help="the optimizer")
     schedule: Schedule = setting(Schedule, help="learning rate")
     deepspeed: DeepSpeed = setting(DeepSpeed, help="the engine")

@@ -1,4 +1,4 @@
-"""Settings of the verbs that use a trained model: evaluate, generate, export."""
+"""Settings of the verbs that use a trained model: evaluate, generate, export, upcycle, inspect."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.common import DEFAULT_SEED, Device, Track
 from codex_ray.config.fields import setting
+from codex_ray.config.model import Residual
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,27 @@ class Export:
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
     max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")
+
+
+@dataclass(frozen=True)
+class Upcycle:
+    """Write a pretrained decoder of the Llama family as an mHC decoder with the same function."""
+
+    model: str = setting(help="model folder or Hub name: llama, mistral, qwen2 or qwen3")
+    output: str = setting(help="folder to write")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
+    max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")
+    residual: Residual = setting(Residual, help="residual connections of the new model")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Print a model's parameters by part, what it needs in memory and what a token costs."""
+
+    model: str = setting(help="model folder, run folder or Hub name")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    sequence_length: int | None = setting(
+        None, minimum=1, help="tokens per row for costs; unset is the model's longest, at most 2048"
+    )
+    workers: int = setting(8, minimum=1, help="workers that ZeRO shards over")

@@ -141,6 +141,43 @@ _IN_LIFE_ORDER = (
         ),
     ),
     Verb(
+        name="upcycle",
+        settings="codex_ray.config.use:Upcycle",
+        function="codex_ray.model.upcycle:upcycle",
+        path="model",
+        summary="turn a pretrained Llama, Mistral or Qwen decoder into an mHC decoder",
+        teaches=(
+            "Takes over every matrix and adds mixers that start as the plain residual, so that the new model "
+            "computes what the old one did; compares the two, prints the difference and writes a model "
+            "folder. pretrain start=FOLDER trains on from it."
+        ),
+        examples=(
+            ("upcycle Qwen3-0.6B output=mhc-0.6b", "a local folder, four streams"),
+            ("upcycle Qwen/Qwen3-0.6B output=mhc-0.6b dtype=bfloat16", "from the Hub, half the size"),
+            (
+                "upcycle Qwen3-0.6B output=mhc residual.kind=mhc_permutation residual.streams=2",
+                "another kind of mixing, two streams",
+            ),
+        ),
+    ),
+    Verb(
+        name="inspect",
+        settings="codex_ray.config.use:Inspect",
+        function="codex_ray.model.inspect:inspect",
+        path="model",
+        summary="show a model's parameters by part, its memory and the cost of a token",
+        teaches=(
+            "Reads only the configuration. Prints parameters by part, bytes per worker of weights, gradients "
+            "and optimizer state at each precision and ZeRO stage, the key/value cache of a token, and "
+            "floating-point operations of a token in training and in generation."
+        ),
+        examples=(
+            ("inspect runs/first", "the model of a run"),
+            ("inspect Qwen3-0.6B sequence_length=4096", "any causal model; costs at longer rows"),
+            ("inspect runs/first workers=64", "memory per worker when 64 share it"),
+        ),
+    ),
+    Verb(
         name="tokenizer train",
         settings="codex_ray.config.tokenizer:TrainTokenizer",
         function="codex_ray.tokenizer.verb:train_verb",

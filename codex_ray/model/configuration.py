@@ -26,6 +26,9 @@ class CodexRayConfig(PreTrainedConfig):
 
     Attributes:
         query_key_norm: RMSNorm on queries and keys, per head, before the rotation.
+        attention_bias: biases on queries, keys and values (models that were upcycled).
+        attention_output_bias: a bias on the attention's output matrix.
+        mlp_bias: biases in the feed-forward.
         residual_kind: one of ``RESIDUAL_KINDS``.
         residual_streams: parallel residual streams; 1 is the plain residual whatever the kind.
         sinkhorn_iterations: column-then-row normalisations (``mhc``).
@@ -40,6 +43,23 @@ class CodexRayConfig(PreTrainedConfig):
 
     model_type = "codex_ray"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - Transformers' own convention
+    base_model_tp_plan = {  # noqa: RUF012
+        "layers.*.attention.q_proj": "colwise",
+        "layers.*.attention.k_proj": "colwise",
+        "layers.*.attention.v_proj": "colwise",
+        "layers.*.attention.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.attention.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.attention.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    # Between stages travel all the streams, [B, S, N, D].
+    base_model_pp_plan = {  # noqa: RUF012
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
 
     vocab_size: int = 2048
     hidden_size: int = 192
@@ -52,6 +72,9 @@ class CodexRayConfig(PreTrainedConfig):
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: float = 1e-6
     query_key_norm: bool = True
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True

@@ -35,25 +35,57 @@ class Exported:
     parameters: int
     bytes: int
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        size = f"{self.bytes / 1e6:,.1f} MB in {len(self.files)} files"
+        return f"model {self.folder} is written: {self.parameters:,} parameters, {size}"
+
 
 def export(settings: Export) -> Exported:
-    """Write the model in a chosen precision, complete when the folder has its name.
+    """Write the model in a chosen precision, complete when the folder has its name; says what was written.
 
     Raises:
         CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
     """
-    folder = Path(settings.output).expanduser().absolute()
+    folder = free_folder(settings.output)
+    model = load_model(settings.model, dtype=settings.dtype, revision=settings.revision)
+    exported = write_folder(model, settings.model, folder, settings.max_shard_bytes)
+    print(exported)
+    return exported
+
+
+def free_folder(output: str) -> Path:
+    """Return the folder to write, which is empty or not there yet.
+
+    Raises:
+        CodexRayError: it is in use.
+    """
+    folder = Path(output).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CodexRayError(f"{folder} is not empty; give another output=FOLDER, or empty it first")
-    model = load_model(settings.model, dtype=settings.dtype, revision=settings.revision)
+    return folder
+
+
+def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_bytes: int) -> Exported:
+    """Write weights, code, tokenizer and card into ``folder``, complete when the folder has its name.
+
+    Args:
+        model: what to write.
+        source: the path or Hub name the model came from; a local one's tokenizer is copied.
+        folder: an empty folder, or one that is not there yet.
+        max_shard_bytes: largest safetensors file.
+
+    Raises:
+        CodexRayError: the folder cannot be written.
+    """
     staging = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with quiet_transformers():
-            model.save_pretrained(staging, max_shard_size=settings.max_shard_bytes)
-        if Path(settings.model).expanduser().exists():
-            _copy_tokenizer(resolve_model_folder(settings.model), staging)
+            model.save_pretrained(staging, max_shard_size=max_shard_bytes)
+        if Path(source).expanduser().exists():
+            _copy_tokenizer(resolve_model_folder(source), staging)
         write_text(staging / "README.md", model_card(model, folder.name))
         if folder.exists():
             folder.rmdir()

@@ -78,7 +78,7 @@ class Mixer(nn.Module):
         self.phi = nn.Parameter(torch.empty(rows, columns))
         self.bias = nn.Parameter(torch.empty(logits))
         self.gate = nn.Parameter(torch.empty(3))
-        self.register_buffer("bias_constant", torch.empty(logits, dtype=torch.float32))
+        self.register_buffer("bias_constant", self.initial_bias())
 
     def initial_bias(self) -> Tensor:
         """The constant part of the bias, [K]: at the start the model equals a plain one.
@@ -142,7 +142,7 @@ class ExitMixer(nn.Module):
         self.phi = nn.Parameter(torch.empty(rule.streams, rule.streams * hidden_size))
         self.bias = nn.Parameter(torch.empty(rule.streams))
         self.gate = nn.Parameter(torch.empty(1))
-        self.register_buffer("bias_constant", torch.empty(rule.streams, dtype=torch.float32))
+        self.register_buffer("bias_constant", self.initial_bias())
 
     def initial_bias(self) -> Tensor:
         """The constant part of the bias: gates sum to one at the start, so the exit is the mean."""

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from codex_ray.config.model import Model
@@ -144,10 +150,7 @@ def load_model(
     """
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
-    local = Path(path).expanduser().exists() or not _HUB_NAME.fullmatch(str(path))
-    source = str(resolve_model_folder(path)) if local else str(path)
-    if local and revision is not None:
-        raise ConfigError(f"revision={revision} is for Hub models and {path} is a local folder; leave it out")
+    source, local = _source(path, revision)
     try:
         with quiet_transformers():  # what it would log is raised below, as one sentence
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -163,6 +166,31 @@ def load_model(
     _check_complete(source, model, info)
     loaded: PreTrainedModel = model.to(chosen_device).eval()
     return loaded
+
+
+def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """Load a model's configuration alone, from a folder (never the network then) or the Hub.
+
+    Raises:
+        CodexRayError: there is none, or it is damaged.
+        ConfigError: a revision of a local folder.
+    """
+    source, local = _source(path, revision)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision or "main", local_files_only=local
+        )
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise _unloadable(source, local, error) from error
+    return config
+
+
+def _source(path: str | Path, revision: str | None) -> tuple[str, bool]:
+    """Return what Transformers is to load, and whether it is a local folder."""
+    local = Path(path).expanduser().exists() or not _HUB_NAME.fullmatch(str(path))
+    if local and revision is not None:
+        raise ConfigError(f"revision={revision} is for Hub models and {path} is a local folder; leave it out")
+    return (str(resolve_model_folder(path)) if local else str(path)), local
 
 
 @contextmanager

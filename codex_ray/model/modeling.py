@@ -41,6 +41,8 @@ from .operations import (
     document_starts,
 )
 
+MIXERS = (Mixer, ExitMixer)
+
 
 class CodexRayRMSNorm(nn.Module):
     """RMSNorm over the last dimension (arXiv 1910.07467), in fp32."""
@@ -68,7 +70,7 @@ class HeadNorm(CodexRayRMSNorm):
 
 
 class CodexRayRotaryEmbedding(nn.Module):
-    """Complex turns of the rotary embedding (arXiv 2104.09864) at given positions."""
+    """The rotary embedding (arXiv 2104.09864) at given positions."""
 
     inv_freq: Tensor
 
@@ -93,11 +95,11 @@ class CodexRayRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
-        """Return turns, complex, [B, S, E/2], at least as precise as ``x``."""
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scaled cosines and sines, [B, S, E/2], at least as precise as ``x``."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         angles = (position_ids[..., None].float() * self.inv_freq.float()).to(dtype)
-        return torch.polar(torch.full_like(angles, self.attention_scaling), angles)
+        return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
 
 
 def eager_attention(
@@ -133,10 +135,10 @@ class CodexRayAttention(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = True
         inner, narrow = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, narrow, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, narrow, bias=False)
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, inner, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, narrow, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, narrow, bias=config.attention_bias)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
         if config.query_key_norm:
             self.q_norm = HeadNorm(self.head_dim, config.rms_norm_eps)
             self.k_norm = HeadNorm(self.head_dim, config.rms_norm_eps)
@@ -215,9 +217,9 @@ class CodexRayMLP(nn.Module):
 
     def __init__(self, config: CodexRayConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
@@ -275,6 +277,14 @@ class CodexRayDecoderLayer(GradientCheckpointingLayer):
         return write_streams(hidden_states, self.mlp(self.mlp_norm(u_BSD)), writing)
 
 
+class MeanState(nn.Module):
+    """The state after a layer as tools outside know it: the mean of its streams, [B, S, D]."""
+
+    def forward(self, embedded_BSD: Tensor, hidden_states: Tensor) -> Tensor:
+        """Return the mean; the embedding is what stands before the first layer."""
+        return mean_streams(hidden_states) if hidden_states.dim() > embedded_BSD.dim() else hidden_states
+
+
 class CodexRayPreTrainedModel(PreTrainedModel):
     """What the base model and the causal language model share."""
 
@@ -284,13 +294,12 @@ class CodexRayPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["CodexRayDecoderLayer"]  # noqa: RUF012 - Transformers' own convention
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = {"mixer"}  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {  # noqa: RUF012
-        "hidden_states": CodexRayDecoderLayer,
+        "hidden_states": MeanState,
         "attentions": CodexRayAttention,
     }
 
@@ -302,7 +311,7 @@ class CodexRayPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Mixer | ExitMixer):
+        if isinstance(module, MIXERS):
             if isinstance(module, Mixer) and module.rule.kind == "hc":
                 init.zeros_(module.phi)
             else:
@@ -327,6 +336,9 @@ class CodexRayModel(CodexRayPreTrainedModel):
             self.exit_mixer = ExitMixer(
                 _rule(config), hidden_size=config.hidden_size, gate_init=config.gate_init
             )
+        self.mean_state = MeanState()
+        mixers = {name.rpartition(".")[2] for name, part in self.named_modules() if isinstance(part, MIXERS)}
+        self._keep_in_fp32_modules_strict = mixers
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -344,7 +356,8 @@ class CodexRayModel(CodexRayPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Return the last hidden state, [B, S, D], after the final norm.
 
-        Hidden states recorded with ``output_hidden_states`` have the streams' shape, [B, S, N, D].
+        Hidden states recorded with ``output_hidden_states`` are the embedding, the mean of the streams
+        after each layer, and last the result itself, all [B, S, D].
         Positions default to each row's count of unmasked tokens, so padding on either side is
         the same as none. Given positions that begin again within a row, without a mask or a cache,
         make it several documents: none attends to another.
@@ -371,7 +384,8 @@ class CodexRayModel(CodexRayPreTrainedModel):
             )
         streams = self.config.mixed_streams
         hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
-        position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+        position_embeddings = torch.complex(*self.rotary_emb(inputs_embeds, position_ids))
+        recorded = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -383,6 +397,8 @@ class CodexRayModel(CodexRayPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )
+            if recorded is not False and recorded is not None:
+                self.mean_state(inputs_embeds, hidden_states)
         if streams > 1:
             learned = self.config.residual_exit == "learned"
             hidden_states = self.exit_mixer(hidden_states) if learned else mean_streams(hidden_states)
@@ -415,6 +431,8 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
     """The decoder with its output matrix, for training and generation."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # noqa: RUF012
 
     def __init__(self, config: CodexRayConfig) -> None:
         super().__init__(config)

@@ -23,7 +23,7 @@ from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
-from codex_ray.model import build_model, flops_per_token, mixing_gains
+from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, mixing_gains
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
@@ -37,6 +37,7 @@ from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
+from codex_ray.train.start import start_config, start_model
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -103,6 +104,7 @@ class Worker:
         found = self._agree(lambda: self.checkpoints.newest_sound(self.messages.note))
         self._refuse_other_world(found)
         self.decided = self._agree(self._decide)
+        self._resumed = found is not None
         self.state.step = found.step if found else 0
         self.state.plan = Plan(self.decided["total_steps"], self.settings.train.seconds)
         self._mark("checkpoint search")
@@ -160,13 +162,7 @@ class Worker:
     def _parts(self, source: CorpusSource, recorder: Recorder) -> Parts:
         settings, length = self.settings, self.manifest.sequence_length
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
-        self._model = build_model(
-            settings.model,
-            vocabulary_size=tokenizer.vocabulary_size,
-            sequence_length=length,
-            seed=settings.seed,
-            special_ids=tokenizer.special_ids,
-        ).to(self.device)
+        self._model = self._initial_model(tokenizer).to(self.device)
         if self.rank == 0:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")
@@ -209,6 +205,18 @@ class Worker:
             ),
         )
 
+    def _initial_model(self, tokenizer: Tokenizer) -> CodexRayForCausalLM:
+        settings = self.settings
+        if settings.start is not None:
+            return start_model(settings.start, self.decided["model"], resumed=self._resumed)
+        return build_model(
+            settings.model,
+            vocabulary_size=tokenizer.vocabulary_size,
+            sequence_length=self.manifest.sequence_length,
+            seed=settings.seed,
+            special_ids=tokenizer.special_ids,
+        )
+
     def _documents(self, tokenizer: Tokenizer) -> Documents | None:
         """Say what rows are made of; None where they are text without padding, all tokens alike."""
         separate = self.settings.train.documents == "separate"
@@ -240,6 +248,9 @@ class Worker:
             "total_steps": Plan.of(self.settings.train, rows, self.batch.global_rows).total_steps,
             "corpus_fingerprint": self.manifest.fingerprint,
         }
+        if self.settings.start is not None:
+            tokenizer = Tokenizer.load(self.corpus / "tokenizer")
+            decided["model"] = start_config(self.settings.start, tokenizer, self.manifest.sequence_length)
         write_json(path, decided)
         return decided
 

@@ -98,6 +98,22 @@ def test_losses_follow_the_golden_curve(undisturbed: Path) -> None:
     assert losses(undisturbed) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
+def test_a_run_trains_on_from_a_model_folder_and_resumes_without_it(
+    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(undisturbed / "model", tmp_path / "start"))
+    train = Training(steps=4, batch_tokens=GLOBAL_ROWS * LENGTH)
+    settings = run_settings(tiny_corpus, tmp_path, "whole", start=str(start), train=train)
+    whole = pretrain(settings).run
+    assert losses(whole)[0] < losses(undisturbed)[-1] + 0.1
+    stopped = replace(settings, name="stopped", train=replace(train, stop_after=2))
+    assert not pretrain(stopped).completed
+    shutil.rmtree(start)  # the checkpoint has all that is needed
+    resumed = pretrain(replace(stopped, train=train))
+    assert resumed.completed
+    assert_same_end(whole, resumed.run)
+
+
 def test_metrics_name_the_batches_that_the_order_says(undisturbed: Path, tiny_corpus: Path) -> None:
     stream = open_stream(
         tiny_corpus,

@@ -61,8 +61,10 @@ def test_streams_part_under_training_and_never_without_symmetry_breaking() -> No
             optimizer.zero_grad()
             next_token_loss_sum(model, ids).backward()
             optimizer.step()
-        streams = model.eval()(ids, output_hidden_states=True).hidden_states[-2]
-        return (streams - streams.mean(2, keepdim=True)).abs().max().item()
+        last: list[Tensor] = []
+        model.model.layers[-1].register_forward_hook(lambda _, __, output: last.append(output))
+        model.eval()(ids)
+        return (last[0] - last[0].mean(2, keepdim=True)).abs().max().item()
 
     assert spread_after_training(broken=True) > 1e-3
     assert spread_after_training(broken=False) < 1e-5
@@ -143,7 +145,8 @@ def test_logits_to_keep_and_hidden_states() -> None:
     model, ids = build("mhc"), tokens(2, 9)
     whole = model(ids, output_hidden_states=True)
     assert torch.equal(model(ids, logits_to_keep=2).logits, whole.logits[:, -2:])
-    assert [tuple(states.shape) for states in whole.hidden_states[:-1]] == [(2, 9, 4, 24)] * 3
+    assert [tuple(states.shape) for states in whole.hidden_states] == [(2, 9, 24)] * 4
+    assert torch.equal(whole.hidden_states[0], model.get_input_embeddings()(ids))
     model.set_attn_implementation("eager")
     assert len(model(ids, output_attentions=True).attentions) == 3
 

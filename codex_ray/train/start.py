@@ -1,0 +1,54 @@
+"""Beginning a run from a model folder instead of from fresh weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codex_ray.errors import CodexRayError
+from codex_ray.model import CodexRayConfig, CodexRayForCausalLM, load_model, resolve_model_folder
+from codex_ray.model.load import load_config
+from codex_ray.tokenizer import Tokenizer
+
+
+def start_config(start: str, tokenizer: Tokenizer, sequence_length: int) -> dict[str, Any]:
+    """Return the configuration of a model that a run can begin from, for the run to keep.
+
+    Raises:
+        CodexRayError: it is not one of ours, or does not fit the corpus.
+    """
+    config = load_config(start)
+    if not isinstance(config, CodexRayConfig):
+        raise CodexRayError(
+            f"start={start} is a {config.model_type} model; codex-ray upcycle {start} output=FOLDER makes "
+            "one that can be trained on"
+        )
+    if config.max_position_embeddings < sequence_length:
+        raise CodexRayError(
+            f"start={start} takes {config.max_position_embeddings} positions and the corpus has rows of "
+            f"{sequence_length}; prepare it with pack.sequence_length={config.max_position_embeddings}"
+        )
+    folder = resolve_model_folder(start)
+    named = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+    same = not named or Tokenizer.load(folder).digest == tokenizer.digest
+    if not same or tokenizer.vocabulary_size > config.vocab_size:
+        raise CodexRayError(
+            f"start={start} has another tokenizer than the corpus; prepare the corpus with "
+            f"tokenizer.path={folder}"
+        )
+    found: dict[str, Any] = config.to_dict()
+    return found
+
+
+def start_model(start: str, config: dict[str, Any], *, resumed: bool) -> CodexRayForCausalLM:
+    """Return the model in fp32; a resumed run needs no weights of it, its checkpoint has them.
+
+    Raises:
+        CodexRayError: the weights are missing, damaged or do not fit the configuration.
+    """
+    if resumed:
+        fresh: CodexRayForCausalLM = CodexRayForCausalLM(CodexRayConfig.from_dict(config)).float()
+        return fresh
+    model = load_model(start)
+    assert isinstance(model, CodexRayForCausalLM)  # start_config has seen to it
+    model.train()
+    return model

@@ -1,0 +1,90 @@
+"""Upcycling: the same function as the model it came from, and a model of ours in every other way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from codex_ray.config.model import Residual
+from codex_ray.config.use import Upcycle
+from codex_ray.errors import CodexRayError
+from codex_ray.model import load_model, next_token_loss_sum
+from codex_ray.model.upcycle import upcycle, upcycled
+from tests.unit.model.families import LLAMA_LIKE, llama_like
+from tests.unit.model.small import KINDS, tokens
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", LLAMA_LIKE)
+def test_logits_are_those_of_the_model_it_came_from(family: str, tied: bool, tmp_path: Path) -> None:
+    theirs = llama_like(family, tie_word_embeddings=tied)
+    theirs.save_pretrained(tmp_path / "theirs")
+    written = upcycle(Upcycle(model=str(tmp_path / "theirs"), output=str(tmp_path / "ours")))
+    assert written.difference < 2e-5
+    ours = load_model(tmp_path / "ours")
+    assert ours.config.model_type == "codex_ray"
+    assert ours.config.residual_streams == 4
+    torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(ours.generate(tokens(), **options), theirs.generate(tokens(), **options))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attention_bias": True, "mlp_bias": True}, {"rope_parameters": LLAMA3_ROPE}]
+)
+def test_biases_and_scaled_positions_are_taken_over(changes: dict[str, object]) -> None:
+    theirs = llama_like("llama", **changes)
+    ours = upcycled(theirs, Residual())
+    torch.testing.assert_close(ours(tokens(2, 60)).logits, theirs(tokens(2, 60)).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_residual_starts_as_the_same_function_and_learns(kind: str) -> None:
+    theirs = llama_like("qwen3")
+    ours = upcycled(theirs, Residual(kind=kind, exit="learned")).train()
+    torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
+    optimizer = torch.optim.Adam(ours.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = next_token_loss_sum(ours, tokens())
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+    # The dynamic part has come to life, in reading and in writing.
+    named = [(name, value) for name, value in ours.named_parameters() if ".mlp_mixer." in name]
+    part = "phi" if kind == "hc" else "gate"
+    assert all(value[:2].abs().max() > 0 for name, value in named if name.endswith(part))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
+        ("mistral", {"sliding_window": 16}, "sliding window"),
+        ("llama", {"attention_dropout": 0.1}, "attention dropout"),
+    ],
+)
+def test_what_the_decoder_cannot_do_is_refused(family: str, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(CodexRayError, match=words):
+        upcycled(llama_like(family, **changes), Residual())
+
+
+def test_other_families_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(CodexRayError, match=r"gpt2 models cannot be upcycled; give one of llama"):
+        upcycle(Upcycle(model=str(tmp_path / "theirs"), output=str(tmp_path / "ours")))
+    assert not (tmp_path / "ours").exists()
