@@ -8,6 +8,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from codex_ray.model.configuration import CodexRayConfig
+from codex_ray.model.deepseek import load_deepseek, to_deepseek
 from codex_ray.model.flops import flops_per_token
 from codex_ray.model.gains import mixing_gains
 from codex_ray.model.load import build_model, load_model, resolve_model_folder
@@ -23,11 +24,13 @@ __all__ = [
     "CodexRayModel",
     "build_model",
     "flops_per_token",
+    "load_deepseek",
     "load_model",
     "mixing_gains",
     "next_token_loss_sum",
     "optimizer_role",
     "resolve_model_folder",
+    "to_deepseek",
 ]
 
 AutoConfig.register("codex_ray", CodexRayConfig, exist_ok=True)
