@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from codex_ray.config.fields import setting
 
@@ -37,6 +38,9 @@ class Model:
         None, minimum=2, help="longest sequence; unset is the corpus's sequence length"
     )
     rope_theta: float = setting(10000.0, minimum=1.0, help="base of the rotary embedding")
+    rope_scaling: dict[str, Any] = setting(
+        {}, help="longer contexts: Transformers' rope_parameters, such as {rope_type: linear, factor: 2.0}"
+    )
     norm_eps: float = setting(1e-6, minimum=0.0, help="epsilon of RMSNorm")
     query_key_norm: bool = setting(True, help="RMSNorm on queries and keys, per head")
     tie_embeddings: bool = setting(True, help="one matrix for the embedding and the output")

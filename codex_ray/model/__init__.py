@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from codex_ray.model.build import build_model
 from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.deepseek import load_deepseek, to_deepseek
 from codex_ray.model.flops import flops_per_token
 from codex_ray.model.gains import mixing_gains
-from codex_ray.model.load import build_model, load_model, resolve_model_folder
+from codex_ray.model.load import load_model, resolve_model_folder
 from codex_ray.model.loss import next_token_loss_sum
 from codex_ray.model.modeling import CodexRayForCausalLM, CodexRayModel
 from codex_ray.model.operations import IGNORED

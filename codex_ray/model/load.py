@@ -1,10 +1,10 @@
-"""Building our decoder from settings and loading any causal language model from a folder."""
+"""Loading any causal language model from a folder or the Hub."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,97 +15,17 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from codex_ray.config.model import Model
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.modeling import CodexRayForCausalLM
 from codex_ray.track.hardware import choose_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-def build_model(
-    settings: Model,
-    *,
-    vocabulary_size: int,
-    sequence_length: int,
-    seed: int,
-    special_ids: Mapping[str, int],
-) -> CodexRayForCausalLM:
-    """Build the decoder with fresh weights, in fp32 on the CPU.
-
-    The same arguments give the same weights; the global random state is left as it was.
-
-    Args:
-        settings: the decoder's shape.
-        vocabulary_size: entries of the tokenizer.
-        sequence_length: longest sequence, unless the settings say otherwise.
-        seed: seed of the weights.
-        special_ids: ids of ``bos``, ``eos`` and ``pad``.
-
-    Raises:
-        ConfigError: the shape is impossible.
-    """
-    config = model_config(
-        settings,
-        vocabulary_size=vocabulary_size,
-        sequence_length=sequence_length,
-        special_ids=special_ids,
-    )
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
-        model: CodexRayForCausalLM = CodexRayForCausalLM(config).float()
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
-    return model
-
-
-def model_config(
-    settings: Model, *, vocabulary_size: int, sequence_length: int, special_ids: Mapping[str, int]
-) -> CodexRayConfig:
-    """Translate settings into a Transformers configuration.
-
-    Raises:
-        ConfigError: the shape is impossible.
-    """
-    residual = settings.residual
-    try:
-        return CodexRayConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=settings.hidden_size,
-            intermediate_size=settings.intermediate_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.key_value_heads,
-            head_dim=settings.head_size,
-            max_position_embeddings=settings.max_positions or sequence_length,
-            rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
-            rms_norm_eps=settings.norm_eps,
-            query_key_norm=settings.query_key_norm,
-            initializer_range=settings.init_std,
-            tie_word_embeddings=settings.tie_embeddings,
-            residual_kind=residual.kind,
-            residual_streams=residual.streams,
-            sinkhorn_iterations=residual.sinkhorn_iterations,
-            gate_init=residual.gate_init,
-            off_diagonal_init=residual.off_diagonal_init,
-            residual_exit=residual.exit,
-            bos_token_id=special_ids["bos"],
-            eos_token_id=special_ids["eos"],
-            pad_token_id=special_ids["pad"],
-        )
-    except StrictDataclassError as error:
-        raise ConfigError(f"this model cannot be built: {_reason(error)}") from error
 
 
 def resolve_model_folder(path: str | Path) -> Path:
@@ -254,18 +174,19 @@ def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -
 
 
 def _unloadable(source: str, local: bool, error: Exception) -> CodexRayError:
-    reason = _reason(error)
+    why = reason(error)
     if local:
         return CodexRayError(
-            f"the model in {source} cannot be loaded ({reason}); it is damaged, export it again"
+            f"the model in {source} cannot be loaded ({why}); it is damaged, export it again"
         )
     return CodexRayError(
-        f"{source} is neither a folder here nor a model that the Hub gives ({reason}); check the name"
+        f"{source} is neither a folder here nor a model that the Hub gives ({why}); check the name"
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The first line of an error's message that says something."""
     root = error.__cause__ or error
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    text = root.args[0] if isinstance(root, KeyError) and root.args else root  # str() would quote it
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0].rstrip(".:") if lines else type(root).__name__

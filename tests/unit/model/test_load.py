@@ -47,6 +47,10 @@ def test_building_is_deterministic_and_leaves_the_random_state_alone() -> None:
         ({"heads": 4, "key_value_heads": 3}, "multiple"),
         ({"head_size": 7}, "even"),
         ({"kind": "mhc_permutation", "streams": 6}, "permutation"),
+        ({"rope_scaling": {"rope_type": "yam", "factor": 2.0}}, "must be one of default, linear"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "Missing required keys"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor field must be"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "fctor": 1}}, "Unrecognized keys"),
     ],
 )
 def test_impossible_shapes_are_refused_in_one_sentence(changes: dict[str, object], word: str) -> None:

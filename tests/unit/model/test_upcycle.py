@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +15,16 @@ from codex_ray.errors import CodexRayError
 from codex_ray.model import load_model, next_token_loss_sum
 from codex_ray.model.upcycle import upcycle, upcycled
 from tests.unit.model.families import LLAMA_LIKE, llama_like
-from tests.unit.model.small import KINDS, tokens
+from tests.unit.model.small import KINDS, build, tokens
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
+TRAINED = {"original_max_position_embeddings": 32}
+SCALED = (
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0, **TRAINED},
+    {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, **TRAINED},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **TRAINED},
+)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -41,13 +42,22 @@ def test_logits_are_those_of_the_model_it_came_from(family: str, tied: bool, tmp
     assert torch.equal(ours.generate(tokens(), **options), theirs.generate(tokens(), **options))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"attention_bias": True, "mlp_bias": True}, {"rope_parameters": LLAMA3_ROPE}]
-)
-def test_biases_and_scaled_positions_are_taken_over(changes: dict[str, object]) -> None:
-    theirs = llama_like("llama", **changes)
+def test_biases_are_taken_over() -> None:
+    theirs = llama_like("llama", attention_bias=True, mlp_bias=True)
     ours = upcycled(theirs, Residual())
-    torch.testing.assert_close(ours(tokens(2, 60)).logits, theirs(tokens(2, 60)).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", SCALED, ids=lambda scaling: str(scaling["rope_type"]))
+def test_positions_are_scaled_as_in_llama(scaling: dict[str, Any]) -> None:
+    rope = {"rope_theta": 500.0} | scaling
+    theirs, ids = llama_like("llama", rope_parameters=rope), tokens(2, 80)  # past the 64 of the model
+    ours, fresh = upcycled(theirs, Residual()), build("mhc", rope_theta=500.0, rope_scaling=scaling)
+    assert torch.equal(fresh.model.rotary_emb.inv_freq, ours.model.rotary_emb.inv_freq)
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-4)
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    unscaled = upcycled(llama_like("llama", rope_parameters=rope), Residual())
+    assert (unscaled(ids).logits - ours(ids).logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
