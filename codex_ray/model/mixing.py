@@ -358,7 +358,7 @@ def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
 
     On a CPU its content lasts until the same name is asked for again.
     """
-    if like.device.type != "cpu":
+    if like.device.type != "cpu" or torch.compiler.is_compiling():  # a graph plans its own memory
         return like.new_empty(shape)
     key, numbers = (name, like.dtype), math.prod(shape)
     buffer = _workspace.buffers.get(key)

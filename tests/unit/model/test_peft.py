@@ -1,0 +1,125 @@
+"""Adapters by PEFT itself: on attention and feed-forward, mixers frozen or saved whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor
+
+from codex_ray.model import CodexRayForCausalLM, next_token_loss_sum
+from tests.unit.model.small import build, stir, tokens
+
+MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MIXERS = ["attention_mixer", "mlp_mixer"]
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "all-linear": {"target_modules": "all-linear"},
+    "mixers saved": {"modules_to_save": MIXERS},
+}
+
+
+def adapted(model: CodexRayForCausalLM, **changes: Any) -> PeftModel:
+    torch.manual_seed(4)
+    options: dict[str, Any] = {"task_type": "CAUSAL_LM", "r": 4, "target_modules": MATRICES}
+    wrapped: PeftModel = get_peft_model(model, LoraConfig(**options | changes))
+    return wrapped
+
+
+def trained(model: PeftModel, steps: int = 4) -> list[float]:
+    model.train()
+    optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=2e-2)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = next_token_loss_sum(model, tokens())
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    model.eval()
+    return losses
+
+
+def state(model: CodexRayForCausalLM) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_train_save_load_and_merge(kind: str, tmp_path: Path) -> None:
+    base = stir(build("mhc"))
+    before, plain = state(base), base(tokens()).logits
+    model = adapted(base, **KINDS[kind])
+    torch.testing.assert_close(model(tokens()).logits, plain)
+    losses = trained(model)
+    assert losses[-1] < losses[0]
+    got = model(tokens()).logits
+    with model.disable_adapter():
+        torch.testing.assert_close(model(tokens()).logits, plain)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert any("lora_A" in name for name in saved)
+    # "all-linear" leaves the mixers alone: their projections are no linear modules.
+    assert any("mixer" in name for name in saved) == (kind == "mixers saved")
+    again = PeftModel.from_pretrained(stir(build("mhc")), tmp_path)
+    torch.testing.assert_close(again(tokens()).logits, got)
+    merged = again.merge_and_unload()
+    assert type(merged) is CodexRayForCausalLM
+    torch.testing.assert_close(merged(tokens()).logits, got, rtol=1e-4, atol=1e-4)
+    if kind != "mixers saved":
+        bare = model.unload()
+        assert all(torch.equal(value, before[name]) for name, value in bare.state_dict().items())
+
+
+def test_several_adapters_are_switched_and_joined(tmp_path: Path) -> None:
+    model = adapted(stir(build("mhc")))
+    trained(model)
+    first = model(tokens()).logits
+    model.add_adapter("second", LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "up_proj"]))
+    model.set_adapter("second")
+    trained(model, steps=2)
+    second = model(tokens()).logits
+    model.set_adapter("default")
+    assert torch.equal(model(tokens()).logits, first)
+    model.add_weighted_adapter(["default", "second"], [1.0, 0.0], "both", combination_type="linear")
+    model.set_adapter("both")
+    torch.testing.assert_close(model(tokens()).logits, first, rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(stir(build("mhc")), tmp_path / "second", adapter_name="second")
+    torch.testing.assert_close(again(tokens()).logits, second)
+
+
+def test_the_folder_of_an_adapter_finds_its_base(tmp_path: Path) -> None:
+    stir(build("mhc")).save_pretrained(tmp_path / "base")
+    base = CodexRayForCausalLM.from_pretrained(tmp_path / "base")
+    model = adapted(base)
+    trained(model, steps=2)
+    model.save_pretrained(tmp_path / "adapter")
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(again.generate(tokens(), **options), model.generate(tokens(), **options))
+
+
+def test_checkpointing_changes_no_gradient_of_an_adapter() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted(stir(build("mhc"))).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()
+        next_token_loss_sum(model, tokens()).backward()
+        gradients.append([value.grad for value in model.parameters() if value.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    adapted(stir(build("mhc"))).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(build("mhc", intermediate_size=48), tmp_path)
