@@ -92,6 +92,11 @@ class Training:
     micro_batch_rows: int | None = setting(
         None, minimum=1, help="rows per worker at a time; unset takes the most that fits 16 rows"
     )
+    recompute: str = setting(
+        "none",
+        choices=("none", "streams", "layers"),
+        help="what the backward pass makes again to save memory: streams are cheap, layers a third of a step",
+    )
     on_nonfinite: str = setting(
         "stop", choices=("stop", "skip"), help="what a non-finite loss or gradient does before the step"
     )

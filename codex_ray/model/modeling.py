@@ -29,7 +29,15 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration import CodexRayConfig
-from .hyper_connections import PROJECTION_STD, ExitMixer, Mixer, expand_streams, mean_streams, write_streams
+from .hyper_connections import (
+    PROJECTION_STD,
+    ExitMixer,
+    Mixer,
+    connect,
+    expand_streams,
+    mean_streams,
+    write_streams,
+)
 from .mixing import Rule
 from .operations import (
     ATTENTION_LENGTH,
@@ -40,6 +48,7 @@ from .operations import (
     TokenLoss,
     document_starts,
 )
+from .recomputation import StreamBlocks, best_block
 
 MIXERS = (Mixer, ExitMixer)
 
@@ -264,17 +273,22 @@ class CodexRayDecoderLayer(GradientCheckpointingLayer):
             self.attention_mixer = _mixer(config, 2 * layer_idx)
             self.mlp_mixer = _mixer(config, 2 * layer_idx + 1)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, blocks: StreamBlocks | None = None, **kwargs: Any) -> Tensor:
         """Map [B, S, D] (one stream) or [B, S, N, D] to the same shape."""
+
+        def attend(u_BSD: Tensor) -> Tensor:
+            attended: Tensor = self.attention(self.attention_norm(u_BSD), **kwargs)[0]
+            return attended
+
+        def feed(u_BSD: Tensor) -> Tensor:
+            output: Tensor = self.mlp(self.mlp_norm(u_BSD))
+            return output
+
         if not self.mixed:
-            hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), **kwargs)[0]
-            result: Tensor = hidden_states + self.mlp(self.mlp_norm(hidden_states))
-            return result
-        u_BSD, writing, hidden_states = self.attention_mixer(hidden_states)
-        output_BSD, _ = self.attention(self.attention_norm(u_BSD), **kwargs)
-        hidden_states = write_streams(hidden_states, output_BSD, writing)
-        u_BSD, writing, hidden_states = self.mlp_mixer(hidden_states)
-        return write_streams(hidden_states, self.mlp(self.mlp_norm(u_BSD)), writing)
+            hidden_states = hidden_states + attend(hidden_states)
+            return hidden_states + feed(hidden_states)
+        hidden_states = connect(self.attention_mixer, hidden_states, attend, blocks)
+        return connect(self.mlp_mixer, hidden_states, feed, blocks)
 
 
 class MeanState(nn.Module):
@@ -340,6 +354,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
         mixers = {name.rpartition(".")[2] for name, part in self.named_modules() if isinstance(part, MIXERS)}
         self._keep_in_fp32_modules_strict = mixers
         self.gradient_checkpointing = False
+        self.stream_block = 0
         self.post_init()
 
     @merge_with_config_defaults
@@ -386,9 +401,13 @@ class CodexRayModel(CodexRayPreTrainedModel):
         hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
         position_embeddings = torch.complex(*self.rotary_emb(inputs_embeds, position_ids))
         recorded = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
+        blocks = None
+        if self.stream_block and streams > 1 and self.training and torch.is_grad_enabled():
+            blocks = StreamBlocks(self.stream_block, hidden_states, write_streams)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
+                blocks=blocks,
                 attention_mask=mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
@@ -405,6 +424,15 @@ class CodexRayModel(CodexRayPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
+
+    def recompute_streams(self, block: int | None = None) -> None:
+        """Keep the streams of every ``block``-th sublayer only while training; 0 keeps all of them.
+
+        Unset, the block is the one that needs least memory. Not together with gradient checkpointing,
+        which makes whole layers again.
+        """
+        sublayers = 2 * self.config.num_hidden_layers
+        self.stream_block = best_block(self.config.mixed_streams, sublayers) if block is None else block
 
     def _positions(self, embedded_BSD: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         length = embedded_BSD.shape[1]

@@ -163,6 +163,10 @@ class Worker:
         settings, length = self.settings, self.manifest.sequence_length
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
         self._model = self._initial_model(tokenizer).to(self.device)
+        if settings.train.recompute == "streams":
+            self._model.model.recompute_streams()
+        elif settings.train.recompute == "layers":
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.rank == 0:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")

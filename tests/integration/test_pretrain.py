@@ -98,6 +98,13 @@ def test_losses_follow_the_golden_curve(undisturbed: Path) -> None:
     assert losses(undisturbed) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
+@pytest.mark.parametrize("what", ["streams", pytest.param("layers", marks=pytest.mark.verify)])
+def test_recomputing_changes_no_loss(what: str, undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    train = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=5, recompute=what)
+    run = pretrain(run_settings(tiny_corpus, tmp_path, what, train=train)).run
+    assert losses(run) == losses(undisturbed)[:5]
+
+
 def test_a_run_trains_on_from_a_model_folder_and_resumes_without_it(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:

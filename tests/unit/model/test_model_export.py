@@ -63,6 +63,7 @@ def test_export_writes_a_complete_folder(tmp_path: Path) -> None:
         "model.safetensors",
         "modeling.py",
         "operations.py",
+        "recomputation.py",
         "tokenizer.json",
         "tokenizer.model",
     }

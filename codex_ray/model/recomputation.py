@@ -1,0 +1,92 @@
+"""Recomputing residual streams in blocks of sublayers (mHC section 4.3.2).
+
+The streams before every sublayer are what training with hyper-connections keeps most of: N times the hidden
+size each. Within a block only the first are kept; the others are made again in the backward pass, each by one
+write from those before it, the sublayer's output and its writing matrix, which are kept anyway. The same
+operation on the same numbers gives the same streams, bit for bit; no sublayer is computed twice.
+
+Shape legend: B batch, S sequence, N streams, D hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Write = Callable[[Tensor, Tensor, Tensor], Tensor]
+Origin = tuple["StreamState", Tensor, Tensor]  # streams before, the sublayer's output, the writing matrix
+
+
+def best_block(streams: int, sublayers: int) -> int:
+    """Return the block length that needs least memory (mHC eq. 20): sqrt(N L / (N + 2))."""
+    return max(1, round(math.sqrt(streams * sublayers / (streams + 2))))
+
+
+class StreamState:
+    """The streams before one sublayer: kept, or what it takes to make them again."""
+
+    def __init__(self, write: Write, kept: Tensor | None = None, how: Origin | None = None) -> None:
+        self._write, self._kept, self._how = write, kept, how
+        self._again: Tensor | None = None
+
+    def value(self, *, last: bool) -> Tensor:
+        """Return the streams; the ``last`` to ask lets go of what was made again."""
+        if self._kept is not None:
+            return self._kept
+        if self._again is None:
+            assert self._how is not None
+            before, output_BSD, writing = self._how
+            with torch.no_grad():
+                self._again = self._write(before.value(last=False), output_BSD, writing)
+        again = self._again
+        if last:
+            self._again = None
+        return again
+
+
+class StreamBlocks:
+    """Follows one forward pass and decides which streams are kept.
+
+    Args:
+        block: sublayers per block.
+        streams_BSND: the streams that the first sublayer reads.
+        write: mixes streams and adds an output, as in the forward pass.
+    """
+
+    def __init__(self, block: int, streams_BSND: Tensor, write: Write) -> None:
+        self._block, self._write = block, write
+        self._passed = 0
+        self._state = StreamState(write, kept=streams_BSND.detach())
+
+    @contextmanager
+    def saving(self, *, last: bool) -> Iterator[None]:
+        """Keep a reference instead of streams that are saved for the backward pass inside.
+
+        Args:
+            last: whether the backward pass of what is inside is the last to use this sublayer's streams.
+        """
+        state = self._state
+
+        def pack(saved: Tensor) -> Any:
+            return state if saved.dim() == 4 else saved
+
+        def unpack(packed: Any) -> Tensor:
+            found: Tensor = packed.value(last=last) if isinstance(packed, StreamState) else packed
+            return found
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+
+    def passed(self, streams_BSND: Tensor, output_BSD: Tensor, writing: Tensor) -> None:
+        """Go on to the streams after a sublayer."""
+        self._passed += 1
+        if self._passed % self._block == 0:
+            self._state = StreamState(self._write, kept=streams_BSND.detach())
+        else:
+            how = (self._state, output_BSD.detach(), writing.detach())
+            self._state = StreamState(self._write, how=how)
