@@ -28,16 +28,16 @@ def best_block(streams: int, sublayers: int) -> int:
 
 
 class StreamState:
-    """The streams before one sublayer: kept, or what it takes to make them again."""
+    """The streams before one sublayer: ``kept``, or what it takes to make them again."""
 
     def __init__(self, write: Write, kept: Tensor | None = None, how: Origin | None = None) -> None:
-        self._write, self._kept, self._how = write, kept, how
+        self.kept, self._write, self._how = kept, write, how
         self._again: Tensor | None = None
 
     def value(self, *, last: bool) -> Tensor:
         """Return the streams; the ``last`` to ask lets go of what was made again."""
-        if self._kept is not None:
-            return self._kept
+        if self.kept is not None:
+            return self.kept
         if self._again is None:
             assert self._how is not None
             before, output_BSD, writing = self._how

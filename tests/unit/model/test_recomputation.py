@@ -51,7 +51,7 @@ def test_only_the_first_streams_of_a_block_are_kept(block: int) -> None:
         model.model.recompute_streams(block)
         loss = next_token_loss_sum(model, tokens(2, 16))
     states = [found for found in gc.get_objects() if isinstance(found, StreamState)]
-    kept = [state for state in states if state._kept is not None]
+    kept = [state for state in states if state.kept is not None]
     assert not saved
     assert (len(states), len(kept)) == (2 * LAYERS, math.ceil(2 * LAYERS / block))
     loss.backward()
