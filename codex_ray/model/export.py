@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable, write_text
-from codex_ray.model.configuration import CodexRayConfig
+from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
 
 TOKENIZER_FILES = (
@@ -84,9 +84,12 @@ def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_by
         staging.mkdir(parents=True)
         with quiet_transformers():
             model.save_pretrained(staging, max_shard_size=max_shard_bytes)
+        run = None
         if Path(source).expanduser().exists():
-            _copy_tokenizer(resolve_model_folder(source), staging)
-        write_text(staging / "README.md", model_card(model, folder.name))
+            found = resolve_model_folder(source)
+            _copy_tokenizer(found, staging)
+            run = found.parent if (found.parent / "summary.json").is_file() else None
+        write_text(staging / "README.md", model_card(model, folder.name, run))
         if folder.exists():
             folder.rmdir()
         staging.rename(folder)
@@ -100,47 +103,6 @@ def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_by
         parameters=model.num_parameters(),
         bytes=sum(path.stat().st_size for path in files),
     )
-
-
-def model_card(model: PreTrainedModel, name: str) -> str:
-    """Return the README of a model folder: what it is and how to load it."""
-    config = model.config
-    ours = isinstance(config, CodexRayConfig)
-    flag = ", trust_remote_code=True" if ours else ""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        *(["tags:", "- codex_ray", "- custom_code"] if ours else []),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"A causal language model of {model.num_parameters():,} parameters, written by codex_ray.",
-        "",
-    ]
-    if isinstance(config, CodexRayConfig):
-        lines += [
-            f"- {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
-            f"{config.num_attention_heads} query heads over {config.num_key_value_heads} key/value heads",
-            f"- residual connections: {config.residual_kind}, {config.mixed_streams} streams",
-            f"- vocabulary {config.vocab_size}, sequences of {config.max_position_embeddings} tokens",
-            "",
-        ]
-    lines += [
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{name}"{flag})',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        "```",
-    ]
-    if ours:
-        lines += [
-            "",
-            "With codex_ray imported (`import codex_ray.model`), `trust_remote_code` is not needed.",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

@@ -75,6 +75,31 @@ def test_export_writes_a_complete_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*"))
 
 
+def test_the_card_says_what_the_run_recorded(tmp_path: Path) -> None:
+    run, corpus = make_run(tmp_path / "first"), tmp_path / "corpus"
+    corpus.mkdir()
+    sources = {"books": {"kept": 1200, "licence": "CC0-1.0"}, "code": {"kept": 30, "licence": None}}
+    (corpus / "manifest.json").write_text(json.dumps({"sources": sources}))
+    (run / "config.yaml").write_text(f"corpus: {corpus}\noptimizer: {{kind: muon}}\nseed: 7\n")
+    summary = {"steps": 1000.0, "tokens": 4096000.0, "loss": 1.25, "validation_bits_per_byte": 0.75}
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "environment.json").write_text("{damaged")
+    card = (export(Export(model=str(run), output=str(tmp_path / "out"))).folder / "README.md").read_text()
+    for line in (
+        "| run | first |",
+        "| optimizer steps | 1,000 |",
+        "| tokens | 4,096,000 |",
+        "| optimizer | muon |",
+        "| training loss | 1.2500 |",
+        "| validation bits per byte | 0.7500 |",
+        "| seed | 7 |",
+        "| books | 1,200 | CC0-1.0 |",
+        "| code | 30 | not stated |",
+        "Licences of the data: CC0-1.0.",
+    ):
+        assert line in card.splitlines(), line
+
+
 def test_export_in_bf16_and_in_shards(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     result = export(
