@@ -64,6 +64,7 @@ class Export:
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
     max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")
+    allow_pickle: bool = setting(False, help="take weights stored as pickles too, reading tensors only")
 
 
 @dataclass(frozen=True)

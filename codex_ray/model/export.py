@@ -48,7 +48,12 @@ def export(settings: Export) -> Exported:
         CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
     """
     folder = free_folder(settings.output)
-    model = load_model(settings.model, dtype=settings.dtype, revision=settings.revision)
+    model = load_model(
+        settings.model,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+    )
     exported = write_folder(model, settings.model, folder, settings.max_shard_bytes)
     print(exported)
     return exported

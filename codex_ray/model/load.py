@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,10 +22,20 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.files import read_json
 from codex_ray.model.modeling import CodexRayForCausalLM
 from codex_ray.track.hardware import choose_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    UnpicklingError,
+)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -55,37 +66,77 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
+    allow_pickle: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model for inference (evaluation mode, no gradients needed).
 
     Args:
-        path: run folder, model folder in the Hugging Face layout, or a Hub name.
+        path: run folder, model folder in the Hugging Face layout, or a Hub name. A local folder is loaded
+            without the network.
         device: torch device or ``auto``.
         dtype: torch dtype, its name, or ``auto`` for what the device multiplies fastest.
         revision: Hub revision; a local folder has none.
+        allow_pickle: also take weights stored as pickles (never more of them than tensors).
 
     Raises:
-        CodexRayError: the model is missing, incomplete or damaged.
+        CodexRayError: the model is missing, incomplete or damaged, or its weights are pickles.
         ConfigError: the device or precision cannot be had here.
     """
+    return load_as(AutoModelForCausalLM, path, device, dtype, revision, allow_pickle=allow_pickle)
+
+
+def load_as(
+    auto_class: Any,
+    path: str | Path,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    revision: str | None,
+    *,
+    allow_pickle: bool = False,
+) -> PreTrainedModel:
+    """Load a model as one of Transformers' auto classes; see :func:`load_model`."""
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     source, local = _source(path, revision)
+    if local:
+        _check_files(Path(source), allow_pickle)
     try:
         with quiet_transformers():  # what it would log is raised below, as one sentence
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto_class.from_pretrained(
                 source,
                 dtype=chosen_dtype,
                 revision=revision or "main",
                 local_files_only=local,
+                use_safetensors=None if allow_pickle else True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except UNLOADABLE as error:
         raise _unloadable(source, local, error) from error
     _check_complete(source, model, info)
     loaded: PreTrainedModel = model.to(chosen_device).eval()
     return loaded
+
+
+def _check_files(folder: Path, allow_pickle: bool) -> None:
+    """Name a missing shard, and weights that are pickles, before anything is read."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(read_json(index, "list of weight files").get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CodexRayError(
+                f"model folder {folder} lacks {missing[0]}{more}; fetch it whole again "
+                f"(hf download NAME --local-dir {folder}), or export the model again"
+            )
+    elif (
+        not allow_pickle and not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin"))
+    ):
+        raise CodexRayError(
+            f"the weights in {folder} are pickles; codex-ray export {folder} output=FOLDER allow_pickle=true "
+            "writes them as safetensors, reading nothing but tensors"
+        )
 
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
@@ -165,6 +216,7 @@ def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -
     kinds = ["missing", "mismatched"] + (["unexpected"] if isinstance(model, CodexRayForCausalLM) else [])
     for kind in kinds:
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
+        keys = [key for key in keys if not key.startswith("pooler.")]  # of encoders; nothing here uses it
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise CodexRayError(
@@ -180,7 +232,8 @@ def _unloadable(source: str, local: bool, error: Exception) -> CodexRayError:
             f"the model in {source} cannot be loaded ({why}); it is damaged, export it again"
         )
     return CodexRayError(
-        f"{source} is neither a folder here nor a model that the Hub gives ({why}); check the name"
+        f"{source} is neither a folder here nor a model that the Hub gives ({why}); check the name, or "
+        f"fetch it where there is a network (hf download {source} --local-dir FOLDER) and give the folder"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import (
     CodexRayForCausalLM,
@@ -20,6 +21,7 @@ from codex_ray.model import (
     optimizer_role,
     resolve_model_folder,
 )
+from codex_ray.model.export import export
 from tests.unit.model.small import KINDS, SPECIAL_IDS, VOCABULARY, build, settings, stir, tokens
 
 
@@ -261,3 +263,49 @@ def test_settings_reach_the_configuration() -> None:
     assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 5000.0}
     assert model.config.max_position_embeddings == 33
     assert model.model.norm.eps == 1e-5
+
+
+def test_a_missing_shard_is_named_with_how_to_get_it(folder: Path, tmp_path: Path) -> None:
+    load_model(folder).save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
+    shards = sorted((tmp_path / "sharded").glob("model-*.safetensors"))
+    shards[1].unlink()
+    with pytest.raises(CodexRayError, match=rf"lacks {shards[1].name}; fetch it whole again \(hf download"):
+        load_model(tmp_path / "sharded")
+
+
+def test_pickles_are_refused_unless_asked_for(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    model.config.save_pretrained(pickled)
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(CodexRayError, match=r"are pickles; codex-ray export .* allow_pickle=true"):
+        load_model(pickled)
+    assert torch.equal(load_model(pickled, allow_pickle=True)(tokens()).logits, model(tokens()).logits)
+    exported = export(Export(model=str(pickled), output=str(tmp_path / "safe"), allow_pickle=True))
+    assert torch.equal(load_model(exported.folder)(tokens()).logits, model(tokens()).logits)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("ran"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_that_runs_code_is_never_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_model(folder).config.save_pretrained(tmp_path)
+    torch.save({"lm_head.weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CodexRayError, match="cannot be loaded"):
+        load_model(tmp_path, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("header", [2**62, 10**6, 3])
+def test_headers_that_lie_are_refused(folder: Path, header: int) -> None:
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(header.to_bytes(8, "little") + data[8:])
+    with pytest.raises(CodexRayError, match="cannot be loaded"):
+        load_model(folder)
