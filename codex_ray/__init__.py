@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["evaluate", "export", "generate", "load", "prepare", "pretrain", "quickstart"]
 
-_VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "quickstart")
+_VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "upcycle", "inspect", "quickstart")
 
 
 def _call(verb: str, *words: str, config_file: Path | str | None = None, **values: Any) -> Any:
