@@ -22,6 +22,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels import project as fused_project
+from .kernels import read as fused_read
+from .kernels import read_backward as fused_read_backward
+from .kernels import read_gates_backward as fused_read_gates_backward
+from .kernels import sinkhorn as fused_sinkhorn
+from .kernels import sinkhorn_backward as fused_sinkhorn_backward
+from .kernels import usable as fusable
+from .kernels import write as fused_write
+from .kernels import write_backward as fused_write_backward
+
 # Numbers in one piece of streams on a CPU: 2 MB in fp32. Measured: larger pieces leave the cache,
 # smaller ones pay more for calls.
 PIECE_NUMBERS = 2**19
@@ -116,7 +126,8 @@ def _mixing_matrices(rule: Rule, logits_KT: Tensor) -> Tensor:
     """Matrices with unit row and column sums, [N, N, T]."""
     n = rule.streams
     if rule.kind == "mhc":
-        return sinkhorn(logits_KT.view(n, n, -1), rule.iterations, rule.eps)
+        normalise = fused_sinkhorn if fusable(logits_KT, n) else sinkhorn
+        return normalise(logits_KT.view(n, n, -1), rule.iterations, rule.eps)
     matrices_PK = _permutations(n, logits_KT.dtype, logits_KT.device)
     return (matrices_PK.t() @ logits_KT.softmax(0)).view(n, n, -1)
 
@@ -124,7 +135,8 @@ def _mixing_matrices(rule: Rule, logits_KT: Tensor) -> Tensor:
 def _mixing_backward(rule: Rule, logits_KT: Tensor, gradient_NNT: Tensor) -> Tensor:
     n = rule.streams
     if rule.kind == "mhc":
-        gradient_NNT = sinkhorn_backward(logits_KT.view(n, n, -1), gradient_NNT, rule.iterations, rule.eps)
+        walk_back = fused_sinkhorn_backward if fusable(logits_KT, n) else sinkhorn_backward
+        gradient_NNT = walk_back(logits_KT.view(n, n, -1), gradient_NNT, rule.iterations, rule.eps)
         return gradient_NNT.view(n * n, -1)
     weights_PT = logits_KT.softmax(0)
     gradient_PT = _permutations(n, logits_KT.dtype, logits_KT.device) @ gradient_NNT.reshape(n * n, -1)
@@ -151,22 +163,13 @@ class ReadStreams(torch.autograd.Function):
         rule: Rule,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute coefficients (mHC eq. 7, 8) and read."""
-        n, streams = rule.streams, streams_BSND.flatten(0, 1)
-        read_BSD = torch.empty_like(streams_BSND[:, :, 0])
-        read = read_BSD.view(-1, streams.shape[2])
+        streams = streams_BSND.flatten(0, 1)
         bias_K1 = (wide(constant) + wide(bias)).unsqueeze(1)
         gate_K1 = _per_logit(wide(gate), rule, bias.numel())
-        raw_KT = _project(streams, projection)
-        inverse_rms_T = torch.empty_like(raw_KT[0])
-        logits_KT = torch.empty_like(raw_KT)
-        for piece in _pieces(streams):
-            streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
-            norm_T = torch.linalg.vector_norm(streams32.flatten(1), dim=1)
-            inverse_rms = norm_T.square_().div_(streams[0].numel()).add_(rule.norm_eps).rsqrt_()
-            inverse_rms_T[piece] = inverse_rms
-            logits = logits_KT[:, piece]
-            torch.addcmul(bias_K1, raw_KT[:, piece] * inverse_rms, gate_K1, out=logits)
-            read[piece] = _weighted_sum(streams32, logits[:n].sigmoid().add_(rule.eps))
+        fused = fusable(streams, rule.streams)
+        passes = _read_fused if fused else _read_in_pieces
+        read, raw_KT, inverse_rms_T, logits_KT = passes(streams, projection, bias_K1, gate_K1, rule)
+        read_BSD = read.view_as(streams_BSND[:, :, 0])
         writing = _writing_matrix(rule, logits_KT)
         ctx.save_for_backward(streams_BSND, projection, bias_K1, gate, raw_KT, inverse_rms_T)
         ctx.rule, ctx.bias_dtype = rule, bias.dtype
@@ -178,33 +181,103 @@ class ReadStreams(torch.autograd.Function):
         streams_BSND, projection, bias_K1, gate, raw_KT, inverse_rms_T = ctx.saved_tensors
         rule, n, streams = ctx.rule, ctx.rule.streams, streams_BSND.flatten(0, 1)
         read_gradient, streams_gradient = gradients[0].flatten(0, 1), gradients[2].flatten(0, 1)
-        result = torch.empty_like(streams)
         gate_K1 = _per_logit(wide(gate), rule, bias_K1.numel())
         normed_KT = raw_KT * inverse_rms_T
         logits_KT = torch.addcmul(bias_K1, normed_KT, gate_K1)
         change_KT = torch.empty_like(logits_KT)
         _writing_backward(rule, logits_KT, gradients[1], change_KT)
-        for piece in _pieces(streams):
-            streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
-            total = _scratch("total", streams32.shape, raw_KT)
-            read32 = wide(read_gradient[piece]).unsqueeze(1)
-            change, normed, inverse_rms = change_KT[:, piece], normed_KT[:, piece], inverse_rms_T[piece]
-            pre_NT = logits_KT[:n, piece].sigmoid()
-            pre_gradient_NT = torch.mul(streams32, read32, out=total).sum(2).t()
-            torch.mul(pre_gradient_NT, pre_NT * (1 - pre_NT), out=change[:n])
-            # The RMS divides all logits, so its gradient points along the streams themselves.
-            along_T = (change * normed * gate_K1).sum(0).mul_(inverse_rms.square())
-            along_T11 = along_T.div_(-streams[0].numel())[:, None, None]
-            pre_TN1 = pre_NT.add_(rule.eps).t().contiguous().unsqueeze(2)
-            total.copy_(streams_gradient[piece])
-            total.addcmul_(streams32, along_T11).addcmul_(pre_TN1, read32)
-            result[piece] = total
+        given = (streams, read_gradient, streams_gradient)
+        coefficients = (logits_KT, normed_KT, inverse_rms_T, gate_K1)
+        fused = fusable(streams, n)
+        passes = _read_backward_fused if fused else _read_backward_in_pieces
+        result = passes(given, coefficients, rule, change_KT)
         bias_gradient = change_KT.sum(1).to(ctx.bias_dtype)
         shares = (change_KT * normed_KT).sum(1).split([n, n, bias_K1.numel() - 2 * n])
         gate_gradient = torch.stack([share.sum() for share in shares]).to(gate.dtype)
         change_KT.mul_(gate_K1).mul_(inverse_rms_T)
         projection_gradient = _project_backward(change_KT, streams, projection, result)
         return result.view_as(streams_BSND), projection_gradient, None, bias_gradient, gate_gradient, None
+
+
+def _read_fused(
+    streams: Tensor, projection: Tensor, bias_K1: Tensor, gate_K1: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what was read, raw logits, inverse root mean squares and logits."""
+    raw_KT, inverse_rms_T = fused_project(streams, projection, rule.norm_eps)
+    logits_KT = torch.addcmul(bias_K1, raw_KT * inverse_rms_T, gate_K1)
+    gates_NT = logits_KT[: rule.streams].sigmoid().add_(rule.eps)
+    return fused_read(streams, gates_NT), raw_KT, inverse_rms_T, logits_KT
+
+
+def _read_in_pieces(
+    streams: Tensor, projection: Tensor, bias_K1: Tensor, gate_K1: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do the same piece by piece: what a piece needs stays in the cache."""
+    n, read = rule.streams, torch.empty_like(streams[:, 0])
+    raw_KT = _project(streams, projection)
+    inverse_rms_T, logits_KT = torch.empty_like(raw_KT[0]), torch.empty_like(raw_KT)
+    for piece in _pieces(streams):
+        streams32 = _scratch("streams", streams[piece].shape, raw_KT).copy_(streams[piece])
+        norm_T = torch.linalg.vector_norm(streams32.flatten(1), dim=1)
+        inverse_rms = norm_T.square_().div_(streams[0].numel()).add_(rule.norm_eps).rsqrt_()
+        inverse_rms_T[piece] = inverse_rms
+        logits = logits_KT[:, piece]
+        torch.addcmul(bias_K1, raw_KT[:, piece] * inverse_rms, gate_K1, out=logits)
+        read[piece] = _weighted_sum(streams32, logits[:n].sigmoid().add_(rule.eps))
+    return read, raw_KT, inverse_rms_T, logits_KT
+
+
+def _read_backward_fused(
+    given: tuple[Tensor, Tensor, Tensor],
+    coefficients: tuple[Tensor, Tensor, Tensor, Tensor],
+    rule: Rule,
+    change_KT: Tensor,
+) -> Tensor:
+    """Put the gradient of the read gates' logits into ``change``; return that of the streams.
+
+    It comes from writing, from reading and from the norm; the projection's part is not in it yet.
+    """
+    streams, read_gradient, streams_gradient = given
+    logits_KT, normed_KT, inverse_rms_T, gate_K1 = coefficients
+    pre_NT = logits_KT[: rule.streams].sigmoid()
+    pre_gradient_NT = fused_read_gates_backward(streams, read_gradient)
+    torch.mul(pre_gradient_NT, pre_NT * (1 - pre_NT), out=change_KT[: rule.streams])
+    along_T = _along(change_KT, normed_KT, gate_K1, inverse_rms_T, streams)
+    return fused_read_backward(streams, streams_gradient, read_gradient, pre_NT + rule.eps, along_T)
+
+
+def _read_backward_in_pieces(
+    given: tuple[Tensor, Tensor, Tensor],
+    coefficients: tuple[Tensor, Tensor, Tensor, Tensor],
+    rule: Rule,
+    change_KT: Tensor,
+) -> Tensor:
+    """Do the same piece by piece."""
+    streams, read_gradient, streams_gradient = given
+    logits_KT, normed_KT, inverse_rms_T, gate_K1 = coefficients
+    n, result = rule.streams, torch.empty_like(streams)
+    for piece in _pieces(streams):
+        streams32 = _scratch("streams", streams[piece].shape, logits_KT).copy_(streams[piece])
+        total = _scratch("total", streams32.shape, logits_KT)
+        read32 = wide(read_gradient[piece]).unsqueeze(1)
+        change, normed, inverse_rms = change_KT[:, piece], normed_KT[:, piece], inverse_rms_T[piece]
+        pre_NT = logits_KT[:n, piece].sigmoid()
+        pre_gradient_NT = torch.mul(streams32, read32, out=total).sum(2).t()
+        torch.mul(pre_gradient_NT, pre_NT * (1 - pre_NT), out=change[:n])
+        along_T11 = _along(change, normed, gate_K1, inverse_rms, streams)[:, None, None]
+        pre_TN1 = pre_NT.add_(rule.eps).t().contiguous().unsqueeze(2)
+        total.copy_(streams_gradient[piece])
+        total.addcmul_(streams32, along_T11).addcmul_(pre_TN1, read32)
+        result[piece] = total
+    return result
+
+
+def _along(
+    change_KT: Tensor, normed_KT: Tensor, gate_K1: Tensor, inverse_rms_T: Tensor, streams: Tensor
+) -> Tensor:
+    """The RMS divides all logits, so its gradient points along the streams: return by how much, [T]."""
+    along_T = (change_KT * normed_KT * gate_K1).sum(0).mul_(inverse_rms_T.square())
+    return along_T.div_(-streams[0].numel())
 
 
 def _per_logit(gate: Tensor, rule: Rule, logits: int) -> Tensor:
@@ -276,6 +349,8 @@ class WriteStreams(torch.autograd.Function):
         """Mix and add."""
         ctx.save_for_backward(streams_BSND, output_BSD, writing)
         streams, output = streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1)
+        if fusable(streams, streams.shape[1]):
+            return fused_write(streams, output, writing).view_as(streams_BSND)
         result = torch.empty_like(streams)
         for piece in _pieces(streams):
             total = _scratch("total", streams[piece].shape, writing)
@@ -293,6 +368,9 @@ class WriteStreams(torch.autograd.Function):
         streams, output = streams_BSND.flatten(0, 1), output_BSD.flatten(0, 1)
         gradient, n = gradients[0].flatten(0, 1), streams.shape[1]
         mixed = writing.shape[2] > 1
+        if fusable(streams, n):
+            found = fused_write_backward(gradient, streams, output, writing)
+            return found[0].view_as(streams_BSND), found[1].view_as(output_BSD), found[2]
         streams_gradient = torch.empty_like(streams) if mixed else gradient
         output_gradient = torch.empty_like(output)
         writing_gradient = torch.empty_like(writing)

@@ -59,6 +59,7 @@ def test_export_writes_a_complete_folder(tmp_path: Path) -> None:
         "configuration.py",
         "generation_config.json",
         "hyper_connections.py",
+        "kernels.py",
         "mixing.py",
         "model.safetensors",
         "modeling.py",
