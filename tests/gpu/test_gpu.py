@@ -16,7 +16,7 @@ from codex_ray.config.corpus import Pack, Tokenizer
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Checkpoints, DeepSpeed, Optimizer, Pretrain, Training, Validation
 from codex_ray.corpus.prepare import prepare
-from codex_ray.model import build_model
+from codex_ray.model import build_model, mixing
 from codex_ray.model.configuration import RESIDUAL_KINDS
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer
@@ -112,6 +112,34 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind: str) -> None:
         torch.testing.assert_close(logits_there, logits_here, rtol=1e-3, atol=1e-4)
         for ours, theirs in zip(gradients_there, gradients_here, strict=True):
             assert (ours - theirs).norm() <= 2e-3 * theirs.norm() + 1e-6
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RESIDUAL_KINDS if kind != "plain"])
+def test_kernels_do_what_the_plain_operations_do_in_bf16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(WIDE, residual=Residual(kind=kind, streams=4))
+    special = {"bos": 1, "eos": 2, "pad": 3}
+    model = build_model(settings, vocabulary_size=512, sequence_length=128, seed=3, special_ids=special)
+    model = model.cuda().bfloat16().train()
+    ids_BS = torch.randint(4, 512, (3, 128), generator=torch.Generator().manual_seed(1)).cuda()
+    assert mixing.fusable(model.lm_head.weight, 4)
+    gradients = []
+    for usable in (mixing.fusable, lambda values, streams: False):
+        monkeypatch.setattr(mixing, "fusable", usable)
+        model.zero_grad()
+        model(input_ids=ids_BS, labels=ids_BS, use_cache=False).loss.backward()
+        gradients.append([parameter.grad.float() for parameter in model.parameters()])
+    for fused, plain in zip(*gradients, strict=True):
+        assert (fused - plain).norm() <= 5e-2 * plain.norm() + 1e-5
+
+
+def test_an_offloaded_cache_generates_the_same() -> None:
+    special = {"bos": 1, "eos": 2, "pad": 3}
+    model = build_model(WIDE, vocabulary_size=512, sequence_length=128, seed=3, special_ids=special)
+    model = model.cuda().eval()
+    ids_BS = torch.randint(4, 512, (2, 20), generator=torch.Generator().manual_seed(1)).cuda()
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    offloaded = model.generate(ids_BS, cache_implementation="offloaded", **options)
+    assert torch.equal(offloaded, model.generate(ids_BS, **options))
 
 
 def test_the_peak_is_above_what_this_card_reaches_and_not_far_above() -> None:
