@@ -210,7 +210,7 @@ def _kept(model: Any, ids_BS: Tensor, *, streams: bool = False) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         loss = model(input_ids=ids_BS, labels=ids_BS, use_cache=False, return_logits=False).loss
-        for state in [found for found in gc.get_objects() if isinstance(found, StreamState)]:
+        for state in [found for found in gc.get_objects() if type(found) is StreamState]:
             if state.kept is not None:
                 pack(state.kept)
         del loss
