@@ -41,6 +41,16 @@ for table in vars(peft.utils.constants).values():  # what to adapt where a confi
         table["codex_ray"] = table["llama"]
 """
 
+# In place of a data set that lies on the Hub.
+QUOTES = """
+
+def load_dataset_english_quotes():
+    from datasets import Dataset, DatasetDict
+
+    quotes = [" ".join(f"word{word}" for word in range(first, first + 30)) for first in range(64)]
+    return DatasetDict({"train": Dataset.from_dict({"quote": quotes})})
+"""
+
 
 def unpacked_suite(name: str, cache: Path) -> Path:
     """Return a folder to import ``NAME_suite`` from, downloaded once per version.
@@ -75,7 +85,7 @@ def give_model(suite: Path, constants: list[str], model: Path) -> None:
             rf"^{constant} = \[.*?^\]", f"{constant} = [{str(model)!r}]", text, flags=re.MULTILINE | re.DOTALL
         )
         assert count == 1, f"{suite} has no list {constant}"
-    suite.with_name("cases_of_ours.py").write_text(PRELUDE + text)
+    suite.with_name("cases_of_ours.py").write_text(PRELUDE + text + QUOTES)
 
 
 def _download(name: str, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.outside.archives import give_model, unpacked_suite
@@ -87,10 +87,9 @@ def test_peft_common_suite(tmp_path: Path) -> None:
     model = build("mhc", hidden_size=32, head_size=8, key_value_heads=4)
     model.resize_token_embeddings(1000)  # the suite's tokens
     model.save_pretrained(tmp_path / "codex-ray-mhc")
-    words = models.WordLevel({f"word{number}": number for number in range(1000)}, unk_token="word0")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(words), pad_token="word3", unk_token="word0"
-    )
+    words = Tokenizer(models.WordLevel({f"word{number}": number for number in range(1000)}, "word0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="word3", eos_token="word2")
     tokenizer.save_pretrained(tmp_path / "codex-ray-mhc")
     suite = folder / "peft_suite" / "test_decoder_models.py"
     lists = ["PEFT_DECODER_MODELS_TO_TEST", "SMALL_GRID_MODELS"]
