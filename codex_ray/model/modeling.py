@@ -400,10 +400,8 @@ class CodexRayModel(CodexRayPreTrainedModel):
         streams = self.config.mixed_streams
         hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
         position_embeddings = torch.complex(*self.rotary_emb(inputs_embeds, position_ids))
-        recorded = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
-        blocks = None
-        if self.stream_block and streams > 1 and self.training and torch.is_grad_enabled():
-            blocks = StreamBlocks(self.stream_block, hidden_states, write_streams)
+        recorded = kwargs.get("output_hidden_states", self.config.output_hidden_states)
+        blocks = self._blocks(hidden_states)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -416,7 +414,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )
-            if recorded is not False and recorded is not None:
+            if recorded not in (None, False):
                 self.mean_state(inputs_embeds, hidden_states)
         if streams > 1:
             learned = self.config.residual_exit == "learned"
@@ -433,6 +431,11 @@ class CodexRayModel(CodexRayPreTrainedModel):
         """
         sublayers = 2 * self.config.num_hidden_layers
         self.stream_block = best_block(self.config.mixed_streams, sublayers) if block is None else block
+
+    def _blocks(self, hidden_states: Tensor) -> StreamBlocks | None:
+        """Return what decides which streams are kept; None where all are."""
+        wanted = self.stream_block and hidden_states.dim() == 4 and self.training and torch.is_grad_enabled()
+        return StreamBlocks(self.stream_block, hidden_states, write_streams) if wanted else None
 
     def _positions(self, embedded_BSD: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         length = embedded_BSD.shape[1]
