@@ -416,12 +416,15 @@ class CodexRayModel(CodexRayPreTrainedModel):
             )
             if recorded not in (None, False):
                 self.mean_state(inputs_embeds, hidden_states)
-        if streams > 1:
-            learned = self.config.residual_exit == "learned"
-            hidden_states = self.exit_mixer(hidden_states) if learned else mean_streams(hidden_states)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+            last_hidden_state=self.norm(self._exit(hidden_states)), past_key_values=past_key_values
         )
+
+    def _exit(self, hidden_states: Tensor) -> Tensor:
+        if self.config.mixed_streams == 1:
+            return hidden_states
+        learned = self.config.residual_exit == "learned"
+        return self.exit_mixer(hidden_states) if learned else mean_streams(hidden_states)
 
     def recompute_streams(self, block: int | None = None) -> None:
         """Keep the streams of every ``block``-th sublayer only while training; 0 keeps all of them.
