@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "export", "generate", "load", "prepare", "pretrain", "quickstart"]
+__all__ = [
+    "evaluate",
+    "export",
+    "generate",
+    "inspect",
+    "load",
+    "prepare",
+    "pretrain",
+    "quickstart",
+    "upcycle",
+]
 
 _VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "upcycle", "inspect", "quickstart")
 

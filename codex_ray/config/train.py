@@ -95,7 +95,7 @@ class Training:
     recompute: str = setting(
         "none",
         choices=("none", "streams", "layers"),
-        help="what the backward pass makes again to save memory: streams are cheap, layers a third of a step",
+        help="what the backward pass makes again to save memory: residual streams, or whole layers",
     )
     on_nonfinite: str = setting(
         "stop", choices=("stop", "skip"), help="what a non-finite loss or gradient does before the step"

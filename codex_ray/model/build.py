@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from codex_ray.config.model import Model
+from codex_ray.config.model import Model, Residual
 from codex_ray.errors import ConfigError
 from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.load import reason
@@ -65,7 +66,6 @@ def model_config(
     Raises:
         ConfigError: the shape is impossible.
     """
-    residual = settings.residual
     rope = {"rope_type": "default", "rope_theta": settings.rope_theta} | settings.rope_scaling
     if rope["rope_type"] not in (*ROPE_INIT_FUNCTIONS, "default"):
         kinds = ", ".join(("default", *ROPE_INIT_FUNCTIONS))
@@ -86,12 +86,7 @@ def model_config(
                 query_key_norm=settings.query_key_norm,
                 initializer_range=settings.init_std,
                 tie_word_embeddings=settings.tie_embeddings,
-                residual_kind=residual.kind,
-                residual_streams=residual.streams,
-                sinkhorn_iterations=residual.sinkhorn_iterations,
-                gate_init=residual.gate_init,
-                off_diagonal_init=residual.off_diagonal_init,
-                residual_exit=residual.exit,
+                **residual_fields(settings.residual),
                 bos_token_id=special_ids["bos"],
                 eos_token_id=special_ids["eos"],
                 pad_token_id=special_ids["pad"],
@@ -101,6 +96,18 @@ def model_config(
     if complaints:
         raise ConfigError(f"this model cannot be built: {complaints[0]}")
     return config
+
+
+def residual_fields(residual: Residual) -> dict[str, Any]:
+    """Return the fields of a configuration that say how residual connections are."""
+    return {
+        "residual_kind": residual.kind,
+        "residual_streams": residual.streams,
+        "sinkhorn_iterations": residual.sinkhorn_iterations,
+        "gate_init": residual.gate_init,
+        "off_diagonal_init": residual.off_diagonal_init,
+        "residual_exit": residual.exit,
+    }
 
 
 @contextmanager

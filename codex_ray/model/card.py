@@ -75,7 +75,7 @@ def _training(run: Path | None) -> list[str]:
         "run": run.name,
         "began from": settings.get("start"),
         "optimizer steps": f"{summary['steps']:,.0f}",
-        "tokens": f"{summary['tokens']:,.0f}",
+        "tokens": f"{summary['tokens']:,.0f}" if "tokens" in summary else None,
         "tokens per step": f"{train['batch_tokens']:,}" if "batch_tokens" in train else None,
         "optimizer": optimizer.get("kind"),
         "precision": decided.get("dtype"),

@@ -414,7 +414,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )
-            if recorded not in (None, False):
+            if recorded:
                 self.mean_state(inputs_embeds, hidden_states)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(self._exit(hidden_states)), past_key_values=past_key_values

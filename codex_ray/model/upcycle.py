@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from codex_ray.config.model import Residual
 from codex_ray.config.use import Upcycle
 from codex_ray.errors import CodexRayError
+from codex_ray.model.build import residual_fields
 from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.export import Exported, free_folder, write_folder
 from codex_ray.model.load import load_model
@@ -73,10 +74,10 @@ def upcycled(model: PreTrainedModel, residual: Residual) -> CodexRayForCausalLM:
     config = upcycled_config(model.config, residual)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
-        ours: CodexRayForCausalLM = CodexRayForCausalLM(config).to(model.dtype)
-    for name, module in ours.named_modules():
-        if name.endswith("mixer"):
-            module.float()
+        ours: CodexRayForCausalLM = CodexRayForCausalLM(config).float()
+    for name, parameter in ours.named_parameters():
+        if "mixer" not in name:  # mixers and buffers stay fp32
+            parameter.data = parameter.data.to(model.dtype)
     weights = _weights(model.state_dict(), config)
     missing, unexpected = ours.load_state_dict(weights, strict=False)
     missing = [name for name in missing if "mixer" not in name]
@@ -113,6 +114,8 @@ def upcycled_config(config: PreTrainedConfig, residual: Residual) -> CodexRayCon
     for what, there in unlike.items():
         if there:
             raise CodexRayError(f"the model has {what}, which the decoder does not; it cannot be upcycled")
+    if residual.kind != "hc":  # whose projection starts at zero instead
+        residual = replace(residual, gate_init=0.0)
     qwen2 = config.model_type == "qwen2"
     biased = qwen2 or bool(getattr(config, "attention_bias", False))
     return CodexRayConfig(
@@ -132,12 +135,7 @@ def upcycled_config(config: PreTrainedConfig, residual: Residual) -> CodexRayCon
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
         initializer_range=config.initializer_range,
         tie_word_embeddings=config.tie_word_embeddings,
-        residual_kind=residual.kind,
-        residual_streams=residual.streams,
-        sinkhorn_iterations=residual.sinkhorn_iterations,
-        gate_init=residual.gate_init if residual.kind == "hc" else 0.0,  # hc's projection starts at zero
-        off_diagonal_init=residual.off_diagonal_init,
-        residual_exit=residual.exit,
+        **residual_fields(residual),
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,

@@ -13,7 +13,7 @@ from codex_ray.config.model import Residual
 from codex_ray.config.use import Upcycle
 from codex_ray.errors import CodexRayError
 from codex_ray.model import load_model, next_token_loss_sum
-from codex_ray.model.upcycle import upcycle, upcycled
+from codex_ray.model.upcycle import logit_difference, upcycle, upcycled
 from tests.unit.model.families import LLAMA_LIKE, llama_like
 from tests.unit.model.small import KINDS, build, tokens
 
@@ -40,6 +40,16 @@ def test_logits_are_those_of_the_model_it_came_from(family: str, tied: bool, tmp
     torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
     assert torch.equal(ours.generate(tokens(), **options), theirs.generate(tokens(), **options))
+
+
+def test_in_half_precision_mixers_and_positions_stay_exact(tmp_path: Path) -> None:
+    llama_like("qwen3").save_pretrained(tmp_path)
+    theirs = load_model(tmp_path, dtype="bfloat16")
+    ours = upcycled(theirs, Residual(exit="learned"))
+    for name, value in (*ours.named_parameters(), *ours.named_buffers()):
+        exact = "mixer" in name or "inv_freq" in name
+        assert value.dtype == (torch.float32 if exact else torch.bfloat16), name
+    assert logit_difference(theirs, ours) < 0.03
 
 
 def test_biases_are_taken_over() -> None:
