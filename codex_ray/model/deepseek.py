@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError
 from codex_ray.model.hyper_connections import ExitMixer, Mixer
-from codex_ray.model.modeling import CodexRayForCausalLM
+from codex_ray.model.modeling import MIXERS, CodexRayForCausalLM
 
 
 def to_deepseek(model: CodexRayForCausalLM) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def _mixers(model: CodexRayForCausalLM) -> Iterator[tuple[str, Mixer | ExitMixer
             f"{model.config.residual_kind}; build it with residual.kind=mhc and several streams"
         )
     for name, module in model.model.named_modules():
-        if isinstance(module, Mixer | ExitMixer):
+        if isinstance(module, MIXERS):
             yield name, module
 
 

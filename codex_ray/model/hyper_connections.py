@@ -13,14 +13,12 @@ Shape legend: B batch, S sequence, T tokens (B*S), N streams, D hidden size, K l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .mixing import ReadStreams, Rule, WriteStreams, permutation_matrices, wide
-from .recomputation import StreamBlocks
 
 # Standard deviation of the dynamic projection at the start: it must not be zero, or streams that
 # start equal stay equal for ever (their gradients are the same).
@@ -43,29 +41,6 @@ def write_streams(streams_BSND: Tensor, output_BSD: Tensor, writing: Tensor) -> 
     with torch.autocast(streams_BSND.device.type, enabled=False):
         result: Tensor = WriteStreams.apply(streams_BSND, output_BSD, writing)  # type: ignore[no-untyped-call]
     return result
-
-
-def connect(
-    mixer: Mixer, streams_BSND: Tensor, sublayer: Callable[[Tensor], Tensor], blocks: StreamBlocks | None
-) -> Tensor:
-    """Pass streams through a sublayer: read, compute, mix and write.
-
-    Args:
-        mixer: the sublayer's connection.
-        streams_BSND: the streams.
-        sublayer: maps [B, S, D] to the same shape.
-        blocks: decides which streams are kept for the backward pass; None keeps all.
-    """
-    if blocks is None:
-        u_BSD, writing, streams_BSND = mixer(streams_BSND)
-        return write_streams(streams_BSND, sublayer(u_BSD), writing)
-    with blocks.saving(last=True):
-        u_BSD, writing, streams_BSND = mixer(streams_BSND)
-    output_BSD = sublayer(u_BSD)
-    with blocks.saving(last=False):
-        streams_BSND = write_streams(streams_BSND, output_BSD, writing)
-    blocks.passed(streams_BSND, output_BSD, writing)
-    return streams_BSND
 
 
 def mean_streams(streams_BSND: Tensor) -> Tensor:

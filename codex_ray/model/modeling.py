@@ -33,10 +33,8 @@ from .hyper_connections import (
     PROJECTION_STD,
     ExitMixer,
     Mixer,
-    connect,
     expand_streams,
     mean_streams,
-    write_streams,
 )
 from .mixing import Rule
 from .operations import (
@@ -48,7 +46,7 @@ from .operations import (
     TokenLoss,
     document_starts,
 )
-from .recomputation import StreamBlocks, best_block
+from .recomputation import StreamBlocks, best_block, connect
 
 MIXERS = (Mixer, ExitMixer)
 
@@ -438,7 +436,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
     def _blocks(self, hidden_states: Tensor) -> StreamBlocks | None:
         """Return what decides which streams are kept; None where all are."""
         wanted = self.stream_block and hidden_states.dim() == 4 and self.training and torch.is_grad_enabled()
-        return StreamBlocks(self.stream_block, hidden_states, write_streams) if wanted else None
+        return StreamBlocks(self.stream_block, hidden_states) if wanted else None
 
     def _positions(self, embedded_BSD: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         length = embedded_BSD.shape[1]

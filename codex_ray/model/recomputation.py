@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Write = Callable[[Tensor, Tensor, Tensor], Tensor]
+from .hyper_connections import Mixer, write_streams
+
 Origin = tuple["StreamState", Tensor, Tensor]  # streams before, the sublayer's output, the writing matrix
 
 
@@ -30,8 +31,8 @@ def best_block(streams: int, sublayers: int) -> int:
 class StreamState:
     """The streams before one sublayer: ``kept``, or what it takes to make them again."""
 
-    def __init__(self, write: Write, kept: Tensor | None = None, how: Origin | None = None) -> None:
-        self.kept, self._write, self._how = kept, write, how
+    def __init__(self, kept: Tensor | None = None, how: Origin | None = None) -> None:
+        self.kept, self._how = kept, how
         self._again: Tensor | None = None
 
     def value(self, *, last: bool) -> Tensor:
@@ -42,7 +43,7 @@ class StreamState:
             assert self._how is not None
             before, output_BSD, writing = self._how
             with torch.no_grad():
-                self._again = self._write(before.value(last=False), output_BSD, writing)
+                self._again = write_streams(before.value(last=False), output_BSD, writing)
         again = self._again
         if last:
             self._again = None
@@ -55,13 +56,12 @@ class StreamBlocks:
     Args:
         block: sublayers per block.
         streams_BSND: the streams that the first sublayer reads.
-        write: mixes streams and adds an output, as in the forward pass.
     """
 
-    def __init__(self, block: int, streams_BSND: Tensor, write: Write) -> None:
-        self._block, self._write = block, write
+    def __init__(self, block: int, streams_BSND: Tensor) -> None:
+        self._block = block
         self._passed = 0
-        self._state = StreamState(write, kept=streams_BSND.detach())
+        self._state = StreamState(kept=streams_BSND.detach())
 
     @contextmanager
     def saving(self, *, last: bool) -> Iterator[None]:
@@ -86,7 +86,30 @@ class StreamBlocks:
         """Go on to the streams after a sublayer."""
         self._passed += 1
         if self._passed % self._block == 0:
-            self._state = StreamState(self._write, kept=streams_BSND.detach())
+            self._state = StreamState(kept=streams_BSND.detach())
         else:
             how = (self._state, output_BSD.detach(), writing.detach())
-            self._state = StreamState(self._write, how=how)
+            self._state = StreamState(how=how)
+
+
+def connect(
+    mixer: Mixer, streams_BSND: Tensor, sublayer: Callable[[Tensor], Tensor], blocks: StreamBlocks | None
+) -> Tensor:
+    """Pass streams through a sublayer: read, compute, mix and write.
+
+    Args:
+        mixer: the sublayer's connection.
+        streams_BSND: the streams.
+        sublayer: maps [B, S, D] to the same shape.
+        blocks: decides which streams are kept for the backward pass; None keeps all.
+    """
+    if blocks is None:
+        u_BSD, writing, streams_BSND = mixer(streams_BSND)
+        return write_streams(streams_BSND, sublayer(u_BSD), writing)
+    with blocks.saving(last=True):
+        u_BSD, writing, streams_BSND = mixer(streams_BSND)
+    output_BSD = sublayer(u_BSD)
+    with blocks.saving(last=False):
+        streams_BSND = write_streams(streams_BSND, output_BSD, writing)
+    blocks.passed(streams_BSND, output_BSD, writing)
+    return streams_BSND
