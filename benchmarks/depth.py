@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.results import FOLDER, Figure, machine_name, write_result
 from codex_ray.config.model import Model, Residual
 from codex_ray.model import build_model, next_token_loss_sum
-from codex_ray.model.hyper_connections import Mixer
+from codex_ray.model.gains import mixing_matrices
 from codex_ray.model.mixing import permutation_matrices, sinkhorn
 
 TRAINED = ("hc", "mhc", "mhc_permutation")
@@ -83,7 +83,7 @@ def _train(kind: str, text: Tensor, layers: int, steps: int) -> dict[str, Any]:
         starts = torch.randint(len(text) - LENGTH, (ROWS,), generator=draw).tolist()
         ids_BS = torch.stack([text[start : start + LENGTH] for start in starts])
         if step % EVERY == 0 or step == steps:
-            by_depth = _gains(_recorded(model, ids_BS))
+            by_depth = _gains(mixing_matrices(model, ids_BS)[0])
             found["steps"].append(step)
             found["gains"].append([float(gain[-1]) for gain in by_depth])
             found["by_depth"] = [gain.tolist() for gain in by_depth]
@@ -97,21 +97,6 @@ def _train(kind: str, text: Tensor, layers: int, steps: int) -> dict[str, Any]:
             found["losses"].append(loss.item() / np.log(2))
             print(kind, step, f"{found['losses'][-1]:.3f} bits", found["gains"][-1], flush=True)
     return found
-
-
-@torch.no_grad()
-def _recorded(model: Any, ids_BS: Tensor) -> list[Tensor]:
-    """Return every sublayer's mixing matrices on a batch, [T, N, N] each."""
-    recorded: list[Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda _, __, output: recorded.append(output[1][..., :-1]))
-        for module in model.modules()
-        if isinstance(module, Mixer)
-    ]
-    model(input_ids=ids_BS, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return recorded
 
 
 def _drawn() -> dict[str, list[Tensor]]:
