@@ -5,7 +5,7 @@
 Runs: ``pretrain`` in bf16 with ZeRO-1 on one worker, and beside it a bare loop over the same rows and
 model. The share of the card's peak (MFU) is the median over the steps after warm-up, against the peak that
 the run recorded. Steps: forward, backward and AdamW on random tokens, mHC over plain, also
-compiled layer by layer. With ``--device cpu`` everything runs and nothing is written.
+with compiled sublayers. With ``--device cpu`` everything runs and nothing is written.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class BareTrainer:
 
 
 def fresh_model(model: Model, shape: Shape, compiled: bool = False) -> Any:
-    """Return a newly initialised decoder on the device, compiled layer by layer where asked."""
+    """Return a newly initialised decoder on the device, its sublayers compiled where asked."""
     built: Any = build_model(
         model,
         vocabulary_size=shape.vocabulary,
@@ -82,8 +82,7 @@ def fresh_model(model: Model, shape: Shape, compiled: bool = False) -> Any:
         special_ids={"pad": 3, "bos": 1, "eos": 2},
     ).to(shape.device)
     if compiled:
-        for layer in built.model.layers:
-            layer.compile()
+        built.model.compile_sublayers()
     return built
 
 

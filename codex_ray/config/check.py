@@ -114,6 +114,11 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
     _device(settings.compute, f"{prefix}compute.")
     _cluster(settings.cluster, settings.compute, prefix)
     _deepspeed(settings.deepspeed, settings.compute, prefix)
+    if settings.train.compile and settings.deepspeed.stage == 3:
+        raise ConfigError(
+            f"{prefix}train.compile=true cannot go with {prefix}deepspeed.stage=3, which gathers weights "
+            f"within sublayers; give {prefix}deepspeed.stage=2, or leave {prefix}train.compile unset"
+        )
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
 
 

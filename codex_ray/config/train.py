@@ -97,6 +97,9 @@ class Training:
         choices=("none", "streams", "layers"),
         help="what the backward pass makes again to save memory: residual streams, or whole layers",
     )
+    compile: bool = setting(
+        False, help="compile attention and feed-forward: for GPUs; needs a C++ compiler, starts slower"
+    )
     on_nonfinite: str = setting(
         "stop", choices=("stop", "skip"), help="what a non-finite loss or gradient does before the step"
     )

@@ -10,6 +10,7 @@ E head size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,10 +69,10 @@ class CodexRayRMSNorm(nn.Module):
 class HeadNorm(CodexRayRMSNorm):
     """RMSNorm on each head, followed by the rotation to its position."""
 
-    def forward(self, x_BSHE: Tensor, turn_BSE: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x_BSHE: Tensor, turn_BSE2: Tensor) -> Tensor:  # type: ignore[override]
         """Return normed and turned heads, [B, H, S, E]."""
         turned: Tensor = NormAndRotate.apply(  # type: ignore[no-untyped-call]
-            x_BSHE, self.weight, turn_BSE, self.eps
+            x_BSHE, self.weight, turn_BSE2, self.eps
         )
         return turned
 
@@ -273,20 +274,27 @@ class CodexRayDecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: Tensor, blocks: StreamBlocks | None = None, **kwargs: Any) -> Tensor:
         """Map [B, S, D] (one stream) or [B, S, N, D] to the same shape."""
-
-        def attend(u_BSD: Tensor) -> Tensor:
-            attended: Tensor = self.attention(self.attention_norm(u_BSD), **kwargs)[0]
-            return attended
-
-        def feed(u_BSD: Tensor) -> Tensor:
-            output: Tensor = self.mlp(self.mlp_norm(u_BSD))
-            return output
-
         if not self.mixed:
-            hidden_states = hidden_states + attend(hidden_states)
-            return hidden_states + feed(hidden_states)
+            hidden_states = hidden_states + self.attend(hidden_states, **kwargs)
+            return hidden_states + self.feed(hidden_states)
+        attend = partial(self.attend, **kwargs)
         hidden_states = connect(self.attention_mixer, hidden_states, attend, blocks)
-        return connect(self.mlp_mixer, hidden_states, feed, blocks)
+        return connect(self.mlp_mixer, hidden_states, self.feed, blocks)
+
+    def attend(self, u_BSD: Tensor, **kwargs: Any) -> Tensor:
+        """Return what the attention adds to the streams, [B, S, D]."""
+        attended: Tensor = self.attention(self.attention_norm(u_BSD), **kwargs)[0]
+        return attended
+
+    def feed(self, u_BSD: Tensor) -> Tensor:
+        """Return what the feed-forward adds to the streams, [B, S, D]."""
+        output: Tensor = self.mlp(self.mlp_norm(u_BSD))
+        return output
+
+    def compile_sublayers(self, backend: str | Callable[..., Any]) -> None:
+        """Compile attention and feed-forward; mixers have kernels of their own and stay as they are."""
+        self.attend = torch.compile(self.attend, backend=backend)  # type: ignore[method-assign]
+        self.feed = torch.compile(self.feed, backend=backend)  # type: ignore[method-assign]
 
 
 class MeanState(nn.Module):
@@ -397,7 +405,7 @@ class CodexRayModel(CodexRayPreTrainedModel):
             )
         streams = self.config.mixed_streams
         hidden_states = inputs_embeds if streams == 1 else expand_streams(inputs_embeds, streams)
-        position_embeddings = torch.complex(*self.rotary_emb(inputs_embeds, position_ids))
+        position_embeddings = torch.stack(self.rotary_emb(inputs_embeds, position_ids), dim=-1)
         recorded = kwargs.get("output_hidden_states", self.config.output_hidden_states)
         blocks = self._blocks(hidden_states)
         for layer in self.layers:
@@ -432,6 +440,14 @@ class CodexRayModel(CodexRayPreTrainedModel):
         """
         sublayers = 2 * self.config.num_hidden_layers
         self.stream_block = best_block(self.config.mixed_streams, sublayers) if block is None else block
+
+    def compile_sublayers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile every layer's attention and feed-forward, for training at a fixed shape.
+
+        The mixers are left out: Inductor's backward pass of the Sinkhorn iterations can overflow.
+        """
+        for layer in self.layers:
+            layer.compile_sublayers(backend)  # type: ignore[operator]
 
     def _blocks(self, hidden_states: Tensor) -> StreamBlocks | None:
         """Return what decides which streams are kept; None where all are."""

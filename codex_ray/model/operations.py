@@ -74,21 +74,21 @@ class NormAndRotate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BSHE: Tensor, weight_E: Tensor | None, turn_BSE: Tensor, eps: float) -> Tensor:
-        """Return heads first, [B, H, S, E]; ``turn`` is complex, [B or 1, S, E/2]."""
+    def forward(ctx: Any, x_BSHE: Tensor, weight_E: Tensor | None, turn_BSE2: Tensor, eps: float) -> Tensor:
+        """Return heads first, [B, H, S, E]; ``turn`` is cosine beside sine, [B or 1, S, E/2, 2]."""
         heads_TE, inverse_rms_T1 = wide(x_BSHE).reshape(-1, x_BSHE.shape[-1]), None
         if weight_E is not None:
             heads_TE, inverse_rms_T1 = _normalise(heads_TE, eps)
             heads_TE *= wide(weight_E)
-        ctx.save_for_backward(x_BSHE, weight_E, turn_BSE, inverse_rms_T1)
-        return _turn(heads_TE.view(x_BSHE.shape), turn_BSE).to(x_BSHE.dtype).transpose(1, 2).contiguous()
+        ctx.save_for_backward(x_BSHE, weight_E, turn_BSE2, inverse_rms_T1)
+        return _turn(heads_TE.view(x_BSHE.shape), turn_BSE2).to(x_BSHE.dtype).transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Turn back, then the norm's gradients."""
-        x_BSHE, weight_E, turn_BSE, inverse_rms_T1 = ctx.saved_tensors
+        x_BSHE, weight_E, turn_BSE2, inverse_rms_T1 = ctx.saved_tensors
         gradient = wide(gradients[0].transpose(1, 2).contiguous())
-        gradient_TE = _turn(gradient, turn_BSE.conj()).view(-1, x_BSHE.shape[-1])
+        gradient_TE = _turn(gradient, turn_BSE2, back=True).view(-1, x_BSHE.shape[-1])
         if weight_E is None:
             return gradient_TE.to(x_BSHE.dtype).view(x_BSHE.shape), None, None, None
         normed_TE = wide(x_BSHE).reshape(gradient_TE.shape) * inverse_rms_T1
@@ -96,9 +96,16 @@ class NormAndRotate(torch.autograd.Function):
         return x_gradient.to(x_BSHE.dtype).view(x_BSHE.shape), weight_gradient, None, None
 
 
-def _turn(x_BSHE: Tensor, turn_BSE: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn_BSE.unsqueeze(2)).flatten(-2)
+def _turn(x_BSHE: Tensor, turn_BSE2: Tensor, *, back: bool = False) -> Tensor:
+    pairs = x_BSHE.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # Inductor makes one kernel of real operations, none of complex ones
+        cosine, sine = turn_BSE2.unsqueeze(2).unbind(-1)
+        sine = -sine if back else sine
+        real, imaginary = pairs.unbind(-1)
+        turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+        return torch.stack(turned, dim=-1).flatten(-2)
+    turn = torch.view_as_complex(turn_BSE2).unsqueeze(2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * (turn.conj() if back else turn)).flatten(-2)
 
 
 class CausalAttention(torch.autograd.Function):

@@ -1,9 +1,10 @@
-"""Beginning a run from a model folder instead of from fresh weights."""
+"""What stands between a model and the first step of a run: where its weights come from, how it computes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from codex_ray.config.train import Training
 from codex_ray.errors import CodexRayError
 from codex_ray.model import CodexRayConfig, CodexRayForCausalLM, load_model, resolve_model_folder
 from codex_ray.model.load import load_config
@@ -52,3 +53,31 @@ def start_model(start: str, config: dict[str, Any], *, resumed: bool) -> CodexRa
     assert isinstance(model, CodexRayForCausalLM)  # start_config has seen to it
     model.train()
     return model
+
+
+def ready_for_training(model: CodexRayForCausalLM, settings: Training) -> None:
+    """Have the model recompute and compile what the settings say.
+
+    Raises:
+        CodexRayError: it is to be compiled and the machine has no compiler.
+    """
+    if settings.recompute == "streams":
+        model.model.recompute_streams()
+    elif settings.recompute == "layers":
+        model.activation_checkpointing_enable()
+    if settings.compile:
+        _need_compiler()
+        model.model.compile_sublayers()
+
+
+def _need_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise CodexRayError(
+            "train.compile=true needs a C++ compiler and none was found on this node; install g++, name one "
+            "in CXX, or leave train.compile unset"
+        ) from error

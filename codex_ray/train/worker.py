@@ -37,7 +37,7 @@ from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
-from codex_ray.train.start import start_config, start_model
+from codex_ray.train.start import ready_for_training, start_config, start_model
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -163,10 +163,7 @@ class Worker:
         settings, length = self.settings, self.manifest.sequence_length
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
         self._model = self._initial_model(tokenizer).to(self.device)
-        if settings.train.recompute == "streams":
-            self._model.model.recompute_streams()
-        elif settings.train.recompute == "layers":
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        ready_for_training(self._model, settings.train)
         if self.rank == 0:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")

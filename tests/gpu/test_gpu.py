@@ -76,6 +76,12 @@ def test_a_stopped_run_continues_bit_for_bit(corpus: Path, tmp_path: Path, stage
     assert_same_end(continued.run, done.run)
 
 
+def test_compiled_sublayers_lose_what_the_others_do(corpus: Path, tmp_path: Path) -> None:
+    settings = gpu_settings(corpus, tmp_path, "eager", 1)
+    compiled = replace(settings, name="compiled", train=replace(settings.train, compile=True))
+    assert losses(pretrain(compiled).run) == pytest.approx(losses(pretrain(settings).run), rel=2e-2)
+
+
 def test_a_run_streams_from_ray_data_and_its_model_generates_on_the_gpu(corpus: Path, tmp_path: Path) -> None:
     settings = gpu_settings(corpus, tmp_path, "streamed", 2)
     direct = pretrain(replace(settings, name="direct"))

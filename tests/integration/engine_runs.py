@@ -13,12 +13,13 @@ import torch.multiprocessing
 
 from codex_ray.config.check import derive_batch
 from codex_ray.config.model import Model, Residual
-from codex_ray.config.train import DeepSpeed, Optimizer, Schedule
+from codex_ray.config.train import DeepSpeed, Optimizer, Schedule, Training
 from codex_ray.model import build_model
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.optimizer import build_optimizer
 from codex_ray.train.schedule import Plan, learning_rate_share
+from codex_ray.train.start import ready_for_training
 
 STEPS, ROWS, LENGTH, VOCABULARY = 20, 12, 32, 97
 SHAPE = Model(
@@ -99,6 +100,7 @@ def _train(
     kind: str = "adamw",
     dtype: str = "float32",
     accumulation: int = 1,
+    training: Training | None = None,
     load: str | None = None,
     save: str | None = None,
     first: int = 0,
@@ -106,8 +108,10 @@ def _train(
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     objective = NextToken()
     micro_rows = ROWS // world // accumulation
+    model = tiny_model()
+    ready_for_training(model, training or Training())
     engine = Engine(
-        tiny_model(),
+        model,
         optimizer=settings_of(kind),
         deepspeed=DeepSpeed(stage=stage),
         batch=derive_batch(ROWS * LENGTH, LENGTH, world, micro_rows),

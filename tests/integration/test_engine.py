@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from codex_ray.config.train import Training
 from tests.integration.engine_runs import engine_losses, plain_losses
 
 pytestmark = pytest.mark.integration
@@ -30,6 +31,21 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     results = engine_losses(2, runs, tmp_path)
     for whole, parts in ((0, 1), (2, 3)):
         assert results[parts][0] == pytest.approx(results[whole][0], rel=1e-5)
+
+
+@pytest.mark.verify
+def test_compiling_and_recomputing_change_no_loss(tmp_path: Path) -> None:
+    ways = [
+        Training(compile=compiled, recompute=what)
+        for compiled in (False, True)
+        for what in ("none", "streams", "layers")
+    ]
+    runs = [
+        {"stage": stage, "training": way} for stage in STAGES for way in ways if stage < 3 or not way.compile
+    ]
+    results = engine_losses(2, runs, tmp_path)
+    for run, (losses, _) in zip(runs, results, strict=True):
+        assert losses == pytest.approx(results[0][0], rel=1e-4), run
 
 
 SOME = [(1, "muon", "float32"), (3, "adamw", "float32"), (2, "adamw", "bfloat16"), (3, "muon", "bfloat16")]

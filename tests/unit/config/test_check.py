@@ -94,6 +94,11 @@ def test_what_is_possible_passes(words):
         ("tokenizer encode", ["t", "text=a", "files=[b]"], "both text and files given"),
         ("tokenizer decode", ["t", "ids=[1]", "file=b"], "both ids and file given"),
         ("quickstart", ["pretrain.model.head_size=33"], "pretrain.model.head_size=33 is odd"),
+        (
+            "pretrain",
+            ["train.compile=true", "deepspeed.stage=3"],
+            "give deepspeed.stage=2, or leave",
+        ),
         ("quickstart", ["schedule=cosine"], "pretrain.schedule.kind=cosine must know"),
         ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=4096"),
     ],

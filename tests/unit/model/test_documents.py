@@ -81,7 +81,7 @@ def test_gradient_checkpointing_keeps_documents_apart() -> None:
     model, (rows, _) = stir(build("mhc")).train(), packed()
     objective = NextToken(APART)
     plain = gradients(model, objective.loss(model, rows, 1))
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     for name, gradient in gradients(model, objective.loss(model, rows, 1)).items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-5, atol=1e-5)
 

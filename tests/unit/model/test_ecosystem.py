@@ -201,7 +201,7 @@ def test_attention_implementations_agree_on_padded_rows(attention: str) -> None:
 
 def test_gradient_checkpointing_stops_at_whole_layers() -> None:
     model = build("mhc").train()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     layers = [part for part in model.modules() if isinstance(part, CodexRayDecoderLayer)]
     assert layers and all(layer.gradient_checkpointing for layer in layers)
     assert not any(

@@ -39,7 +39,7 @@ def test_rms_norm(dtype: torch.dtype) -> None:
 
 def turns(length: int, size: int) -> Tensor:
     angles = torch.rand(1, length, size // 2, dtype=torch.float64) * 6
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 def test_gradcheck_of_norm_and_rotation() -> None:
@@ -54,7 +54,7 @@ def test_rotation_makes_products_depend_on_distance_only() -> None:
     torch.manual_seed(0)
     position = torch.arange(6, dtype=torch.float64)[None, :, None]
     angles = position * torch.tensor([1.0, 0.3, 0.01])
-    turn = torch.polar(torch.ones_like(angles), angles)
+    turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
     query, key = (torch.randn(6, dtype=torch.float64).expand(1, 6, 1, 6) for _ in range(2))
     query, key = (NormAndRotate.apply(x, None, turn, 0.0)[0, 0] for x in (query, key))
     products = query @ key.t()

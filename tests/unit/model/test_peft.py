@@ -111,7 +111,7 @@ def test_checkpointing_changes_no_gradient_of_an_adapter() -> None:
     for checkpointing in (False, True):
         model = adapted(stir(build("mhc"))).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
             model.enable_input_require_grads()
         next_token_loss_sum(model, tokens()).backward()
         gradients.append([value.grad for value in model.parameters() if value.grad is not None])
