@@ -135,13 +135,14 @@ class Engine:
         return dict(state)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Gather fp32 weights and buffers by name, on the CPU; every rank takes part."""
-        from deepspeed.utils import safe_get_full_fp32_param
+        """Gather fp32 weights and buffers by name, on the CPU; every rank takes part.
 
+        Frozen weights have no fp32 masters: they come in the precision of training.
+        """
         weights: dict[str, Tensor] = {}
         for name, parameter in self.module.named_parameters():
-            full = parameter.data if self.stage == 0 else safe_get_full_fp32_param(parameter)
-            weights[name] = full.detach().float().cpu().clone().view(full_shape(parameter))
+            full = self._whole(parameter).detach().float().cpu()
+            weights[name] = full.clone().view(full_shape(parameter))
         for name, buffer in self.module.named_buffers():
             weights[name] = buffer.detach().cpu().clone()
         return weights
@@ -149,6 +150,18 @@ class Engine:
     def close(self) -> None:
         """Release the engine's hooks and buffers."""
         self._engine.destroy()
+
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if self.stage == 0:
+            return parameter.data
+        if parameter.requires_grad:
+            master: Tensor = safe_get_full_fp32_param(parameter)
+            return master
+        with GatheredParameters([parameter], enabled=self.stage == 3):
+            return parameter.data.clone()
 
     def _whole_gradient_norm(self) -> float:
         """Norm of the averaged gradients, which stage 0 holds whole on every rank and does not report."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from peft import LoraConfig, get_peft_model
 
 from codex_ray.config.check import derive_batch
 from codex_ray.config.model import Model, Residual
@@ -38,15 +39,25 @@ def tiny_model() -> Any:
     return build_model(SHAPE, vocabulary_size=VOCABULARY, sequence_length=LENGTH, seed=7, special_ids=SPECIAL)
 
 
+def adapted(model: Any, options: dict[str, Any]) -> Any:
+    """A low-rank adapter around a model, the same wherever it is made."""
+    torch.manual_seed(5)
+    return get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options)
+    )
+
+
 def global_batch(step: int) -> torch.Tensor:
     """A batch that repeats its patterns, so that there is something to learn."""
     generator = torch.Generator().manual_seed(step % 5)
     return torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=generator)
 
 
-def plain_losses(kind: str = "adamw") -> list[float]:
+def plain_losses(kind: str = "adamw", adapter: dict[str, Any] | None = None) -> list[float]:
     """The same training by hand: one process, whole batch, no engine."""
     model, objective = tiny_model(), NextToken()
+    if adapter is not None:
+        model = adapted(model, adapter)
     optimizer = build_optimizer(settings_of(kind), model.named_parameters(), torch.float32)
     losses = []
     for step in range(STEPS):
@@ -101,6 +112,7 @@ def _train(
     dtype: str = "float32",
     accumulation: int = 1,
     training: Training | None = None,
+    adapter: dict[str, Any] | None = None,
     load: str | None = None,
     save: str | None = None,
     first: int = 0,
@@ -110,6 +122,8 @@ def _train(
     micro_rows = ROWS // world // accumulation
     model = tiny_model()
     ready_for_training(model, training or Training())
+    if adapter is not None:
+        model = adapted(model, adapter)
     engine = Engine(
         model,
         optimizer=settings_of(kind),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from codex_ray.config.train import Training
-from tests.integration.engine_runs import engine_losses, plain_losses
+from tests.integration.engine_runs import (
+    adapted,
+    engine_losses,
+    global_batch,
+    plain_losses,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.integration
 STAGES = (0, 1, 2, 3)
+MIXERS = ["attention_mixer", "mlp_mixer"]
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -31,6 +40,29 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     results = engine_losses(2, runs, tmp_path)
     for whole, parts in ((0, 1), (2, 3)):
         assert results[parts][0] == pytest.approx(results[whole][0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        pytest.param({}, marks=pytest.mark.verify, id="lora"),
+        pytest.param({"use_dora": True}, marks=pytest.mark.verify, id="dora"),
+        pytest.param({"modules_to_save": MIXERS}, id="mixers saved"),
+    ],
+)
+def test_an_adapter_trains_and_is_saved_at_every_stage(adapter: dict[str, Any], tmp_path: Path) -> None:
+    results = engine_losses(2, [{"stage": stage, "adapter": adapter} for stage in STAGES], tmp_path)
+    plain = plain_losses(adapter=adapter)
+    for stage, (losses, weights) in enumerate(results):
+        assert losses == pytest.approx(plain, rel=1e-5), stage
+        assert losses[-1] < losses[0]
+        trained = adapted(tiny_model(), adapter).eval()
+        trained.save_pretrained(tmp_path / f"{stage}", state_dict=weights)  # as PEFT does under ZeRO-3
+        trained.load_state_dict(weights, strict=False)  # tied weights come once, buffers too
+        again = PeftModel.from_pretrained(tiny_model(), tmp_path / f"{stage}").eval()
+        logits = again(global_batch(0)).logits
+        assert torch.equal(logits, trained(global_batch(0)).logits)
+        assert not torch.allclose(logits, tiny_model()(global_batch(0)).logits, atol=1e-2)
 
 
 @pytest.mark.verify

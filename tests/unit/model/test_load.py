@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError, ConfigError
@@ -22,7 +22,7 @@ from codex_ray.model import (
     resolve_model_folder,
 )
 from codex_ray.model.export import export
-from tests.unit.model.small import KINDS, SPECIAL_IDS, VOCABULARY, build, settings, stir, tokens
+from tests.unit.model.small import KINDS, SPECIAL_IDS, build, settings, stir, tokens
 
 
 @pytest.fixture
@@ -100,30 +100,6 @@ def test_mixers_stay_fp32_in_a_model_of_lower_precision(folder: Path, dtype: str
 def test_transformers_loads_it_without_remote_code(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model) is CodexRayForCausalLM
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_other_families_load(family: str, tmp_path: Path) -> None:
-    shape = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
-    if family == "llama":
-        other = LlamaForCausalLM(
-            LlamaConfig(
-                hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, **shape
-            )
-        )
-    else:
-        other = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **shape))
-    other.eval().save_pretrained(tmp_path)
-    loaded = load_model(tmp_path, dtype=torch.float32)
-    assert torch.equal(loaded(tokens()).logits, other(tokens()).logits)
-    assert mixing_gains(loaded, tokens()) == {}
-    roles = {name: optimizer_role(name, tuple(value.shape)) for name, value in loaded.named_parameters()}
-    embeddings = {name for name, role in roles.items() if role == "embedding"}
-    assert embeddings == (
-        {"model.embed_tokens.weight", "lm_head.weight"}
-        if family == "llama"
-        else {"transformer.wte.weight", "transformer.wpe.weight"}
-    )
 
 
 def test_a_run_folder_means_its_model(folder: Path) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from codex_ray.config.corpus import Tokenizer as TokenizerSettings
 from codex_ray.config.model import Model, Residual
@@ -61,6 +68,28 @@ def gpt2(vocabulary: int) -> Any:
     )
 
 
+def gemma3(vocabulary: int) -> Any:
+    """A model whose layers look back only eight tokens, but for every sixth."""
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=POSITIONS,
+            sliding_window=8,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=3,
+        )
+    )
+
+
 def mhc(vocabulary: int) -> Any:
     shape = Model(
         hidden_size=32,
@@ -78,7 +107,7 @@ def mhc(vocabulary: int) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=[llama, gpt2, mhc])
+@pytest.fixture(scope="module", params=[llama, gpt2, gemma3, mhc])
 def model(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Any:
     return request.param(tokenizer.vocabulary_size).eval()
 
