@@ -76,6 +76,11 @@ class Upcycle:
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="stored precision")
     max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")
+    max_positions: int | None = setting(
+        None,
+        minimum=1,
+        help="longest sequence; unset is the model's; a model with a sliding window takes its window",
+    )
     residual: Residual = setting(Residual, help="residual connections of the new model")
 
 

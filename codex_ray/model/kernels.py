@@ -33,8 +33,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter 
 
 
 def usable(values: Tensor, streams: int) -> bool:
-    """Whether the kernels take numbers of this kind and so many streams."""
-    here = triton is not None and (values.is_cuda or INTERPRETED)
+    """Whether the kernels take numbers of this kind and so many streams; a compiler makes its own."""
+    here = triton is not None and (values.is_cuda or INTERPRETED) and not torch.compiler.is_compiling()
     return here and values.dtype in DTYPES and streams in (2, 4, 8)
 
 

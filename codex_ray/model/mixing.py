@@ -54,8 +54,14 @@ def permutation_matrices(streams: int) -> Tensor:
 
 
 @functools.lru_cache
-def _permutations(streams: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept_permutations(streams: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return permutation_matrices(streams).to(device, dtype)
+
+
+def _permutations(streams: int, like: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # what is made while tracing belongs to the graph
+        return permutation_matrices(streams).to(like.device, like.dtype)
+    return _kept_permutations(streams, like.dtype, like.device)
 
 
 class Sinkhorn(torch.autograd.Function):
@@ -128,7 +134,7 @@ def _mixing_matrices(rule: Rule, logits_KT: Tensor) -> Tensor:
     if rule.kind == "mhc":
         normalise = fused_sinkhorn if fusable(logits_KT, n) else sinkhorn
         return normalise(logits_KT.view(n, n, -1), rule.iterations, rule.eps)
-    matrices_PK = _permutations(n, logits_KT.dtype, logits_KT.device)
+    matrices_PK = _permutations(n, logits_KT)
     return (matrices_PK.t() @ logits_KT.softmax(0)).view(n, n, -1)
 
 
@@ -139,7 +145,7 @@ def _mixing_backward(rule: Rule, logits_KT: Tensor, gradient_NNT: Tensor) -> Ten
         gradient_NNT = walk_back(logits_KT.view(n, n, -1), gradient_NNT, rule.iterations, rule.eps)
         return gradient_NNT.view(n * n, -1)
     weights_PT = logits_KT.softmax(0)
-    gradient_PT = _permutations(n, logits_KT.dtype, logits_KT.device) @ gradient_NNT.reshape(n * n, -1)
+    gradient_PT = _permutations(n, logits_KT) @ gradient_NNT.reshape(n * n, -1)
     return (gradient_PT - (gradient_PT * weights_PT).sum(0)).mul_(weights_PT)
 
 

@@ -318,6 +318,7 @@ class CodexRayPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
     _can_record_outputs = {  # noqa: RUF012
         "hidden_states": MeanState,
         "attentions": CodexRayAttention,

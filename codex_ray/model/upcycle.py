@@ -35,6 +35,8 @@ _RENAMED = (
     (".input_layernorm.", ".attention_norm."),
     (".post_attention_layernorm.", ".mlp_norm."),
 )
+# Largest difference of logits, of the largest logit, that rounding makes.
+_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 _TURNED = re.compile(r"\.[qk]_(proj|norm)\.(weight|bias)$")
 
 
@@ -52,12 +54,19 @@ def upcycle(settings: Upcycle) -> Upcycled:
     """Write the model in our form, after comparing the two.
 
     Raises:
-        CodexRayError: the model cannot be loaded or has a part that ours has not, or the folder is in use.
+        CodexRayError: the model cannot be loaded or has a part that ours has not, the two differ, or the
+            folder is in use.
     """
     folder = free_folder(settings.output)
     model = load_model(settings.model, dtype=settings.dtype, revision=settings.revision)
-    ours = upcycled(model, settings.residual)
+    ours = upcycled(model, settings.residual, settings.max_positions)
     difference = logit_difference(model, ours)
+    if not difference <= _ROUNDING[model.dtype]:
+        raise CodexRayError(
+            f"logits of {settings.model} and of its upcycled form differ by {difference:.1e} of the largest, "
+            f"more than rounding does in {settings.dtype}; nothing is written, since the model computes what "
+            "its configuration does not say"
+        )
     written = write_folder(ours, settings.model, folder, settings.max_shard_bytes)
     result = Upcycled(**vars(written), difference=difference)
     print(result)
@@ -65,13 +74,15 @@ def upcycle(settings: Upcycle) -> Upcycled:
     return result
 
 
-def upcycled(model: PreTrainedModel, residual: Residual) -> CodexRayForCausalLM:
+def upcycled(
+    model: PreTrainedModel, residual: Residual, max_positions: int | None = None
+) -> CodexRayForCausalLM:
     """Return a model of the Llama family as one of ours, in the same precision, on the CPU.
 
     Raises:
         CodexRayError: the model has a part that ours has not.
     """
-    config = upcycled_config(model.config, residual)
+    config = upcycled_config(model.config, residual, max_positions)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         ours: CodexRayForCausalLM = CodexRayForCausalLM(config).float()
@@ -91,8 +102,10 @@ def upcycled(model: PreTrainedModel, residual: Residual) -> CodexRayForCausalLM:
     return ours
 
 
-def upcycled_config(config: PreTrainedConfig, residual: Residual) -> CodexRayConfig:
-    """Translate a configuration of the Llama family.
+def upcycled_config(
+    config: PreTrainedConfig, residual: Residual, max_positions: int | None = None
+) -> CodexRayConfig:
+    """Translate a configuration of the Llama family, for sequences of at most ``max_positions`` tokens.
 
     Raises:
         CodexRayError: it asks for something that our decoder does not do.
@@ -102,15 +115,20 @@ def upcycled_config(config: PreTrainedConfig, residual: Residual) -> CodexRayCon
             f"{config.model_type} models cannot be upcycled; give one of {', '.join(FAMILIES)}"
         )
     rope = dict(config.rope_parameters)
+    positions = max_positions or config.max_position_embeddings
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None
     unlike = {
         f"the activation {config.hidden_act!r}": config.hidden_act not in ("silu", "swish"),
-        "a sliding window": window is not None and window < config.max_position_embeddings,
         "a partial rotation": rope.pop("partial_rotary_factor", 1.0) != 1.0,
         "attention dropout": bool(getattr(config, "attention_dropout", 0.0)),
     }
+    if window is not None and window < positions:
+        raise CodexRayError(
+            f"the model attends to a window of {window} tokens and the decoder to all; "
+            f"give max_positions={window}"
+        )
     for what, there in unlike.items():
         if there:
             raise CodexRayError(f"the model has {what}, which the decoder does not; it cannot be upcycled")
@@ -126,7 +144,7 @@ def upcycled_config(config: PreTrainedConfig, residual: Residual) -> CodexRayCon
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads or config.num_attention_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        max_position_embeddings=config.max_position_embeddings,
+        max_position_embeddings=positions,
         rope_parameters=rope,
         rms_norm_eps=config.rms_norm_eps,
         query_key_norm=config.model_type == "qwen3",

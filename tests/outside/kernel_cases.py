@@ -1,4 +1,4 @@
-"""The Triton kernels against the plain operations, in Triton's interpreter; run by ``test_kernels.py``.
+"""The Triton kernels against the plain operations, in Triton's interpreter; run by ``test_beside.py``.
 
 Not named ``test_``: it needs Triton, which a machine without a GPU need not have.
 """

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from codex_ray.config.model import Residual
 from codex_ray.config.use import Upcycle
@@ -94,13 +95,33 @@ def test_every_kind_of_residual_starts_as_the_same_function_and_learns(kind: str
     ("family", "changes", "words"),
     [
         ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
-        ("mistral", {"sliding_window": 16}, "sliding window"),
+        ("mistral", {"sliding_window": 16}, "give max_positions=16"),
         ("llama", {"attention_dropout": 0.1}, "attention dropout"),
     ],
 )
 def test_what_the_decoder_cannot_do_is_refused(family: str, changes: dict[str, object], words: str) -> None:
     with pytest.raises(CodexRayError, match=words):
         upcycled(llama_like(family, **changes), Residual())
+
+
+def test_a_window_is_the_longest_sequence() -> None:
+    theirs = llama_like("mistral", sliding_window=16)
+    ours = upcycled(theirs, Residual(), max_positions=16)
+    assert ours.config.max_position_embeddings == 16
+    assert logit_difference(theirs, ours) < 2e-5
+    assert logit_difference(theirs, upcycled(llama_like("mistral"), Residual())) > 1e-3  # where it is longer
+
+
+def test_a_model_that_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama_like("llama").save_pretrained(tmp_path / "theirs")
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: self.down_proj(self.up_proj(x)))
+    with pytest.raises(
+        CodexRayError, match=r"differ by .* more than rounding does in float32; nothing is written"
+    ):
+        upcycle(Upcycle(model=str(tmp_path / "theirs"), output=str(tmp_path / "ours")))
+    assert not (tmp_path / "ours").exists()
 
 
 def test_other_families_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Cases that need packages which the project does without: installed beside it, in folders of their own.
+
+Triton's interpreter runs the GPU kernels on numbers of the CPU; ONNX Runtime runs exported models.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TRITON = ["triton==3.9.0"]
+ONNX = ["onnx==1.23.2", "onnx_ir==1.1.0", "onnxscript==0.7.2", "onnxruntime==1.32.0"]
+ONNX += ["flatbuffers==25.12.19", "ml_dtypes==0.6.0"]
+
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(3600)]
+
+
+def installed(packages: list[str]) -> str:
+    """Return a folder with these packages, installed once."""
+    folder = Path(sys.prefix) / "outside" / "+".join(packages)
+    if not folder.is_dir():
+        staging = folder.with_suffix(".partial")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(staging)]
+        subprocess.run([*command, *packages], check=True, timeout=900)
+        staging.rename(folder)
+    return str(folder)
+
+
+def run(cases: str, packages: list[str], tmp_path: Path, **environment: str) -> None:
+    """Run the cases of a file with the packages at hand."""
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), installed(packages)])}
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--disable-warnings"]
+    command += ["-c", str(tmp_path / "pytest.ini"), str(HERE / cases)]
+    done = subprocess.run(command, env=os.environ | environment, timeout=3000, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="Triton has wheels for Linux alone")
+def test_kernels_in_tritons_interpreter(tmp_path: Path) -> None:
+    run("kernel_cases.py", TRITON, tmp_path, TRITON_INTERPRET="1")
+
+
+def test_models_in_onnx_runtime(tmp_path: Path) -> None:
+    run("onnx_cases.py", ONNX, tmp_path)
