@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable, write_text
+from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
 
@@ -92,6 +93,8 @@ def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_by
         run = None
         if Path(source).expanduser().exists():
             found = resolve_model_folder(source)
+            if is_adapter(found):
+                _copy_tokenizer(Path(base_of(found)[0]).expanduser(), staging)
             _copy_tokenizer(found, staging)
             run = found.parent if (found.parent / "summary.json").is_file() else None
         write_text(staging / "README.md", model_card(model, folder.name, run))

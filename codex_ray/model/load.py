@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import read_json
+from codex_ray.model.adapter import base_of, is_adapter, merged
 from codex_ray.model.modeling import CodexRayForCausalLM
 from codex_ray.track.hardware import choose_dtype
 
@@ -40,7 +41,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def resolve_model_folder(path: str | Path) -> Path:
-    """Return the model folder of a run folder, or the model folder itself.
+    """Return the model folder of a run folder, or the model folder itself, which may be an adapter's.
 
     Raises:
         CodexRayError: there is no such folder, or no model in it.
@@ -49,7 +50,7 @@ def resolve_model_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise CodexRayError(f"model folder {folder} does not exist; check the path")
     for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file():
+        if (candidate / "config.json").is_file() or is_adapter(candidate):
             return candidate
     if (folder / "checkpoints").is_dir():
         raise CodexRayError(
@@ -72,7 +73,7 @@ def load_model(
 
     Args:
         path: run folder, model folder in the Hugging Face layout, or a Hub name. A local folder is loaded
-            without the network.
+            without the network. The folder of an adapter means its base with the adapter merged in.
         device: torch device or ``auto``.
         dtype: torch dtype, its name, or ``auto`` for what the device multiplies fastest.
         revision: Hub revision; a local folder has none.
@@ -98,6 +99,10 @@ def load_as(
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     source, local = _source(path, revision)
+    if local and is_adapter(Path(source)):
+        base, base_revision = _base(Path(source))
+        model = load_as(auto_class, base, device, dtype, base_revision, allow_pickle=allow_pickle)
+        return merged(model, Path(source), allow_pickle=allow_pickle)
     if local:
         _check_files(Path(source), allow_pickle)
     try:
@@ -147,6 +152,8 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
         ConfigError: a revision of a local folder.
     """
     source, local = _source(path, revision)
+    if local and is_adapter(Path(source)):
+        return load_config(*_base(Path(source)))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source, revision=revision or "main", local_files_only=local
@@ -154,6 +161,17 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise _unloadable(source, local, error) from error
     return config
+
+
+def _base(adapter: Path) -> tuple[str, str | None]:
+    base, revision = base_of(adapter)
+    there = Path(base).expanduser().is_dir()
+    if not there and not _HUB_NAME.fullmatch(base):
+        raise CodexRayError(
+            f"adapter {adapter} was trained on {base}, which is not here; bring that folder, or name where "
+            "it is as base_model_name_or_path in adapter_config.json"
+        )
+    return base, None if there else revision
 
 
 def _source(path: str | Path, revision: str | None) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from codex_ray.config.common import Device
 from codex_ray.errors import CodexRayError
 from codex_ray.model import load_model, resolve_model_folder
+from codex_ray.model.adapter import base_of, is_adapter
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
@@ -31,12 +32,7 @@ def load_with_tokenizer(model: str, revision: str | None, compute: Device) -> tu
     from codex_ray.tokenizer import Tokenizer
 
     loaded = load_model(model, device=compute.device, dtype=compute.dtype, revision=revision)
-    if Path(model).expanduser().is_dir():
-        folder = resolve_model_folder(model)
-    else:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(TOKENIZER_FILES)))
+    folder = _tokenizer_folder(model, revision)
     tokenizer = Tokenizer.load(folder)
     vocabulary = loaded.config.get_text_config().vocab_size
     if tokenizer.vocabulary_size > vocabulary:
@@ -45,3 +41,14 @@ def load_with_tokenizer(model: str, revision: str | None, compute: Device) -> tu
             "put the model's own tokenizer there, or export the model again"
         )
     return loaded, tokenizer
+
+
+def _tokenizer_folder(model: str, revision: str | None) -> Path:
+    if Path(model).expanduser().is_dir():
+        folder = resolve_model_folder(model)
+        if is_adapter(folder) and not any(folder.glob("*token*")):
+            return _tokenizer_folder(*base_of(folder))
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, allow_patterns=list(TOKENIZER_FILES)))

@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from codex_ray.config.common import Device
 from codex_ray.config.model import Model
-from codex_ray.config.use import Generate
+from codex_ray.config.use import Export, Generate
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.model import build_model, load_model
+from codex_ray.model import CodexRayForCausalLM, build_model, load_model
+from codex_ray.model.export import export
 from codex_ray.rollout.generate import generate, prompt_ids
 from codex_ray.rollout.verb import generate_verb, read_prompts
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
@@ -75,6 +77,19 @@ def test_one_prompt_is_printed_as_its_completion(
     assert done.completions == expected
     assert printed.out == expected[0].text + "\n"
     assert "12 tokens in" in printed.err and "tokens/s" in printed.err
+
+
+def test_an_adapter_generates_with_the_tokenizer_of_its_base(
+    settings: Generate, folder: Path, tmp_path: Path
+) -> None:
+    base = CodexRayForCausalLM.from_pretrained(folder / "model")
+    adapted = get_peft_model(base, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    done = generate_verb(replace(settings, model=str(tmp_path / "adapter")))
+    assert len(done.completions[0].ids) == 12
+    assert done.completions[0].ids != generate_verb(settings).completions[0].ids
+    export(Export(model=str(tmp_path / "adapter"), output=str(tmp_path / "whole")))
+    assert generate_verb(replace(settings, model=str(tmp_path / "whole"))).completions == done.completions
 
 
 def test_an_unset_prompt_is_standard_input(
