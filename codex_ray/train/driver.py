@@ -184,7 +184,9 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     environment = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "TORCH_COMPILE_DISABLE": "1",
+        "TORCH_COMPILE_DISABLE": str(
+            int(not settings.train.compile)
+        ),  # DeepSpeed and Muon would by themselves
         # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
         # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),

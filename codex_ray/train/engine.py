@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,10 @@ from torch import Tensor, nn
 
 from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import DeepSpeed, Optimizer
+from codex_ray.errors import CodexRayError
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
+from codex_ray.train.recut import Layout, recut
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,16 @@ class Engine:
         """Write weights, optimizer and ``state`` into ``folder``; every rank takes part."""
         self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Read what :meth:`save` wrote at the same world size; returns ``state``."""
-        _, state = self._engine.load_checkpoint(str(folder), tag="engine")
+    def load(self, folder: Path, written_by: int) -> dict[str, Any]:
+        """Read what :meth:`save` wrote with ``written_by`` workers, any number; returns ``state``.
+
+        Every rank takes part.
+
+        Raises:
+            CodexRayError: ZeRO was told to order parameters by the number of workers.
+        """
+        with self._fitting(folder, written_by) as fitting:
+            _, state = self._engine.load_checkpoint(str(fitting), tag="engine")
         self._bind_layouts()
         return dict(state)
 
@@ -150,6 +162,40 @@ class Engine:
     def close(self) -> None:
         """Release the engine's hooks and buffers."""
         self._engine.destroy()
+
+    @contextmanager
+    def _fitting(self, folder: Path, written_by: int) -> Iterator[Path]:
+        """Give a folder that this number of workers can load; one made for it goes afterwards."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        if self.stage == 0 or written_by == world:
+            yield folder
+            return
+        if getattr(self._optimizer, "round_robin_gradients", False):
+            raise CodexRayError(
+                f"checkpoint {folder.name} was written by {written_by} workers with round_robin_gradients, "
+                f"which orders parameters by their number; resume it with cluster.workers={written_by}"
+            )
+        staging = folder.with_name(f".{folder.name}_for_{world}.partial")
+        if rank == 0:
+            shutil.rmtree(staging, ignore_errors=True)
+            (staging / "engine").mkdir(parents=True)
+        dist.barrier()
+        layout = self._layout()
+        recut(folder / "engine", staging / "engine", layout, rank=rank, world=world, old_world=written_by)
+        dist.barrier()
+        yield staging
+        dist.barrier()
+        if rank == 0:
+            shutil.rmtree(staging)
+
+    def _layout(self) -> Layout:
+        """How ZeRO has cut the parameters (names private to DeepSpeed 0.19.8, pinned)."""
+        zero = self._optimizer
+        if self.stage == 3:
+            shapes = self._engine._get_zero_param_shapes()
+            return Layout(shapes=tuple({n: tuple(s) for n, s in group.items()} for group in shapes))
+        lengths = (sum(part.numel() for part in group) for group in zero.round_robin_bit16_groups)
+        return Layout(tuple(lengths), tuple(int(size) for size in zero.partition_size))
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.runtime.zero import GatheredParameters

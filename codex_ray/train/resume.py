@@ -11,9 +11,12 @@ from codex_ray.config.train import Pretrain
 from codex_ray.errors import ConfigError
 from codex_ray.track.run_folder import RunFolder
 
-# What may differ: where and how long it runs and what is recorded. The rest shapes the weights.
+# What may differ: where, how long and by which route it runs, what is recorded. The rest shapes the weights.
 FREE = ("cluster.", "track.", "checkpoints.", "validation.", "resume", "runs", "name", "corpus", "stream")
-FREE_TRAINING = ("train.steps", "train.epochs", "train.seconds", "train.stop_after", "train.on_nonfinite")
+FREE_TRAINING = (
+    *("train.steps", "train.epochs", "train.seconds", "train.stop_after", "train.on_nonfinite"),
+    *("train.micro_batch_rows", "train.recompute", "train.compile"),
+)
 
 
 def refuse_other_settings(run: RunFolder, settings: Pretrain) -> None:

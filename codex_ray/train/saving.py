@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from dataclasses import asdict
@@ -60,11 +61,26 @@ def save_checkpoint(engine: Engine, folder: CheckpointFolder, settings: Checkpoi
 
 
 def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
-    """Bring the engine, the random generators and ``state`` back to where the checkpoint was written."""
-    saved = engine.load(found.folder)
+    """Bring the engine, the random generators and ``state`` back to where the checkpoint was written.
+
+    With another number of workers than wrote it, each begins a random stream of its own.
+
+    Raises:
+        CodexRayError: the checkpoint cannot be cut anew for this number of workers.
+    """
+    try:
+        saved = engine.load(found.folder, found.world_size)
+    except OSError as error:
+        raise unwritable(found.folder.parent, error) from error
     state.step, state.elapsed = saved["step"], saved["elapsed"]
     if state.plan.total_steps is None:
         state.plan = Plan(**saved["plan"])
+    if found.world_size != dist.get_world_size():
+        seed = int.from_bytes(hashlib.sha256(f"{state.step} {dist.get_rank()}".encode()).digest()[:4], "big")
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        return
     # The manifest's hash was checked; these are tensors, numbers and tuples only.
     stored = torch.load(found.folder / f"random_{dist.get_rank()}.pt", weights_only=True)
     torch.set_rng_state(stored["torch"])

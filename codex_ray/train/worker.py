@@ -28,7 +28,7 @@ from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
-from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.checkpoint import CheckpointFolder
 from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
@@ -102,7 +102,6 @@ class Worker:
     def work(self) -> dict[str, Any]:
         """Train from the newest sound checkpoint to the end, or to where the run is asked to stop."""
         found = self._agree(lambda: self.checkpoints.newest_sound(self.messages.note))
-        self._refuse_other_world(found)
         self.decided = self._agree(self._decide)
         self._resumed = found is not None
         self.state.step = found.step if found else 0
@@ -114,7 +113,8 @@ class Worker:
             parts = self._parts(source, recorder)
             if found:
                 load_checkpoint(parts.engine, found, self.state)
-                self._note(f"resumed from step {self.state.step}")
+                others = f", written by {found.world_size} workers" * (found.world_size != self.world)
+                self._note(f"resumed from step {self.state.step}{others}")
             recorder.continue_after(self.state.step)
             self._mark("checkpoint load")
             complete = train(parts, self.state)
@@ -131,6 +131,9 @@ class Worker:
     def first_step_done(self) -> None:
         """Report how long each stage until the first optimizer step took."""
         self._mark("first step")
+        if self.settings.train.compile:
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            logging.info("sublayers are compiled: %d graphs", graphs)
         if self.rank == 0:
             self.messages.send("startup", seconds=self._marks)
 
@@ -268,13 +271,6 @@ class Worker:
             raise box[0]
         value: Value = box[0]
         return value
-
-    def _refuse_other_world(self, found: Found | None) -> None:
-        if found and found.world_size != self.world:
-            raise CodexRayError(
-                f"checkpoint {found.folder.name} was written by {found.world_size} workers and this run has "
-                f"{self.world}; resume with cluster.workers={found.world_size}"
-            )
 
     def _note(self, text: str) -> None:
         if self.rank == 0:

@@ -114,6 +114,7 @@ def _train(
     training: Training | None = None,
     adapter: dict[str, Any] | None = None,
     load: str | None = None,
+    written_by: int | None = None,
     save: str | None = None,
     first: int = 0,
     last: int = STEPS,
@@ -133,7 +134,7 @@ def _train(
         dtype=getattr(torch, dtype),
     )
     if load:
-        engine.load(Path(load))
+        engine.load(Path(load), written_by or world)
     losses = []
     for step in range(first, last):
         mine = global_batch(step).chunk(world)[rank]

@@ -102,3 +102,48 @@ def test_save_and_load_is_exact(cases: list[tuple[int, str, str]], tmp_path: Pat
         (whole, weights), (head, _), (tail, resumed) = results[index : index + 3]
         assert whole == head + tail, runs[index]
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), runs[index]
+
+
+@pytest.mark.parametrize("cases", [SOME, pytest.param(ALL, marks=pytest.mark.verify)], ids=["some", "all"])
+def test_cutting_a_checkpoint_anew_loses_nothing(cases: list[tuple[int, str, str]], tmp_path: Path) -> None:
+    """Saved by two workers, loaded and saved by three, loaded by two: the same training, bit for bit."""
+    two, three = str(tmp_path / "two"), str(tmp_path / "three")
+    bases = [{"stage": stage, "kind": kind, "dtype": dtype} for stage, kind, dtype in cases]
+    saved = [base | {"last": 10, "save": f"{two}{number}"} for number, base in enumerate(bases)]
+    whole = engine_losses(2, [*bases, *saved], tmp_path)[: len(bases)]
+    passed_on = [
+        base
+        | {"first": 10, "last": 10, "load": f"{two}{number}", "written_by": 2, "save": f"{three}{number}"}
+        for number, base in enumerate(bases)
+    ]
+    engine_losses(3, passed_on, tmp_path)
+    last = [
+        base | {"first": 10, "load": f"{three}{number}", "written_by": 3} for number, base in enumerate(bases)
+    ]
+    for base, (losses, weights), (rest, resumed) in zip(
+        bases, whole, engine_losses(2, last, tmp_path), strict=True
+    ):
+        assert rest == losses[10:], base
+        assert all(torch.equal(weights[name], resumed[name]) for name in weights), base
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (3, 2)], ids=str)
+def test_a_checkpoint_is_loaded_by_another_number_of_workers(sizes: tuple[int, int], tmp_path: Path) -> None:
+    """Ten steps by one number of workers and ten by another are twenty by either, up to rounding."""
+    before, after = sizes
+    cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
+    first, last = [], []
+    for stage, kind in cases:
+        base, folder = {"stage": stage, "kind": kind}, str(tmp_path / f"{stage}{kind}")
+        first += [base, base | {"last": 10, "save": folder}]
+        last.append(base | {"first": 10, "load": folder, "written_by": before})
+    heads, tails = engine_losses(before, first, tmp_path), engine_losses(after, last, tmp_path)
+    for index, (_, kind) in enumerate(cases):
+        (whole, weights), (head, _), (tail, resumed) = heads[2 * index], heads[2 * index + 1], tails[index]
+        assert head == whole[:10], cases[index]
+        tolerance = 1e-5 if kind == "adamw" else 1e-4
+        assert tail == pytest.approx(whole[10:], rel=tolerance), cases[index]
+        for name, value in weights.items():
+            difference = (resumed[name] - value).norm() / (value.norm() + 1e-6)
+            assert difference < 20 * tolerance, (cases[index], name, difference)

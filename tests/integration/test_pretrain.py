@@ -105,6 +105,15 @@ def test_recomputing_changes_no_loss(what: str, undisturbed: Path, tiny_corpus: 
     assert losses(run) == losses(undisturbed)[:5]
 
 
+@pytest.mark.verify
+def test_a_compiled_run_has_the_same_losses(undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    train = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=5, compile=True)
+    run = pretrain(run_settings(tiny_corpus, tmp_path, "compiled", train=train)).run
+    assert losses(run) == pytest.approx(losses(undisturbed)[:5], rel=1e-4)
+    logs = [path.read_text() for path in run.glob("attempts/*/worker*.log")]
+    assert len(logs) == 2 and all("sublayers are compiled: 2 graphs" in log for log in logs)
+
+
 def test_a_run_trains_on_from_a_model_folder_and_resumes_without_it(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
