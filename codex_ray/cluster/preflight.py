@@ -24,17 +24,19 @@ def check(cluster: Cluster, resources: Mapping[str, float], *, streams: bool) ->
     Raises:
         CodexRayError: with what is wanted, what there is, and the setting to change.
     """
-    stream_cpus = cluster.workers * STREAM_CPUS_PER_WORKER if streams else 0.0
+    workers = cluster.min_workers or cluster.workers
+    stream_cpus = workers * STREAM_CPUS_PER_WORKER if streams else 0.0
     wanted = {
-        "CPU": cluster.workers * cluster.cpus_per_worker + stream_cpus,
-        "GPU": cluster.workers * cluster.gpus_per_worker,
+        "CPU": workers * cluster.cpus_per_worker + stream_cpus,
+        "GPU": workers * cluster.gpus_per_worker,
     }
     for kind, amount in wanted.items():
         there = resources.get(kind, 0.0)
         if amount > there:
-            share = f"{cluster.workers} workers of {_per_worker(cluster, kind):g}"
+            share = f"{workers} workers of {_per_worker(cluster, kind):g}"
             extra = f" and {stream_cpus:g} for their data" if kind == "CPU" and streams else ""
-            remedy = "cluster.workers" if kind == "GPU" else "cluster.workers, or raise cluster.logical_cpus"
+            key = "cluster.min_workers" if cluster.min_workers else "cluster.workers"
+            remedy = key if kind == "GPU" else f"{key}, or raise cluster.logical_cpus"
             raise CodexRayError(
                 f"the run needs {amount:g} {kind}s ({share}{extra}) and the cluster has {there:g}; "
                 f"lower {remedy}"

@@ -61,6 +61,8 @@ def derive_batch(
     workers: int,
     micro_batch_rows: int | None = None,
     prefix: str = "",
+    *,
+    fewest: int | None = None,
 ) -> BatchPlan:
     """Share ``batch_tokens`` out over workers and micro-batches.
 
@@ -70,18 +72,21 @@ def derive_batch(
         workers: training workers.
         micro_batch_rows: rows per worker at a time; ``None`` takes the most that divides and fits 16.
         prefix: dotted prefix of the keys in errors.
+        fewest: the batch must divide over every number of workers from this one on; unset is ``workers``.
 
     Raises:
         ConfigError: it does not divide; the sentence holds the numbers and the nearest batch that does.
     """
-    unit = sequence_length * workers * (micro_batch_rows or 1)
+    several = math.lcm(*range(fewest or workers, workers + 1))
+    unit = sequence_length * several * (micro_batch_rows or 1)
     if batch_tokens % unit:
         below = batch_tokens // unit * unit
         works = (f"{below} or " if below else "") + f"{below + unit}"
         rows = f" in micro-batches of {micro_batch_rows} rows" if micro_batch_rows else ""
+        over = f"{fewest} to {workers}" if (fewest or workers) < workers else f"{workers}"
         raise ConfigError(
             f"{prefix}train.batch_tokens={batch_tokens} cannot be divided into rows of {sequence_length} "
-            f"tokens over {workers} workers{rows} (it must be a multiple of {unit}); "
+            f"tokens over {over} workers{rows} (it must be a multiple of {unit}); "
             f"give {prefix}train.batch_tokens={works}"
         )
     rows_per_worker = batch_tokens // (sequence_length * workers)
@@ -149,6 +154,7 @@ def _quickstart(settings: Quickstart, prefix: str) -> None:
         settings.pretrain.cluster.workers,
         settings.pretrain.train.micro_batch_rows,
         f"{prefix}pretrain.",
+        fewest=settings.pretrain.cluster.min_workers,
     )
 
 
@@ -267,6 +273,11 @@ def _device(compute: Device, prefix: str) -> None:
 
 def _cluster(cluster: Cluster, compute: Device, prefix: str) -> None:
     gpus = cluster.gpus_per_worker
+    if cluster.min_workers is not None and cluster.min_workers > cluster.workers:
+        raise ConfigError(
+            f"{prefix}cluster.min_workers={cluster.min_workers} is more than "
+            f"{prefix}cluster.workers={cluster.workers}; give at most {cluster.workers}, or more workers"
+        )
     if gpus > 0 and compute.device == "cpu":
         raise ConfigError(
             f"{prefix}compute.device=cpu would leave {gpus:g} GPUs per worker idle; "

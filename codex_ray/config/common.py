@@ -17,6 +17,12 @@ class Cluster:
         None, help="Ray address to join; unset joins RAY_ADDRESS or starts embedded Ray"
     )
     workers: int = setting(2, minimum=1, help="training workers (one process each)")
+    min_workers: int | None = setting(
+        None, minimum=1, help="fewest to go on with when nodes are lost; unset is all of `workers`"
+    )
+    grow_every_seconds: float = setting(
+        60.0, minimum=1.0, help="how often a run with fewer workers than `workers` looks for room for more"
+    )
     cpus_per_worker: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per worker")
     gpus_per_worker: float = setting(0.0, minimum=0.0, help="GPUs reserved per worker")
     threads_per_worker: int | None = setting(

@@ -33,6 +33,7 @@ from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings
 
 POLL_SECONDS = 0.2
+ELASTIC_START_SECONDS = 20  # until workers that cannot be placed are tried with fewer
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         manifest.sequence_length,
         settings.cluster.workers,
         settings.train.micro_batch_rows,
+        fewest=settings.cluster.min_workers,
     )
     rows = manifest.splits["train"].rows
     if rows < batch.global_rows:
@@ -180,6 +182,10 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
+    fewest = cluster.min_workers or cluster.workers
+    elastic = fewest < cluster.workers
+    if elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ELASTIC_START_SECONDS))
     threads = str(job["threads"])
     environment = {
         "OMP_NUM_THREADS": threads,
@@ -198,7 +204,8 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         train_loop_config=job,
         torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=(fewest, cluster.workers) if elastic else cluster.workers,
+            elastic_resize_monitor_interval_s=cluster.grow_every_seconds,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
@@ -207,7 +214,11 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         run_config=RunConfig(
             name="ray",
             storage_path=str(run.attempt_folder),
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=2),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                # Each wait for workers that a lost node would have held counts as one.
+                controller_failure_limit=10 if elastic else 2,
+            ),
             worker_runtime_env={"env_vars": environment},
         ),
     )
