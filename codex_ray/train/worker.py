@@ -59,13 +59,13 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     rank = ray.train.get_context().get_world_rank()
     run: RunFolder = job["run"]
     messages = Messages(run.attempt_folder)
-    logging.basicConfig(
-        filename=run.log("worker", rank), level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    _log_to(run.log("worker", rank))
     if messages.has_fatal():
         return {"status": "failed", "step": 0, "total_steps": None}
     torch.set_num_threads(job["threads"])
-    messages.send("worker", rank=rank, pid=os.getpid(), node=ray.util.get_node_ip_address())
+    address = ray.util.get_node_ip_address()
+    messages.send("worker", rank=rank, pid=os.getpid(), node=address)
+    logging.info("worker %d of %d, process %d on %s", rank, dist.get_world_size(), os.getpid(), address)
     worker = Worker(build(Pretrain, job["settings"]), run, messages, job["started"])
     try:
         return worker.work()
@@ -75,6 +75,14 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         if isinstance(error, CodexRayError):
             messages.fatal(error)
         raise
+
+
+def _log_to(path: Path) -> None:
+    """Have what this process logs in a file of the run; Ray has handlers in place already."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
 
 
 class Worker:
@@ -279,6 +287,7 @@ class Worker:
     def _mark(self, stage: str) -> None:
         now = time.time()
         self._marks[stage] = now - self._marked
+        logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
 
 

@@ -66,12 +66,20 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive, alive
 
 
-def test_signals_stop_cleanly_and_the_rerun_ends_alike(corpus: Path, tmp_path: Path, popen: Popen) -> None:
+SIGNALS = [(signal.SIGTERM, 5), (signal.SIGINT, 60)]
+
+
+@pytest.mark.parametrize(
+    "signals", [SIGNALS[:1], pytest.param(SIGNALS, marks=pytest.mark.verify)], ids=["one", "both"]
+)
+def test_signals_stop_cleanly_and_the_rerun_ends_alike(
+    signals: list[tuple[int, int]], corpus: Path, tmp_path: Path, popen: Popen
+) -> None:
     settings = run_settings(corpus, tmp_path, "signals", train=LONG, checkpoints=Checkpoints(every=1000))
     undisturbed = start(popen, replace(settings, name="undisturbed"), tmp_path / "undisturbed.yaml")
     assert undisturbed.wait(timeout=280) == 0, undisturbed.communicate()
     run = tmp_path / "signals"
-    for number, step in ((signal.SIGTERM, 5), (signal.SIGINT, 60)):
+    for number, step in signals:
         process = start(popen, settings, tmp_path / "signals.yaml")
         wait_for_step(run, step, process)
         family = psutil.Process(process.pid).children(recursive=True)

@@ -76,6 +76,9 @@ def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path,
     assert any(key.startswith("mixing/") for key in rows[5])
     for name in ("config.yaml", "environment.json", "summary.json", "report.html", "loss.png"):
         assert (run / name).stat().st_size > 0, name
+    for rank in (0, 1):
+        log = (run / "attempts" / "1" / f"worker_{rank}.log").read_text()
+        assert f"worker {rank} of 2" in log and "first step: " in log
     environment = json.loads((run / "environment.json").read_text())
     assert environment["mlflow_uri"].startswith("sqlite:") and environment["seeds"]["seed"] == 1234
     summary = json.loads((run / "summary.json").read_text())
@@ -98,7 +101,8 @@ def test_losses_follow_the_golden_curve(undisturbed: Path) -> None:
     assert losses(undisturbed) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
-@pytest.mark.parametrize("what", ["streams", pytest.param("layers", marks=pytest.mark.verify)])
+@pytest.mark.verify
+@pytest.mark.parametrize("what", ["streams", "layers"])
 def test_recomputing_changes_no_loss(what: str, undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
     train = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=5, recompute=what)
     run = pretrain(run_settings(tiny_corpus, tmp_path, what, train=train)).run
@@ -114,6 +118,7 @@ def test_a_compiled_run_has_the_same_losses(undisturbed: Path, tiny_corpus: Path
     assert len(logs) == 2 and all("sublayers are compiled: 2 graphs" in log for log in logs)
 
 
+@pytest.mark.verify
 def test_a_run_trains_on_from_a_model_folder_and_resumes_without_it(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -145,8 +150,11 @@ def test_metrics_name_the_batches_that_the_order_says(undisturbed: Path, tiny_co
     assert batches(undisturbed) == [(step + 1, digest(rows)) for step, rows in enumerate(stream)]
 
 
-def test_stops_and_resumes_end_alike(undisturbed: Path, tiny_corpus: Path, tmp_path: Path) -> None:
-    for stop_after in (1, 6, 11, None):
+@pytest.mark.parametrize("stops", [(6,), pytest.param((1, 6, 11), marks=pytest.mark.verify)], ids=str)
+def test_stops_and_resumes_end_alike(
+    stops: tuple[int, ...], undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    for stop_after in (*stops, None):
         training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=stop_after)
         result = pretrain(run_settings(tiny_corpus, tmp_path, "stops", train=training, stream="ray"))
         assert result.completed == (stop_after is None)
@@ -178,6 +186,25 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.verify)])
+def test_a_run_continues_with_another_number_of_workers(
+    workers: int, undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
+    settings = run_settings(tiny_corpus, tmp_path, "resized", train=replace(training, stop_after=6))
+    pretrain(settings)
+    cluster = replace(TWO_WORKERS, workers=workers)
+    result = pretrain(replace(settings, train=training, cluster=cluster, resume="must"))
+    assert batches(result.run) == batches(undisturbed)
+    assert losses(result.run) == pytest.approx(losses(undisturbed), rel=1e-4)
+    notes = [
+        item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"
+    ]
+    assert notes == ["resumed from step 6, written by 2 workers"]
+    assert not list(result.run.glob("checkpoints/.*"))
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("workers", [1, 4])
 def test_global_batches_are_the_same_at_any_number_of_workers(
     workers: int, undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +225,7 @@ def test_targets_weigh_the_same_however_documents_are_shared_out(tiny_corpus: Pa
     assert two.figures["validation_loss"] == pytest.approx(whole.figures["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.verify
 def test_a_mixture_goes_on_where_it_was_and_says_what_it_used(tmp_path: Path) -> None:
     sources = {"code": (53, 0.25), "prose": (40, 0.6), "small": (6, 0.15)}
     corpus = make_corpus(tmp_path / "mixed", length=LENGTH, sources=sources, held_out=16)
