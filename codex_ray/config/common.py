@@ -39,6 +39,9 @@ class Cluster:
     start_timeout_seconds: float = setting(
         300.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
     )
+    hang_seconds: float = setting(
+        240.0, minimum=5.0, help="how long a rank may not answer, or no rank move in a step, before a restart"
+    )
     collective_timeout_seconds: float = setting(
         300.0, minimum=5.0, help="longest wait for another worker within a step"
     )

@@ -16,6 +16,7 @@ from codex_ray.track.mlflow import MlflowRun
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.train.messages import MessageReader
+from codex_ray.train.pulse import HangWatch
 
 MLFLOW_SECONDS = 5.0  # between two batches of figures
 
@@ -31,6 +32,8 @@ class Follower:
         self._settings, self._tracker, self._progress = settings, tracker, progress
         self._metrics = MetricsFollower(run.metrics)
         self._messages = MessageReader(run.attempt_folder)
+        self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
+        self._run = run
         self._parameters: int | None = None
         self._path = run.metrics
         self._bits_per_byte: float | None = None
@@ -40,7 +43,11 @@ class Follower:
         self._sent_at = time.monotonic()
 
     def poll(self) -> None:
-        """Take in what is new."""
+        """Take in what is new, and see to ranks that hang."""
+        hang = self._watch.look()
+        if hang is not None:
+            self._progress.note(hang.sentence)
+            self._run.record_error("worker", hang.rank, hang.step, hang.phase, TimeoutError(hang.sentence))
         for message in self._messages.new():
             self._take(message)
         rows = self._metrics.new_rows()

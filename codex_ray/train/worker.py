@@ -34,6 +34,7 @@ from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.pulse import Pulse
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
@@ -67,6 +68,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     messages.send("worker", rank=rank, pid=os.getpid(), node=address)
     logging.info("worker %d of %d, process %d on %s", rank, dist.get_world_size(), os.getpid(), address)
     worker = Worker(build(Pretrain, job["settings"]), run, messages, job["started"])
+    pulse = Pulse(run.attempt_folder, rank, address, lambda: (worker.state.step, worker.state.phase))
     try:
         return worker.work()
     except BaseException as error:
@@ -75,6 +77,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         if isinstance(error, CodexRayError):
             messages.fatal(error)
         raise
+    finally:
+        pulse.stop()
 
 
 def _log_to(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,6 +170,23 @@ def test_a_killed_worker_is_replaced_and_ends_alike(
         result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", track=slow))
     assert killed and result.completed
     assert_same_end(result.run, undisturbed)
+
+
+def test_a_stopped_rank_is_named_and_the_run_goes_on(
+    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    slow = replace(QUIET, mixing_every=1)
+    settings = run_settings(tiny_corpus, tmp_path, "hung", track=slow)
+    settings = replace(settings, cluster=replace(TWO_WORKERS, hang_seconds=6.0))
+    began = time.monotonic()
+    with killer(tmp_path / "hung", rank=1, step=6, number=signal.SIGSTOP) as stopped:
+        result = pretrain(settings)
+    assert stopped and result.completed and time.monotonic() - began < 120
+    assert_same_end(result.run, undisturbed)
+    first = (result.run / "first_error.txt").read_text()
+    assert first.startswith("attempt 1, role worker, rank 1, step ") and "has not answered for 6 s" in first
+    stacks = (result.run / "attempts" / "1" / "stacks_0.txt").read_text()
+    assert "_step" in stacks and not (result.run / "attempts" / "1" / "stacks_1.txt").exists()
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(

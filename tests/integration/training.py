@@ -116,8 +116,8 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
 
 
 @contextmanager
-def killer(run: Path, rank: int, step: int) -> Iterator[list[int]]:
-    """SIGKILL ``rank`` of the run's first start as soon as ``step`` is recorded."""
+def killer(run: Path, rank: int, step: int, number: signal.Signals = signal.SIGKILL) -> Iterator[list[int]]:
+    """Send a signal to ``rank`` of the run's first start as soon as ``step`` is recorded."""
     killed: list[int] = []
     done = threading.Event()
 
@@ -127,7 +127,7 @@ def killer(run: Path, rank: int, step: int) -> Iterator[list[int]]:
             pids |= {item["rank"]: item["pid"] for item in reader.new() if item["kind"] == "worker"}
             rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
             if rows and int(rows[-1]["step"] or 0) >= step and rank in pids:
-                os.kill(pids[rank], signal.SIGKILL)
+                os.kill(pids[rank], number)
                 killed.append(pids[rank])
             time.sleep(0.005)
 
