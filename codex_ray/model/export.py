@@ -14,6 +14,7 @@ from codex_ray.files import unwritable, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
+from codex_ray.tokenizer.chat import TEMPLATE_FILE, renderer, template_text
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -23,7 +24,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
 )
 
 
@@ -49,13 +50,14 @@ def export(settings: Export) -> Exported:
         CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
     """
     folder = free_folder(settings.output)
+    renderer(settings.chat_template)  # refuses one that is wrong
     model = load_model(
         settings.model,
         dtype=settings.dtype,
         revision=settings.revision,
         allow_pickle=settings.allow_pickle,
     )
-    exported = write_folder(model, settings.model, folder, settings.max_shard_bytes)
+    exported = write_folder(model, settings.model, folder, settings.max_shard_bytes, settings.chat_template)
     print(exported)
     return exported
 
@@ -72,7 +74,13 @@ def free_folder(output: str) -> Path:
     return folder
 
 
-def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_bytes: int) -> Exported:
+def write_folder(
+    model: PreTrainedModel,
+    source: str,
+    folder: Path,
+    max_shard_bytes: int,
+    chat_template: str | None = None,
+) -> Exported:
     """Write weights, code, tokenizer and card into ``folder``, complete when the folder has its name.
 
     Args:
@@ -80,6 +88,7 @@ def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_by
         source: the path or Hub name the model came from; a local one's tokenizer is copied.
         folder: an empty folder, or one that is not there yet.
         max_shard_bytes: largest safetensors file.
+        chat_template: a template's file; unset keeps what the source has, else takes ChatML's.
 
     Raises:
         CodexRayError: the folder cannot be written.
@@ -96,6 +105,7 @@ def write_folder(model: PreTrainedModel, source: str, folder: Path, max_shard_by
             if is_adapter(found):
                 _copy_tokenizer(Path(base_of(found)[0]).expanduser(), staging)
             _copy_tokenizer(found, staging)
+            _add_chat_template(staging, chat_template)
             run = found.parent if (found.parent / "summary.json").is_file() else None
         write_text(staging / "README.md", model_card(model, folder.name, run))
         if folder.exists():
@@ -117,3 +127,11 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def _add_chat_template(folder: Path, path: str | None) -> None:
+    configuration = folder / "tokenizer_config.json"
+    there = configuration.is_file() and "chat_template" in configuration.read_text(encoding="utf-8")
+    tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    if path is not None or (tokenizer and not there and not (folder / TEMPLATE_FILE).is_file()):
+        write_text(folder / TEMPLATE_FILE, template_text(path))

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from string import Formatter
 from typing import Any
 
 from codex_ray.config.corpus import Source
 from codex_ray.corpus.sources.reasons import UnreadableError
 from codex_ray.errors import ConfigError
+from codex_ray.tokenizer.chat import TemplateFailure, renderer
 
 COLUMNS = ("text", "content", "code")
-CHATML = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}"
-)
-
-Render = Callable[[list[dict[str, Any]]], str]
 
 
 class TextOf:
@@ -39,7 +32,7 @@ class TextOf:
         self._column = source.column
         self._messages = source.messages
         self._template = _parse_template(source.template) if source.template is not None else None
-        self._render = _renderer(source.chat_template) if source.messages is not None else None
+        self._render = renderer(source.chat_template) if source.messages is not None else None
 
     def columns(self, available: Collection[str]) -> list[str]:
         """Return which columns of a table must be read."""
@@ -61,7 +54,10 @@ class TextOf:
                 for literal, field in self._template
             )
         if self._messages is not None and self._render is not None:
-            return self._render(_conversation(record, self._messages))
+            try:
+                return self._render(_conversation(record, self._messages))
+            except TemplateFailure as error:
+                raise UnreadableError(f"no text: the chat template failed: {error}") from error
         return _string(record, self._column or _first_column(record))
 
 
@@ -119,33 +115,3 @@ def _conversation(record: Mapping[str, Any], column: str) -> list[dict[str, Any]
             if not isinstance(message, dict) or not isinstance(message.get(key), str):
                 raise UnreadableError(f"no text: message {place} of {column} has no {key} that is a string")
     return messages
-
-
-def _renderer(path: str | None) -> Render:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-
-    def refuse(message: str) -> str:
-        raise TemplateError(message)
-
-    try:
-        written = CHATML if path is None else Path(path).expanduser().read_text(encoding="utf-8")
-        template = environment.from_string(written, globals={"raise_exception": refuse})
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"chat_template {path} cannot be read ({error}); give a file in Jinja's form"
-        ) from error
-    except TemplateError as error:
-        raise ConfigError(f"chat_template {path} is wrong ({error}); mend it") from error
-
-    def render(messages: list[dict[str, Any]]) -> str:
-        try:
-            return template.render(
-                messages=messages, add_generation_prompt=False, bos_token="", eos_token="", tools=None
-            )
-        except Exception as error:  # the template is the user's program: it may fail in any way
-            raise UnreadableError(f"no text: the chat template failed: {str(error)[:200]}") from error
-
-    return render

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+from codex_ray.config.corpus import Tokenizer as TokenizerSettings
 from codex_ray.config.use import Export
-from codex_ray.errors import CodexRayError
+from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import load_model
 from codex_ray.model.export import export
+from codex_ray.tokenizer import train_tokenizer
 from tests.unit.model.small import build, stir, tokens
 
 STRANGER = """
@@ -55,6 +58,7 @@ def test_export_writes_a_complete_folder(tmp_path: Path) -> None:
     assert result.folder == tmp_path / "out"
     assert set(result.files) == {
         "README.md",
+        "chat_template.jinja",
         "config.json",
         "configuration.py",
         "generation_config.json",
@@ -99,6 +103,35 @@ def test_the_card_says_what_the_run_recorded(tmp_path: Path) -> None:
         "Licences of the data: CC0-1.0.",
     ):
         assert line in card.splitlines(), line
+
+
+def rendered(folder: Path) -> str:
+    messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def test_an_exported_folder_renders_chats(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    settings = TokenizerSettings(vocabulary_size=400)
+    train_tokenizer([Path(__file__).read_text()], settings, run / "model", seed=1)
+    export(Export(model=str(run), output=str(tmp_path / "first")))
+    assert rendered(tmp_path / "first") == (
+        "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>assistant\n"
+    )
+    given = tmp_path / "given.jinja"
+    given.write_text("{% for message in messages %}{{ message.role[0] }}: {{ message.content }};{% endfor %}")
+    export(Export(model=str(run), output=str(tmp_path / "second"), chat_template=str(given)))
+    assert rendered(tmp_path / "second") == "u: 2 + 2?;a: 4;"
+    export(Export(model=str(tmp_path / "second"), output=str(tmp_path / "third")))
+    assert rendered(tmp_path / "third") == "u: 2 + 2?;a: 4;"
+    given.write_text("{% for message in messages %}")
+    with pytest.raises(ConfigError, match=r"chat_template .* is wrong"):
+        export(Export(model=str(run), output=str(tmp_path / "fourth"), chat_template=str(given)))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        export(Export(model=str(run), output=str(tmp_path / "fourth"), chat_template=str(tmp_path / "none")))
+    assert not (tmp_path / "fourth").exists()
 
 
 def test_export_in_bf16_and_in_shards(tmp_path: Path) -> None:
