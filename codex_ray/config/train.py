@@ -59,6 +59,9 @@ class Checkpoints:
     )
     keep_last: int = setting(2, minimum=1, help="newest checkpoints kept")
     keep_best: bool = setting(True, help="also keep the checkpoint with the lowest validation loss")
+    keep_every: int = setting(
+        0, minimum=0, help="also keep, for ever, checkpoints whose step is a multiple of this; 0 is none"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Validation:
 
     every: int = setting(200, minimum=0, help="optimizer steps between validations; 0 only at the end")
     rows: int = setting(128, minimum=0, help="validation rows used each time; 0 never validates")
+    patience: int = setting(
+        0, minimum=0, help="end the run after so many validations without a lower loss; 0 never"
+    )
 
 
 @dataclass(frozen=True)

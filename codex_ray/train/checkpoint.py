@@ -89,7 +89,7 @@ class CheckpointFolder:
         shutil.rmtree(self.staging(step), ignore_errors=True)
 
     def prune(self, settings: Checkpoints) -> None:
-        """Keep the newest ``keep_last`` and, if asked, the one with the lowest validation loss."""
+        """Keep the newest, and, if asked, the one with the lowest validation loss and every so-many-th."""
         folders = sorted(self.folder.glob("step_*"))
         kept = set(folders[-settings.keep_last :])
         if settings.keep_best:
@@ -97,6 +97,8 @@ class CheckpointFolder:
             best = [(loss, folder) for loss, folder in scored if loss is not None]
             if best:
                 kept.add(min(best)[1])
+        if settings.keep_every:
+            kept |= {folder for folder in folders if int(folder.name[5:]) % settings.keep_every == 0}
         for folder in folders:
             if folder not in kept:
                 shutil.rmtree(folder)

@@ -7,6 +7,7 @@ and the wish to stop, so that every rank ends at the same step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ class Watcher(Protocol):
     def row(self, figures: dict[str, Any]) -> None:
         """Record one optimizer step's figures."""
 
+    def note(self, text: str) -> None:
+        """Tell the user one sentence."""
+
     def planned(self, plan: Plan) -> None:
         """Record, durably, that the end of the run is now fixed."""
 
@@ -49,7 +53,20 @@ class State:
     elapsed: float = 0.0
     plan: Plan = field(default_factory=lambda: Plan(None))
     validation_loss: float | None = None
+    lowest_validation_loss: float = math.inf
+    validations_since_lowest: int = 0
     phase: str = "start"
+
+    def validated(self, loss: float) -> None:
+        """Count the validations since the lowest loss."""
+        if loss < self.lowest_validation_loss:
+            self.lowest_validation_loss, self.validations_since_lowest = loss, 0
+        else:
+            self.validations_since_lowest += 1
+
+    def done(self, patience: int) -> bool:
+        """Whether the run is complete: its steps are done, or validation has not improved for too long."""
+        return self.plan.done(self.step) or 0 < patience <= self.validations_since_lowest
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ def train(parts: Parts, state: State) -> bool:
     began = time.perf_counter() - state.elapsed
     saved_at = state.step if state.step else -1
     stopping = False
-    while not stopping and not state.plan.done(state.step):
+    while not stopping and not state.done(settings.validation.patience):
         figures, stopping = _step(parts, state)
         state.elapsed = time.perf_counter() - began
         parts.watcher.stepped()
@@ -104,6 +121,8 @@ def train(parts: Parts, state: State) -> bool:
         if _due(settings.validation.every, state.step) or finished:
             state.phase = "validation"
             figures |= parts.hooks.validate()
+        if "validation_loss" in figures:
+            state.validated(figures["validation_loss"])
         state.validation_loss = figures.get("validation_loss")
         if _due(settings.track.every, state.step) or finished or stopping or "validation_loss" in figures:
             parts.watcher.row(figures)
@@ -114,7 +133,13 @@ def train(parts: Parts, state: State) -> bool:
     if saved_at != state.step:
         state.phase = "checkpoint"
         parts.hooks.save(state)
-    return state.plan.done(state.step)
+    complete = state.done(settings.validation.patience)
+    if complete and not state.plan.done(state.step):
+        parts.watcher.note(
+            f"validation loss has not fallen below {state.lowest_validation_loss:.4f} for "
+            f"{state.validations_since_lowest} validations: the run ends at step {state.step}"
+        )
+    return complete
 
 
 def _due(every: int, step: int) -> bool:

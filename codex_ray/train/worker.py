@@ -126,7 +126,7 @@ class Worker:
             if found:
                 load_checkpoint(parts.engine, found, self.state)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
-                self._note(f"resumed from step {self.state.step}{others}")
+                self.note(f"resumed from step {self.state.step}{others}")
             recorder.continue_after(self.state.step)
             self._mark("checkpoint load")
             complete = train(parts, self.state)
@@ -284,7 +284,8 @@ class Worker:
         value: Value = box[0]
         return value
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Tell the user one sentence, from one rank."""
         if self.rank == 0:
             self.messages.note(text)
 
@@ -324,6 +325,10 @@ class Recorder:
         """Write one optimizer step's figures, and what each source has given until it."""
         if self._writer:
             self._writer.write(figures | self._worker.used(figures["step"]))
+
+    def note(self, text: str) -> None:
+        """Pass on a sentence to the user, once."""
+        self._worker.note(text)
 
     def planned(self, plan: Plan) -> None:
         """Pass on that the end of the run is now fixed."""

@@ -390,6 +390,30 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.verify
+def test_a_run_ends_where_validation_no_longer_falls(tiny_corpus: Path, tmp_path: Path) -> None:
+    settings = run_settings(
+        tiny_corpus,
+        tmp_path,
+        "patient",
+        optimizer=Optimizer(kind="adamw", learning_rate=1e-9, weight_decay=0.0),  # nothing is learnt
+        validation=Validation(every=2, rows=8, patience=2),
+        train=Training(steps=40, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=4),
+    )
+    assert not pretrain(settings).completed
+    ended = pretrain(replace(settings, train=replace(settings.train, stop_after=None)))
+    rows = [row for row in read_metrics(ended.run / "metrics.jsonl") if "validation_loss" in row]
+    found = [float(row["validation_loss"]) for row in rows]  # type: ignore[arg-type]
+    lowest = found.index(min(found))
+    assert ended.completed and ended.model and ended.step == 2 * len(found) < 40
+    assert lowest == len(found) - 3
+    notes = [
+        item["text"] for item in MessageReader(ended.run / "attempts" / "2").new() if item["kind"] == "note"
+    ]
+    assert f"the run ends at step {ended.step}" in notes[-1]
+    assert pretrain(settings).step == ended.step  # it is complete, also when run again
+
+
 def test_a_non_finite_loss_stops_before_the_step(tiny_corpus: Path, tmp_path: Path) -> None:
     hot = Optimizer(kind="adamw", learning_rate=1e30, clip_norm=0.0)
     settings = run_settings(tiny_corpus, tmp_path, "hot", optimizer=hot, schedule=Schedule(warmup_steps=0))

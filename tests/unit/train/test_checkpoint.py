@@ -80,6 +80,15 @@ def test_prune_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("step_*")] == ["step_00000025"]
 
 
+def test_prune_keeps_every_so_many_for_ever(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    settings = Checkpoints(keep_last=1, keep_best=False, keep_every=10)
+    for step in range(5, 40, 5):
+        commit(folder, step)
+        folder.prune(settings)
+    assert sorted(int(path.name[5:]) for path in tmp_path.glob("step_*")) == [10, 20, 30, 35]
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     manifest = commit(folder, 5) / "manifest.json"
