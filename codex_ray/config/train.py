@@ -107,7 +107,15 @@ class Training:
         False, help="compile attention and feed-forward: for GPUs; needs a C++ compiler, starts slower"
     )
     on_nonfinite: str = setting(
-        "stop", choices=("stop", "skip"), help="what a non-finite loss or gradient does before the step"
+        "stop",
+        choices=("stop", "skip", "rollback"),
+        help="a non-finite loss or gradient ends the run, is left out, or goes back as spike_factor does",
+    )
+    spike_factor: float = setting(
+        0.0,
+        minimum=0.0,
+        help="a loss over this times the median of the last 50 goes back to the newest checkpoint and leaves "
+        "the batches since out; 0 never",
     )
     stop_after: int | None = setting(
         None, minimum=1, help="stop cleanly after this step, as Ctrl-C would; the run can be resumed"

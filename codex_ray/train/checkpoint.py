@@ -65,6 +65,22 @@ class CheckpointFolder:
             note(f"checkpoint {folder.name} is damaged ({reason}); it is set aside as {aside.name}")
         return None
 
+    def back(self, every: int) -> int:
+        """Remove what is newer than the newest regular checkpoint and return its step.
+
+        One that a stop has left is taken only where there is no other, so that a run goes back to the same
+        step whether or not it was stopped in between. With none at all the step is 0.
+        """
+        steps = sorted(int(folder.name[5:]) for folder in self.folder.glob("step_*"))
+        regular = [step for step in steps if step % every == 0]
+        target = max(regular or steps, default=0)
+        for step in steps:
+            if step > target:
+                shutil.rmtree(self.path(step))
+        if target:
+            write_text(self.folder / "latest", f"{self.path(target).name}\n")
+        return target
+
     def commit(
         self, step: int, hashes: dict[str, str], *, world_size: int, validation_loss: float | None
     ) -> Path:

@@ -8,6 +8,7 @@ and the wish to stop, so that every rank ends at the same step.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from codex_ray.config.check import BatchPlan
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import Pretrain, Training
 from codex_ray.errors import CodexRayError
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.schedule import Plan, learning_rate_share
 from codex_ray.train.source import Batch, Source
+from codex_ray.train.spikes import WINDOW, SpikeError, is_spike
 
 
 class Watcher(Protocol):
@@ -55,6 +57,7 @@ class State:
     validation_loss: float | None = None
     lowest_validation_loss: float = math.inf
     validations_since_lowest: int = 0
+    recent_losses: list[float] = field(default_factory=list)
     phase: str = "start"
 
     def validated(self, loss: float) -> None:
@@ -104,6 +107,7 @@ def train(parts: Parts, state: State) -> bool:
 
     Raises:
         CodexRayError: a loss or gradient was not finite and ``train.on_nonfinite`` is ``stop``.
+        SpikeError: the run is to go back to its newest checkpoint.
     """
     settings = parts.settings
     began = time.perf_counter() - state.elapsed
@@ -172,12 +176,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     dist.all_reduce(sums)
     global_loss, digest, stop_votes, waited = sums.tolist()
     state.step += 1
-    if not outcome.applied and parts.settings.train.on_nonfinite == "stop":
-        raise CodexRayError(
-            f"the loss or a gradient was not finite at optimizer step {state.step} (loss {global_loss}); "
-            "the update was not applied; lower the learning rate, or set "
-            "train.on_nonfinite=skip to leave such steps out"
-        )
+    _judge(parts.settings.train, state, global_loss, applied=outcome.applied)
     seconds = time.perf_counter() - started
     tokens = parts.batch.global_rows * parts.sequence_length
     figures: dict[str, Any] = {
@@ -197,6 +196,28 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         **mixing,
     }
     return figures, stop_votes > 0 or state.step == parts.settings.train.stop_after
+
+
+def _judge(training: Training, state: State, loss: float, *, applied: bool) -> None:
+    """Say what becomes of a loss that is not finite, or jumps; others are remembered.
+
+    Raises:
+        CodexRayError: the run is to stop.
+        SpikeError: the run is to go back.
+    """
+    if not applied and training.on_nonfinite == "stop":
+        raise CodexRayError(
+            f"the loss or a gradient was not finite at optimizer step {state.step} (loss {loss}); "
+            "the update was not applied; lower the learning rate, or set "
+            "train.on_nonfinite=skip to leave such steps out"
+        )
+    if not applied and training.on_nonfinite == "rollback":
+        raise SpikeError(state.step, f"the loss or a gradient was not finite at step {state.step}")
+    if is_spike(loss, state.recent_losses, training.spike_factor):
+        usual = statistics.median(state.recent_losses)
+        raise SpikeError(state.step, f"the loss at step {state.step} is {loss:.3f} and was about {usual:.3f}")
+    if math.isfinite(loss):
+        state.recent_losses = [*state.recent_losses[1 - WINDOW :], loss]
 
 
 def global_weight(objective: NextToken, micro_batches: Sequence[Tensor], device: torch.device) -> int:

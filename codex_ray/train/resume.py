@@ -15,6 +15,7 @@ from codex_ray.track.run_folder import RunFolder
 FREE = ("cluster.", "track.", "checkpoints.", "validation.", "resume", "runs", "name", "corpus", "stream")
 FREE_TRAINING = (
     *("train.steps", "train.epochs", "train.seconds", "train.stop_after", "train.on_nonfinite"),
+    "train.spike_factor",
     *("train.micro_batch_rows", "train.recompute", "train.compile"),
 )
 

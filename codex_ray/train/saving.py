@@ -73,8 +73,8 @@ def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
     except OSError as error:
         raise unwritable(found.folder.parent, error) from error
     state.step, state.elapsed = saved["step"], saved["elapsed"]
-    state.lowest_validation_loss = saved["lowest_validation_loss"]
-    state.validations_since_lowest = saved["validations_since_lowest"]
+    for name in ("lowest_validation_loss", "validations_since_lowest", "recent_losses"):
+        setattr(state, name, saved.get(name, getattr(state, name)))  # a checkpoint may be older than they are
     if state.plan.total_steps is None:
         state.plan = Plan(**saved["plan"])
     if found.world_size != dist.get_world_size():

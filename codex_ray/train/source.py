@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from codex_ray.config.check import BatchPlan
-from codex_ray.corpus.direct import digest
+from codex_ray.corpus.direct import DirectStream, digest
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.mixture import Mixture
 from codex_ray.corpus.order import Order
-from codex_ray.corpus.stream import StepRows, open_stream
+from codex_ray.corpus.ray_stream import RayStream
+from codex_ray.corpus.stream import open_stream
+from codex_ray.train.spikes import Skips, stretches
 
 
 @dataclass(frozen=True)
@@ -55,37 +57,47 @@ class CorpusSource:
         batch: BatchPlan,
         first_step: int,
         steps: int,
+        skips: Skips,
         rank: int,
         world_size: int,
         device: torch.device,
     ) -> None:
         self._micro_rows = batch.micro_rows
         self._device = device
-        self._rows: Iterator[StepRows] = open_stream(
+        self._stretches = stretches(first_step, steps, skips)
+        self._open = partial(
+            open_stream,
             corpus,
             "train",
             kind=kind,
             seed=seed,
-            first_step=first_step,
-            steps=steps,
             batch_rows=batch.global_rows,
             rank=rank,
             world_size=world_size,
         )
+        self._stream = self._following()
 
     def next(self) -> Batch:
         """Return the next optimizer step's rows, int64 of shape [rows, sequence]."""
         started = time.perf_counter()
-        rows = next(self._rows)
+        rows = next(self._stream, None)
+        while rows is None and self._stretches:
+            self.close()
+            self._stream = self._following()
+            rows = next(self._stream, None)
+        if rows is None:
+            raise StopIteration
         waited = time.perf_counter() - started
         input_ids_BS = torch.from_numpy(rows.tokens.astype(np.int64)).to(self._device)
         return Batch(list(input_ids_BS.split(self._micro_rows)), digest(rows), waited)
 
     def close(self) -> None:
         """Shut the stream down."""
-        close = getattr(self._rows, "close", None)
-        if close is not None:
-            close()
+        self._stream.close()
+
+    def _following(self) -> DirectStream | RayStream:
+        first, count = self._stretches.pop(0) if self._stretches else (0, 0)
+        return self._open(first_step=first, steps=count)
 
 
 def sources_used(manifest: Manifest, order: Order | Mixture, positions: int) -> dict[str, float]:

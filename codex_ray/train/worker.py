@@ -38,6 +38,7 @@ from codex_ray.train.pulse import Pulse
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
+from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, batch_index
 from codex_ray.train.start import ready_for_training, start_config, start_model
 from codex_ray.train.validation import Validator
 
@@ -67,10 +68,13 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     address = ray.util.get_node_ip_address()
     messages.send("worker", rank=rank, pid=os.getpid(), node=address)
     logging.info("worker %d of %d, process %d on %s", rank, dist.get_world_size(), os.getpid(), address)
-    worker = Worker(build(Pretrain, job["settings"]), run, messages, job["started"])
+    settings = build(Pretrain, job["settings"])
+    worker = Worker(settings, run, messages, job["started"])
     pulse = Pulse(run.attempt_folder, rank, address, lambda: (worker.state.step, worker.state.phase))
     try:
-        return worker.work()
+        while (outcome := worker.work())["status"] == "again":
+            worker = Worker(settings, run, messages, time.time())
+        return outcome
     except BaseException as error:
         logging.exception("worker %d ends", rank)
         run.record_error("worker", rank, worker.state.step, worker.state.phase, error)
@@ -129,7 +133,11 @@ class Worker:
                 self.note(f"resumed from step {self.state.step}{others}")
             recorder.continue_after(self.state.step)
             self._mark("checkpoint load")
-            complete = train(parts, self.state)
+            try:
+                complete = train(parts, self.state)
+            except SpikeError as spike:
+                parts.engine.close()
+                return self._go_back(spike)
             if complete:
                 self.state.phase = "export"
                 save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
@@ -139,6 +147,27 @@ class Worker:
             recorder.close()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
+
+    def _go_back(self, spike: SpikeError) -> dict[str, Any]:
+        """Write down which batches are left out when training goes on from the newest checkpoint.
+
+        Raises:
+            CodexRayError: it has happened too often.
+        """
+        skips = self.decided["skips"]
+        if len(skips) >= MOST_ROLLBACKS:
+            raise CodexRayError(
+                f"{spike.reason}, and the run has gone back {len(skips)} times already; lower the learning "
+                f"rate or look at the data, then continue with resume=auto name={self.run.name}"
+            )
+        dist.barrier()  # no rank reads on before all have come here
+        if self.rank == 0:
+            step = self.checkpoints.back(self.settings.checkpoints.every)
+            self.decided["skips"] = [*skips, [step, spike.step - step]]
+            write_json(self.run.path / "decided.json", self.decided)
+            self.note(f"{spike.reason}: back to step {step}, {spike.step - step} batches are left out")
+        dist.barrier()
+        return {"status": "again", "step": spike.step, "total_steps": self.state.plan.total_steps}
 
     def first_step_done(self) -> None:
         """Report how long each stage until the first optimizer step took."""
@@ -158,7 +187,8 @@ class Worker:
 
     def used(self, step: int) -> dict[str, float]:
         """Return how much of each source ``step`` steps have used; nothing where there is only one."""
-        return sources_used(self.manifest, self._order, step * self.batch.global_rows)
+        batches = batch_index(step, self.decided["skips"])
+        return sources_used(self.manifest, self._order, batches * self.batch.global_rows)
 
     def _source(self) -> CorpusSource:
         total = self.state.plan.total_steps
@@ -169,6 +199,7 @@ class Worker:
             batch=self.batch,
             first_step=self.state.step,
             steps=OPEN_END if total is None else max(0, total - self.state.step),
+            skips=self.decided["skips"],
             rank=self.rank,
             world_size=self.world,
             device=self.device,
@@ -250,7 +281,7 @@ class Worker:
                     f"the corpus {self.corpus} has changed since run {self.run.name} began; "
                     "give the corpus it began with, or another name=NAME"
                 )
-            return decided
+            return {"skips": []} | decided
         wanted, threads = self.settings.compute.dtype, torch.get_num_threads()
         if wanted == "auto" and self.settings.deepspeed.stage == 0:
             wanted = "float32"  # DeepSpeed's stage 0 in bf16 is another optimizer
@@ -263,6 +294,7 @@ class Worker:
             "peak_flops": peak_flops(self.device.type, dtype, threads)[0],
             "total_steps": Plan.of(self.settings.train, rows, self.batch.global_rows).total_steps,
             "corpus_fingerprint": self.manifest.fingerprint,
+            "skips": [],
         }
         if self.settings.start is not None:
             tokenizer = Tokenizer.load(self.corpus / "tokenizer")

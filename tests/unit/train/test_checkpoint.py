@@ -89,6 +89,17 @@ def test_prune_keeps_every_so_many_for_ever(tmp_path: Path) -> None:
     assert sorted(int(path.name[5:]) for path in tmp_path.glob("step_*")) == [10, 20, 30, 35]
 
 
+def test_going_back_takes_the_newest_regular_checkpoint(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    assert folder.back(5) == 0
+    commit(folder, 7)
+    assert folder.back(5) == 7  # there is no other
+    for step in (10, 15, 18):
+        commit(folder, step)
+    assert folder.back(5) == 15
+    assert sorted(int(path.name[5:]) for path in tmp_path.glob("step_*")) == [7, 10, 15]
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     manifest = commit(folder, 5) / "manifest.json"
