@@ -124,7 +124,21 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
             f"{prefix}train.compile=true cannot go with {prefix}deepspeed.stage=3, which gathers weights "
             f"within sublayers; give {prefix}deepspeed.stage=2, or leave {prefix}train.compile unset"
         )
+    _going_back(settings, prefix)
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
+
+
+def _going_back(settings: Pretrain, prefix: str) -> None:
+    factor = settings.train.spike_factor
+    if 0 < factor <= 1:
+        raise ConfigError(
+            f"{prefix}train.spike_factor={factor:g} calls ordinary losses spikes; give more than 1, such as 3"
+        )
+    if settings.train.on_nonfinite == "rollback" and settings.compute.dtype == "float16":
+        raise ConfigError(
+            f"{prefix}train.on_nonfinite=rollback cannot go with {prefix}compute.dtype=float16, whose loss "
+            "scale overflows now and then by design; give skip"
+        )
 
 
 def _prepare(settings: Prepare, prefix: str) -> None:

@@ -6,15 +6,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedModel
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from codex_ray.config.use import Export
-from codex_ray.errors import CodexRayError
+from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import unwritable, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
-from codex_ray.tokenizer.chat import TEMPLATE_FILE, renderer, template_text
+from codex_ray.tokenizer.chat import TEMPLATE_FILE, template_text
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -50,7 +52,7 @@ def export(settings: Export) -> Exported:
         CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
     """
     folder = free_folder(settings.output)
-    renderer(settings.chat_template)  # refuses one that is wrong
+    _check_template(settings.chat_template)
     model = load_model(
         settings.model,
         dtype=settings.dtype,
@@ -102,11 +104,9 @@ def write_folder(
         run = None
         if Path(source).expanduser().exists():
             found = resolve_model_folder(source)
-            if is_adapter(found):
-                _copy_tokenizer(Path(base_of(found)[0]).expanduser(), staging)
             _copy_tokenizer(found, staging)
-            _add_chat_template(staging, chat_template)
             run = found.parent if (found.parent / "summary.json").is_file() else None
+        _add_chat_template(staging, chat_template)
         write_text(staging / "README.md", model_card(model, folder.name, run))
         if folder.exists():
             folder.rmdir()
@@ -124,9 +124,23 @@ def write_folder(
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
+    base = Path(base_of(source)[0]).expanduser() if is_adapter(source) else source
+    if base != source and base.is_dir():
+        _copy_tokenizer(resolve_model_folder(base), target)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def _check_template(path: str | None) -> None:
+    """Refuse a template that Transformers could not compile."""
+    text = template_text(path)
+    try:
+        render_jinja_template([[{"role": "user", "content": ""}]], chat_template=text)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"chat_template {path} is wrong ({error}); mend it") from error
+    except TemplateError:
+        pass  # it may refuse such messages
 
 
 def _add_chat_template(folder: Path, path: str | None) -> None:

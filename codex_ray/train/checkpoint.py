@@ -72,8 +72,9 @@ class CheckpointFolder:
         step whether or not it was stopped in between. With none at all the step is 0.
         """
         steps = sorted(int(folder.name[5:]) for folder in self.folder.glob("step_*"))
-        regular = [step for step in steps if step % every == 0]
-        target = max(regular or steps, default=0)
+        newest = max(steps, default=0)
+        regular = [step for step in steps if step % every == 0 and newest - step < every]
+        target = max(regular, default=newest)
         for step in steps:
             if step > target:
                 shutil.rmtree(self.path(step))

@@ -21,6 +21,7 @@ from typing import Any
 from codex_ray.cluster import preflight
 from codex_ray.cluster.session import open_session, refuse_relative_in_job
 from codex_ray.config.check import derive_batch
+from codex_ray.config.common import Cluster
 from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
 from codex_ray.config.train import Pretrain
@@ -33,6 +34,7 @@ from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings
 
 POLL_SECONDS = 0.2
+MOST_WAITS = 100  # for workers of nodes that are lost, in one start
 ELASTIC_START_SECONDS = 20  # until workers that cannot be placed are tried with fewer
 
 
@@ -129,7 +131,8 @@ def _fit(
 
     def fit() -> None:
         try:
-            box["result"] = _trainer(job, settings).fit()
+            with _start_timeout(settings.cluster):
+                box["result"] = _trainer(job, settings).fit()
         except BaseException as error:  # handed to the main thread, which tells the user
             box["error"] = error
 
@@ -184,8 +187,6 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         resources["GPU"] = cluster.gpus_per_worker
     fewest = cluster.min_workers or cluster.workers
     elastic = fewest < cluster.workers
-    if elastic:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ELASTIC_START_SECONDS))
     threads = str(job["threads"])
     environment = {
         "OMP_NUM_THREADS": threads,
@@ -217,11 +218,25 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures,
                 # Each wait for workers that a lost node would have held counts as one.
-                controller_failure_limit=10 if elastic else 2,
+                controller_failure_limit=MOST_WAITS if elastic else 2,
             ),
             worker_runtime_env={"env_vars": environment},
         ),
     )
+
+
+@contextmanager
+def _start_timeout(cluster: Cluster) -> Iterator[None]:
+    """Have Ray try fewer workers soon where some are enough; it reads this from the environment."""
+    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+    mine = (cluster.min_workers or cluster.workers) < cluster.workers and name not in os.environ
+    if mine:
+        os.environ[name] = str(ELASTIC_START_SECONDS)
+    try:
+        yield
+    finally:
+        if mine:
+            del os.environ[name]
 
 
 def _share_of_cores(workers: int) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import DeepSpeed, Optimizer
 from codex_ray.errors import CodexRayError
+from codex_ray.files import SMALLEST_FREE_BYTES
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
 from codex_ray.train.recut import Layout, recut
@@ -170,10 +171,14 @@ class Engine:
         if self.stage == 0 or written_by == world:
             yield folder
             return
-        if getattr(self._optimizer, "round_robin_gradients", False):
+        zero = self._optimizer
+        padded = any(any(group) for group in getattr(zero, "round_robin_bit16_padding", ()))
+        unlike = ("round_robin_gradients", "elastic_checkpoint")
+        if padded or any(getattr(zero, name, False) for name in unlike):
             raise CodexRayError(
-                f"checkpoint {folder.name} was written by {written_by} workers with round_robin_gradients, "
-                f"which orders parameters by their number; resume it with cluster.workers={written_by}"
+                f"checkpoint {folder.name} was written by {written_by} workers, and round_robin_gradients, "
+                "parameter_alignment and elastic_checkpoint make its layout depend on them; resume it with "
+                f"cluster.workers={written_by}"
             )
         staging = folder.with_name(f".{folder.name}_for_{world}.partial")
         if rank == 0:
@@ -181,7 +186,15 @@ class Engine:
             (staging / "engine").mkdir(parents=True)
         dist.barrier()
         layout = self._layout()
-        recut(folder / "engine", staging / "engine", layout, rank=rank, world=world, old_world=written_by)
+        try:
+            recut(folder / "engine", staging / "engine", layout, rank=rank, world=world, old_world=written_by)
+        except (OSError, RuntimeError) as error:  # torch's writer has no errno
+            if shutil.disk_usage(folder).free >= SMALLEST_FREE_BYTES:
+                raise
+            raise CodexRayError(
+                f"the disk is full while {folder.name} is cut anew for {world} workers; free as much as the "
+                "checkpoint takes and run it again with resume=auto"
+            ) from error
         dist.barrier()
         yield staging
         dist.barrier()

@@ -99,7 +99,7 @@ class Follower:
         if kind == "note":
             self._progress.note(message["text"])
         elif kind == "startup":
-            self.startup = message["seconds"]
+            self.startup = self.startup or message["seconds"]  # of the first of this start's beginnings
         elif kind == "model":
             self._parameters = message["parameters"]
         elif kind == "plan":

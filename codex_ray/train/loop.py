@@ -59,6 +59,16 @@ class State:
     validations_since_lowest: int = 0
     recent_losses: list[float] = field(default_factory=list)
     phase: str = "start"
+    moves: int = 0
+    warm: bool = False
+
+    def place(self) -> tuple[int, str, int]:
+        """Where this rank stands: step, phase, and a count of what is done within the phase."""
+        return self.step, self.phase if self.warm else "start", self.moves
+
+    def restart(self) -> None:
+        """Be as before the first step of a start, whose length says nothing."""
+        self.__init__()  # type: ignore[misc]
 
     def validated(self, loss: float) -> None:
         """Count the validations since the lowest loss."""
@@ -115,6 +125,7 @@ def train(parts: Parts, state: State) -> bool:
     stopping = False
     while not stopping and not state.done(settings.validation.patience):
         figures, stopping = _step(parts, state)
+        state.warm = True
         state.elapsed = time.perf_counter() - began
         parts.watcher.stepped()
         decided = _agree_on_plan(parts, state)
@@ -165,6 +176,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         share = parts.objective.loss(parts.engine.forward, micro, total)
         parts.engine.backward(share)
         loss += share.detach()
+        state.moves += 1
     state.phase = "optimizer step"
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     sums = torch.tensor(

@@ -36,10 +36,10 @@ class Pulse:
         folder: the attempt's folder, which the driver reads.
         rank: this rank.
         node: this node's address.
-        place: returns the present step and phase.
+        place: returns the present step, the phase, and a count of what is done within it.
     """
 
-    def __init__(self, folder: Path, rank: int, node: str, place: Callable[[], tuple[int, str]]) -> None:
+    def __init__(self, folder: Path, rank: int, node: str, place: Callable[[], tuple[int, str, int]]) -> None:
         self._folder, self._rank, self._place = folder, rank, place
         self._key = f"{node}:{os.getpid()}"
         self._beats = 0
@@ -62,8 +62,8 @@ class Pulse:
 
     def _beat(self) -> None:
         self._beats += 1
-        step, phase = self._place()
-        pulse = {"key": self._key, "beats": self._beats, "step": step, "phase": phase}
+        step, phase, moves = self._place()
+        pulse = {"key": self._key, "beats": self._beats, "step": step, "phase": phase, "moves": moves}
         with replacing(self._folder / f"pulse_{self._rank}.json") as path:
             path.write_text(json.dumps(pulse), encoding="utf-8")
 
@@ -78,6 +78,12 @@ class Pulse:
                 faulthandler.dump_traceback(file, all_threads=True)
         if self._key in orders["end"]:
             os._exit(EXIT_STATUS)  # the training thread does not answer
+
+
+def clear_pulses(folder: Path) -> None:
+    """Remove what workers that were killed have left, before new ones have a pulse."""
+    for path in folder.glob("pulse_*.json"):
+        path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -141,7 +147,7 @@ class HangWatch:
                 if before is None or before.pulse["key"] != pulse["key"]:
                     found[rank] = _Seen(pulse, now, now)
                     continue
-                moved = (pulse["step"], pulse["phase"]) != (before.pulse["step"], before.pulse["phase"])
+                moved = any(pulse[key] != before.pulse[key] for key in ("step", "phase", "moves"))
                 beat = pulse["beats"] != before.pulse["beats"]
                 found[rank] = _Seen(pulse, now if beat else before.beat_at, now if moved else before.moved_at)
         self._seen = found
@@ -158,9 +164,9 @@ class HangWatch:
         if any(self._seen[rank].pulse["phase"] not in STEP_PHASES for rank in still):
             return None
 
-        def progress(rank: int) -> tuple[int, int]:
+        def progress(rank: int) -> tuple[int, int, int]:
             pulse = self._seen[rank].pulse
-            return pulse["step"], STEP_PHASES.index(pulse["phase"])
+            return pulse["step"], STEP_PHASES.index(pulse["phase"]), pulse["moves"]
 
         behind = min(still, key=lambda rank: (progress(rank), rank))
         return self._hang(behind, "has not moved", [])

@@ -68,10 +68,7 @@ def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
     Raises:
         CodexRayError: the checkpoint cannot be cut anew for this number of workers.
     """
-    try:
-        saved = engine.load(found.folder, found.world_size)
-    except OSError as error:
-        raise unwritable(found.folder.parent, error) from error
+    saved = engine.load(found.folder, found.world_size)
     state.step, state.elapsed = saved["step"], saved["elapsed"]
     for name in ("lowest_validation_loss", "validations_since_lowest", "recent_losses"):
         setattr(state, name, saved.get(name, getattr(state, name)))  # a checkpoint may be older than they are

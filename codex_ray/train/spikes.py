@@ -40,6 +40,12 @@ def batch_index(step: int, skips: Skips) -> int:
     return step + sum(batches for first, batches in skips if first <= step)
 
 
+def after_rollback(skips: Skips, step: int, spike_step: int) -> list[tuple[int, int]]:
+    """Return the skips of a run that goes back to ``step`` as step ``spike_step``, counted from 1, jumped."""
+    kept = [(first, batches) for first, batches in skips if first <= step]
+    return [*kept, (step, batch_index(spike_step - 1, skips) + 1 - batch_index(step, kept))]
+
+
 def stretches(first: int, steps: int, skips: Skips) -> list[tuple[int, int]]:
     """Cut steps from ``first`` on into pairs (first batch, number of batches) that follow one another."""
     stop = first + steps

@@ -6,6 +6,7 @@ imported and the model built, so that Ray Data warms up meanwhile.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from codex_ray.cluster.preflight import STREAM_CPUS_PER_WORKER
 from codex_ray.config.check import derive_batch
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
@@ -34,11 +36,11 @@ from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
-from codex_ray.train.pulse import Pulse
+from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
-from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, batch_index
+from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback, batch_index
 from codex_ray.train.start import ready_for_training, start_config, start_model
 from codex_ray.train.validation import Validator
 
@@ -68,16 +70,22 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     address = ray.util.get_node_ip_address()
     messages.send("worker", rank=rank, pid=os.getpid(), node=address)
     logging.info("worker %d of %d, process %d on %s", rank, dist.get_world_size(), os.getpid(), address)
-    settings = build(Pretrain, job["settings"])
-    worker = Worker(settings, run, messages, job["started"])
-    pulse = Pulse(run.attempt_folder, rank, address, lambda: (worker.state.step, worker.state.phase))
+    settings, state, started = build(Pretrain, job["settings"]), State(), job["started"]
+    if rank == 0:
+        clear_pulses(run.attempt_folder)
+    dist.barrier()
+    pulse = Pulse(run.attempt_folder, rank, address, state.place)
     try:
-        while (outcome := worker.work())["status"] == "again":
-            worker = Worker(settings, run, messages, time.time())
+        while (outcome := Worker(settings, run, messages, started, state).work())["status"] == "again":
+            state.restart()
+            started = time.time()
+            gc.collect()  # the engine of before holds as much memory as the next will
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         return outcome
     except BaseException as error:
         logging.exception("worker %d ends", rank)
-        run.record_error("worker", rank, worker.state.step, worker.state.phase, error)
+        run.record_error("worker", rank, state.step, state.phase, error)
         if isinstance(error, CodexRayError):
             messages.fatal(error)
         raise
@@ -96,10 +104,11 @@ def _log_to(path: Path) -> None:
 class Worker:
     """One rank's parts of a run, made in order by :meth:`work`."""
 
-    def __init__(self, settings: Pretrain, run: RunFolder, messages: Messages, started: float) -> None:
-        self.settings, self.run, self.messages = settings, run, messages
+    def __init__(
+        self, settings: Pretrain, run: RunFolder, messages: Messages, started: float, state: State
+    ) -> None:
+        self.settings, self.run, self.messages, self.state = settings, run, messages, state
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.state = State()
         self.corpus = Path(settings.corpus)
         self.manifest = Manifest.load(self.corpus)
         self.checkpoints = CheckpointFolder(run.checkpoints)
@@ -157,13 +166,14 @@ class Worker:
         skips = self.decided["skips"]
         if len(skips) >= MOST_ROLLBACKS:
             raise CodexRayError(
-                f"{spike.reason}, and the run has gone back {len(skips)} times already; lower the learning "
-                f"rate or look at the data, then continue with resume=auto name={self.run.name}"
+                f"{spike.reason}, and the run has gone back {len(skips)} times already; look at the data and "
+                f"continue with resume=auto name={self.run.name} train.spike_factor=0 "
+                "train.on_nonfinite=skip, or begin another run with a lower learning rate"
             )
         dist.barrier()  # no rank reads on before all have come here
         if self.rank == 0:
             step = self.checkpoints.back(self.settings.checkpoints.every)
-            self.decided["skips"] = [*skips, [step, spike.step - step]]
+            self.decided["skips"] = after_rollback(skips, step, spike.step)
             write_json(self.run.path / "decided.json", self.decided)
             self.note(f"{spike.reason}: back to step {step}, {spike.step - step} batches are left out")
         dist.barrier()
@@ -190,11 +200,22 @@ class Worker:
         batches = batch_index(step, self.decided["skips"])
         return sources_used(self.manifest, self._order, batches * self.batch.global_rows)
 
+    def _stream_kind(self) -> str:
+        """Read shards directly where workers have taken all of a shrunken cluster's CPUs; same order."""
+        cluster, kind = self.settings.cluster, self.settings.stream
+        if kind == "ray" and (cluster.min_workers or cluster.workers) < cluster.workers:
+            import ray
+
+            if ray.available_resources().get("CPU", 0.0) < self.world * STREAM_CPUS_PER_WORKER:
+                self.note("no CPU is left for Ray Data, so workers read the corpus themselves")
+                return "direct"
+        return kind
+
     def _source(self) -> CorpusSource:
         total = self.state.plan.total_steps
         return CorpusSource(
             self.corpus,
-            kind=self.settings.stream,
+            kind=self._agree(self._stream_kind),
             seed=self.settings.seed,
             batch=self.batch,
             first_step=self.state.step,

@@ -97,7 +97,7 @@ def test_a_run_that_only_goes_back_ends_in_one_sentence(corpus: Path, tmp_path: 
         corpus,
         tmp_path,
         "hopeless",
-        train=Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, spike_factor=0.5),
+        train=Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, spike_factor=1.0001),
         checkpoints=Checkpoints(every=2, keep_last=3),
     )
     with pytest.raises(CodexRayError, match=r"has gone back 10 times already; lower the learning rate"):

@@ -99,6 +99,13 @@ def test_what_is_possible_passes(words):
             ["train.compile=true", "deepspeed.stage=3"],
             "give deepspeed.stage=2, or leave",
         ),
+        ("pretrain", ["train.spike_factor=0.9"], "give more than 1, such as 3"),
+        (
+            "pretrain",
+            ["train.on_nonfinite=rollback", "compute.dtype=float16", "compute.device=cuda", "cluster=gpu"],
+            "scale overflows now and then",
+        ),
+        ("pretrain", ["cluster.min_workers=3"], "give at most 2, or more workers"),
         ("quickstart", ["schedule=cosine"], "pretrain.schedule.kind=cosine must know"),
         ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=4096"),
     ],

@@ -98,6 +98,7 @@ def test_going_back_takes_the_newest_regular_checkpoint(tmp_path: Path) -> None:
         commit(folder, step)
     assert folder.back(5) == 15
     assert sorted(int(path.name[5:]) for path in tmp_path.glob("step_*")) == [7, 10, 15]
+    assert folder.back(7) == 15  # saved at another pace: the newest, not one far behind
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

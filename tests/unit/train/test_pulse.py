@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from codex_ray.train.pulse import EXIT_STATUS, ORDERS, STACK_SECONDS, Hang, HangWatch
+from codex_ray.train.pulse import EXIT_STATUS, ORDERS, STACK_SECONDS, Hang, HangWatch, clear_pulses
 
 
-def beat(folder: Path, rank: int, beats: int, step: int, phase: str, key: str | None = None) -> None:
-    pulse = {"key": key or f"node:{rank}", "beats": beats, "step": step, "phase": phase}
+def beat(
+    folder: Path, rank: int, beats: int, step: int, phase: str, key: str | None = None, moves: int = 0
+) -> None:
+    pulse = {"key": key or f"node:{rank}", "beats": beats, "step": step, "phase": phase, "moves": moves}
     (folder / f"pulse_{rank}.json").write_text(json.dumps(pulse))
 
 
@@ -71,6 +73,26 @@ def test_one_rank_that_moves_is_enough(tmp_path: Path) -> None:
         assert watch.look(float(second)) is None
 
 
+def test_micro_batches_are_moves(tmp_path: Path) -> None:
+    watch = HangWatch(tmp_path, 10)
+    for second in range(1, 60):
+        for rank in (0, 1):
+            beat(tmp_path, rank, second, 3, "forward and backward", moves=second // 8)
+        assert watch.look(float(second)) is None
+
+
+def test_what_killed_workers_left_goes_before_new_ones_come(tmp_path: Path) -> None:
+    watch = HangWatch(tmp_path, 10)
+    for second in range(1, 60):
+        if second < 5:
+            beat(tmp_path, 1, second, 3, "data")
+        elif second == 30:
+            clear_pulses(tmp_path)
+        if second < 5 or second > 30:
+            beat(tmp_path, 0, second, second, "data", key=f"{second > 30}")
+        assert watch.look(float(second)) is None
+
+
 def test_new_processes_begin_anew(tmp_path: Path) -> None:
     watch = HangWatch(tmp_path, 10)
     for second in range(1, 60):
@@ -89,7 +111,7 @@ def endless():
     while True:
         time.sleep(0.01)
 
-Pulse(Path(sys.argv[1]), 0, "here", lambda: (4, "data"))
+Pulse(Path(sys.argv[1]), 0, "here", lambda: (4, "data", 0))
 endless()
 """
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_ray.train.spikes import FEWEST, batch_index, is_spike, stretches
+from codex_ray.train.spikes import FEWEST, after_rollback, batch_index, is_spike, stretches
 
 SKIPS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=5)
 
@@ -25,6 +25,21 @@ def test_no_batch_is_taken_twice_and_those_left_out_are_not_taken(skips: list[tu
     taken = [batch_index(step, skips) for step in range(80)]
     assert len(set(taken)) == len(taken) and taken == sorted(taken)
     assert taken[79] - 79 == sum(batches for _, batches in skips)
+
+
+@given(
+    skips=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=4),
+    back=st.integers(0, 40),
+    further=st.integers(1, 30),
+)
+def test_after_going_back_training_goes_on_behind_the_batch_that_jumped(
+    skips: list[tuple[int, int]], back: int, further: int
+) -> None:
+    spike = back + further
+    again = after_rollback(skips, back, spike)
+    assert batch_index(back, again) == batch_index(spike - 1, skips) + 1
+    before = [batch_index(step, skips) for step in range(back)]
+    assert [batch_index(step, again) for step in range(back)] == before
 
 
 def test_a_spike_stands_out_of_enough_losses() -> None:
