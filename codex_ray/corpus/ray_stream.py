@@ -122,6 +122,7 @@ class RayStream(Iterator[StepRows]):
         while True:
             while self._ready and self._ready[0].stop_step <= self._next:
                 self._ready.popleft()
+                self._changed.notify_all()  # the thread may be waiting for room
             if self._ready:
                 return self._slice(self._ready[0])
             self._raise_failure()  # only now: what arrived before it is sound
@@ -160,7 +161,7 @@ class RayStream(Iterator[StepRows]):
     def _wait_for_room(self, planned: int) -> list[Chunk] | None:
         """Return the next segment's chunks once half a segment or less is held; None at the end."""
         with self._changed:
-            # Ends with a step taken or with close(), both of which notify.
+            # Ends with rows let go, a step taken or close(), all of which notify.
             while not self._closed and len(self._ready) > SEGMENT_CHUNKS // 2:
                 self._changed.wait()
             first = max(planned, self._next)

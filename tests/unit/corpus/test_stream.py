@@ -174,6 +174,21 @@ def test_the_hand_over_loses_and_repeats_nothing(corpus: Manifest, cold_steps: i
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_rows_that_come_too_late_make_room(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading here is past the first segment when that arrives whole and the thread waits for room."""
+    monkeypatch.setattr(ray_stream, "STALL_SECONDS", 5.0)
+    gate = threading.Event()
+    stream = open_ray(corpus, Runs(gate))
+    found = [next(stream) for _ in range(60)]
+    gate.set()
+    while len(stream._ready) < 8:
+        time.sleep(0.001)
+    time.sleep(0.2)
+    check_all(corpus, found + list(stream), 0, 400)
+    stream.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_a_slow_reader_holds_the_pipeline_back(corpus: Manifest) -> None:
     runs = Runs()
     stream = open_ray(corpus, runs)
