@@ -93,12 +93,13 @@ def test_a_loss_that_is_not_finite_sends_a_run_back(corpus: Path, tmp_path: Path
 
 
 def test_a_run_that_only_goes_back_ends_in_one_sentence(corpus: Path, tmp_path: Path) -> None:
+    """Half the usual loss counts as a jump here, which the command line refuses: every one does."""
     settings = run_settings(
         corpus,
         tmp_path,
         "hopeless",
-        train=Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, spike_factor=1.0001),
+        train=Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, spike_factor=0.5),
         checkpoints=Checkpoints(every=2, keep_last=3),
     )
-    with pytest.raises(CodexRayError, match=r"has gone back 10 times already; lower the learning rate"):
+    with pytest.raises(CodexRayError, match=r"has gone back 10 times already; look at the data and"):
         pretrain(settings)
