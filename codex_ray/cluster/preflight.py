@@ -24,7 +24,7 @@ def check(cluster: Cluster, resources: Mapping[str, float], *, streams: bool) ->
     Raises:
         CodexRayError: with what is wanted, what there is, and the setting to change.
     """
-    workers = cluster.min_workers or cluster.workers
+    workers = cluster.fewest_workers
     stream_cpus = workers * STREAM_CPUS_PER_WORKER if streams else 0.0
     wanted = {
         "CPU": workers * cluster.cpus_per_worker + stream_cpus,

@@ -46,6 +46,16 @@ class Cluster:
         300.0, minimum=5.0, help="longest wait for another worker within a step"
     )
 
+    @property
+    def fewest_workers(self) -> int:
+        """How many workers the run needs to go on."""
+        return self.min_workers or self.workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while it runs."""
+        return self.fewest_workers < self.workers
+
 
 @dataclass(frozen=True)
 class Mlflow:

@@ -16,7 +16,7 @@ from codex_ray.files import unwritable, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
-from codex_ray.tokenizer.chat import TEMPLATE_FILE, template_text
+from codex_ray.tokenizer.chat import CHATML, TEMPLATE_FILE, template_text
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -52,14 +52,14 @@ def export(settings: Export) -> Exported:
         CodexRayError: the model cannot be loaded, or the folder is in use or cannot be written.
     """
     folder = free_folder(settings.output)
-    _check_template(settings.chat_template)
+    template = None if settings.chat_template is None else _sound_template(settings.chat_template)
     model = load_model(
         settings.model,
         dtype=settings.dtype,
         revision=settings.revision,
         allow_pickle=settings.allow_pickle,
     )
-    exported = write_folder(model, settings.model, folder, settings.max_shard_bytes, settings.chat_template)
+    exported = write_folder(model, settings.model, folder, settings.max_shard_bytes, template)
     print(exported)
     return exported
 
@@ -90,7 +90,7 @@ def write_folder(
         source: the path or Hub name the model came from; a local one's tokenizer is copied.
         folder: an empty folder, or one that is not there yet.
         max_shard_bytes: largest safetensors file.
-        chat_template: a template's file; unset keeps what the source has, else takes ChatML's.
+        chat_template: a template; unset keeps what the source has, else takes ChatML's.
 
     Raises:
         CodexRayError: the folder cannot be written.
@@ -124,16 +124,18 @@ def write_folder(
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    base = Path(base_of(source)[0]).expanduser() if is_adapter(source) else source
-    if base != source and base.is_dir():
-        _copy_tokenizer(resolve_model_folder(base), target)
+    """Copy a model's tokenizer; that of an adapter's base first, where it is here."""
+    if is_adapter(source):
+        base = Path(base_of(source)[0]).expanduser()
+        if base.is_dir():
+            _copy_tokenizer(resolve_model_folder(base), target)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
-def _check_template(path: str | None) -> None:
-    """Refuse a template that Transformers could not compile."""
+def _sound_template(path: str) -> str:
+    """Return a template; one that Transformers could not compile is refused."""
     text = template_text(path)
     try:
         render_jinja_template([[{"role": "user", "content": ""}]], chat_template=text)
@@ -141,11 +143,12 @@ def _check_template(path: str | None) -> None:
         raise ConfigError(f"chat_template {path} is wrong ({error}); mend it") from error
     except TemplateError:
         pass  # it may refuse such messages
+    return text
 
 
-def _add_chat_template(folder: Path, path: str | None) -> None:
+def _add_chat_template(folder: Path, template: str | None) -> None:
     configuration = folder / "tokenizer_config.json"
     there = configuration.is_file() and "chat_template" in configuration.read_text(encoding="utf-8")
     tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-    if path is not None or (tokenizer and not there and not (folder / TEMPLATE_FILE).is_file()):
-        write_text(folder / TEMPLATE_FILE, template_text(path))
+    if template is not None or (tokenizer and not there and not (folder / TEMPLATE_FILE).is_file()):
+        write_text(folder / TEMPLATE_FILE, template or CHATML)

@@ -24,14 +24,12 @@ class TemplateFailure(Exception):
     """A template failed on the messages that it was given."""
 
 
-def template_text(path: str | None) -> str:
-    """Return a template's text, ChatML's where none is given.
+def template_text(path: str) -> str:
+    """Return a template's text.
 
     Raises:
         ConfigError: it cannot be read.
     """
-    if path is None:
-        return CHATML
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -41,7 +39,9 @@ def template_text(path: str | None) -> str:
 
 
 def renderer(path: str | None) -> Render:
-    """Return what renders messages; it raises TemplateFailure where the template fails on them.
+    """Return what renders messages, by ChatML's template where none is given.
+
+    It raises TemplateFailure where the template fails on them.
 
     Raises:
         ConfigError: the template cannot be read or is wrong.
@@ -56,8 +56,9 @@ def renderer(path: str | None) -> Render:
     def refuse(message: str) -> str:
         raise TemplateError(message)
 
+    text = CHATML if path is None else template_text(path)
     try:
-        template = environment.from_string(template_text(path), globals={"raise_exception": refuse})
+        template = environment.from_string(text, globals={"raise_exception": refuse})
     except TemplateError as error:
         raise ConfigError(f"chat_template {path} is wrong ({error}); mend it") from error
 

@@ -185,15 +185,12 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    fewest = cluster.min_workers or cluster.workers
-    elastic = fewest < cluster.workers
     threads = str(job["threads"])
     environment = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "TORCH_COMPILE_DISABLE": str(
-            int(not settings.train.compile)
-        ),  # DeepSpeed and Muon would by themselves
+        # DeepSpeed compiles parts of itself, which takes longer than it saves.
+        "TORCH_COMPILE_DISABLE": "0" if settings.train.compile else "1",
         # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
         # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -205,7 +202,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         train_loop_config=job,
         torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=(fewest, cluster.workers) if elastic else cluster.workers,
+            num_workers=(cluster.fewest_workers, cluster.workers) if cluster.elastic else cluster.workers,
             elastic_resize_monitor_interval_s=cluster.grow_every_seconds,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
@@ -218,7 +215,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures,
                 # Each wait for workers that a lost node would have held counts as one.
-                controller_failure_limit=MOST_WAITS if elastic else 2,
+                controller_failure_limit=MOST_WAITS if cluster.elastic else 2,
             ),
             worker_runtime_env={"env_vars": environment},
         ),
@@ -229,7 +226,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
 def _start_timeout(cluster: Cluster) -> Iterator[None]:
     """Have Ray try fewer workers soon where some are enough; it reads this from the environment."""
     name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-    mine = (cluster.min_workers or cluster.workers) < cluster.workers and name not in os.environ
+    mine = cluster.elastic and name not in os.environ
     if mine:
         os.environ[name] = str(ELASTIC_START_SECONDS)
     try:

@@ -140,7 +140,7 @@ class Engine:
         Every rank takes part.
 
         Raises:
-            CodexRayError: ZeRO was told to order parameters by the number of workers.
+            CodexRayError: ZeRO was told to lay parameters out by the number of workers, or the disk is full.
         """
         with self._fitting(folder, written_by) as fitting:
             _, state = self._engine.load_checkpoint(str(fitting), tag="engine")

@@ -63,12 +63,11 @@ class State:
     warm: bool = False
 
     def place(self) -> tuple[int, str, int]:
-        """Where this rank stands: step, phase, and a count of what is done within the phase."""
-        return self.step, self.phase if self.warm else "start", self.moves
+        """Where this rank stands: step, phase, and a count of micro-batches.
 
-    def restart(self) -> None:
-        """Be as before the first step of a start, whose length says nothing."""
-        self.__init__()  # type: ignore[misc]
+        The first step of a start belongs to the start: its length says nothing.
+        """
+        return self.step, self.phase if self.warm else "start", self.moves
 
     def validated(self, loss: float) -> None:
         """Count the validations since the lowest loss."""

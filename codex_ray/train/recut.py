@@ -176,6 +176,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _single(folder: Path, name: str) -> Path:
-    found = [path for path in folder.iterdir() if path.name.endswith(name)]
+    found = list(folder.glob(f"*{name}"))
     assert len(found) == 1, f"{folder} has {len(found)} files {name}"
     return found[0]

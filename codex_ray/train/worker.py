@@ -74,11 +74,10 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     if rank == 0:
         clear_pulses(run.attempt_folder)
     dist.barrier()
-    pulse = Pulse(run.attempt_folder, rank, address, state.place)
+    pulse = Pulse(run.attempt_folder, rank, address, lambda: state.place())
     try:
         while (outcome := Worker(settings, run, messages, started, state).work())["status"] == "again":
-            state.restart()
-            started = time.time()
+            state, started = State(), time.time()
             gc.collect()  # the engine of before holds as much memory as the next will
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -173,9 +172,9 @@ class Worker:
         dist.barrier()  # no rank reads on before all have come here
         if self.rank == 0:
             step = self.checkpoints.back(self.settings.checkpoints.every)
-            self.decided["skips"] = after_rollback(skips, step, spike.step)
-            write_json(self.run.path / "decided.json", self.decided)
-            self.note(f"{spike.reason}: back to step {step}, {spike.step - step} batches are left out")
+            skips = after_rollback(skips, step, spike.step)
+            write_json(self.run.path / "decided.json", self.decided | {"skips": skips})
+            self.note(f"{spike.reason}: back to step {step}, {skips[-1][1]} batches are left out")
         dist.barrier()
         return {"status": "again", "step": spike.step, "total_steps": self.state.plan.total_steps}
 
@@ -203,7 +202,7 @@ class Worker:
     def _stream_kind(self) -> str:
         """Read shards directly where workers have taken all of a shrunken cluster's CPUs; same order."""
         cluster, kind = self.settings.cluster, self.settings.stream
-        if kind == "ray" and (cluster.min_workers or cluster.workers) < cluster.workers:
+        if kind == "ray" and cluster.elastic:
             import ray
 
             if ray.available_resources().get("CPU", 0.0) < self.world * STREAM_CPUS_PER_WORKER:

@@ -12,26 +12,16 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
     MixtralConfig,
     PreTrainedModel,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from tests.unit.model.small import VOCABULARY
 
-LLAMA_LIKE: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # those that can be upcycled
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -54,6 +44,8 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
         | {"bos_token_id": 1, "eos_token_id": 2},
     ),
     "llama": (LlamaConfig, SHAPE),
+    "mistral": (MistralConfig, SHAPE | {"sliding_window": None}),
+    "qwen2": (Qwen2Config, SHAPE),
     "qwen3": (Qwen3Config, SHAPE),
     "gemma": (GemmaConfig, SHAPE),
     "gemma2": (Gemma2Config, SHAPE | {"sliding_window": 8}),
@@ -62,23 +54,12 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def other(family: str) -> PreTrainedModel:
-    """Make a decoder of another family whose every weight is drawn."""
+def other(family: str, **changes: Any) -> PreTrainedModel:
+    """Make a decoder of another family whose every weight, norms and biases too, is drawn."""
     config_class, shape = OTHERS[family]
     torch.manual_seed(5)
-    return _drawn(AutoModelForCausalLM.from_config(config_class(**shape)))
-
-
-def _drawn(model: PreTrainedModel) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config_class(**shape | changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
-    return model.eval()
-
-
-def llama_like(family: str, **changes: Any) -> PreTrainedModel:
-    """Make a decoder of the Llama family whose every weight, norms and biases too, is drawn."""
-    config_class, model_class = LLAMA_LIKE[family]
-    shape = SHAPE | ({"sliding_window": None} if family == "mistral" else {})
-    torch.manual_seed(5)
-    return _drawn(model_class(config_class(**shape | changes)))
+    return model

@@ -10,7 +10,7 @@ from codex_ray.config.use import Inspect
 from codex_ray.errors import CodexRayError
 from codex_ray.model import flops_per_token
 from codex_ray.model.inspect import inspect, inspected
-from tests.unit.model.families import llama_like
+from tests.unit.model.families import other
 from tests.unit.model.small import build
 
 
@@ -35,7 +35,7 @@ def test_parts_add_up_and_memory_is_sixteen_bytes_per_parameter(
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_other_families_are_inspected_without_their_weights(family: str, tmp_path: Path) -> None:
-    model = llama_like(family)
+    model = other(family)
     model.config.save_pretrained(tmp_path)
     found = inspected(model.config, name=family, sequence_length=16, workers=1)
     assert found.parameters == model.num_parameters()

@@ -15,7 +15,7 @@ from codex_ray.config.use import Upcycle
 from codex_ray.errors import CodexRayError
 from codex_ray.model import load_model, next_token_loss_sum
 from codex_ray.model.upcycle import logit_difference, upcycle, upcycled
-from tests.unit.model.families import LLAMA_LIKE, llama_like
+from tests.unit.model.families import LLAMA_LIKE, other
 from tests.unit.model.small import KINDS, build, tokens
 
 TRAINED = {"original_max_position_embeddings": 32}
@@ -31,7 +31,7 @@ SCALED = (
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", LLAMA_LIKE)
 def test_logits_are_those_of_the_model_it_came_from(family: str, tied: bool, tmp_path: Path) -> None:
-    theirs = llama_like(family, tie_word_embeddings=tied)
+    theirs = other(family, tie_word_embeddings=tied)
     theirs.save_pretrained(tmp_path / "theirs")
     written = upcycle(Upcycle(model=str(tmp_path / "theirs"), output=str(tmp_path / "ours")))
     assert written.difference < 2e-5
@@ -44,7 +44,7 @@ def test_logits_are_those_of_the_model_it_came_from(family: str, tied: bool, tmp
 
 
 def test_in_half_precision_mixers_and_positions_stay_exact(tmp_path: Path) -> None:
-    llama_like("qwen3").save_pretrained(tmp_path)
+    other("qwen3").save_pretrained(tmp_path)
     theirs = load_model(tmp_path, dtype="bfloat16")
     ours = upcycled(theirs, Residual(exit="learned"))
     for name, value in (*ours.named_parameters(), *ours.named_buffers()):
@@ -54,7 +54,7 @@ def test_in_half_precision_mixers_and_positions_stay_exact(tmp_path: Path) -> No
 
 
 def test_biases_are_taken_over() -> None:
-    theirs = llama_like("llama", attention_bias=True, mlp_bias=True)
+    theirs = other("llama", attention_bias=True, mlp_bias=True)
     ours = upcycled(theirs, Residual())
     torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
 
@@ -62,18 +62,18 @@ def test_biases_are_taken_over() -> None:
 @pytest.mark.parametrize("scaling", SCALED, ids=lambda scaling: str(scaling["rope_type"]))
 def test_positions_are_scaled_as_in_llama(scaling: dict[str, Any]) -> None:
     rope = {"rope_theta": 500.0} | scaling
-    theirs, ids = llama_like("llama", rope_parameters=rope), tokens(2, 80)  # past the 64 of the model
+    theirs, ids = other("llama", rope_parameters=rope), tokens(2, 80)  # past the 64 of the model
     ours, fresh = upcycled(theirs, Residual()), build("mhc", rope_theta=500.0, rope_scaling=scaling)
     assert torch.equal(fresh.model.rotary_emb.inv_freq, ours.model.rotary_emb.inv_freq)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-4)
     rope = {"rope_type": "default", "rope_theta": 500.0}
-    unscaled = upcycled(llama_like("llama", rope_parameters=rope), Residual())
+    unscaled = upcycled(other("llama", rope_parameters=rope), Residual())
     assert (unscaled(ids).logits - ours(ids).logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_residual_starts_as_the_same_function_and_learns(kind: str) -> None:
-    theirs = llama_like("qwen3")
+    theirs = other("qwen3")
     ours = upcycled(theirs, Residual(kind=kind, exit="learned")).train()
     torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-3)
@@ -101,21 +101,21 @@ def test_every_kind_of_residual_starts_as_the_same_function_and_learns(kind: str
 )
 def test_what_the_decoder_cannot_do_is_refused(family: str, changes: dict[str, object], words: str) -> None:
     with pytest.raises(CodexRayError, match=words):
-        upcycled(llama_like(family, **changes), Residual())
+        upcycled(other(family, **changes), Residual())
 
 
 def test_a_window_is_the_longest_sequence() -> None:
-    theirs = llama_like("mistral", sliding_window=16)
+    theirs = other("mistral", sliding_window=16)
     ours = upcycled(theirs, Residual(), max_positions=16)
     assert ours.config.max_position_embeddings == 16
     assert logit_difference(theirs, ours) < 2e-5
-    assert logit_difference(theirs, upcycled(llama_like("mistral"), Residual())) > 1e-3  # where it is longer
+    assert logit_difference(theirs, upcycled(other("mistral"), Residual())) > 1e-3  # where it is longer
 
 
 def test_a_model_that_computes_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llama_like("llama").save_pretrained(tmp_path / "theirs")
+    other("llama").save_pretrained(tmp_path / "theirs")
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: self.down_proj(self.up_proj(x)))
     with pytest.raises(
         CodexRayError, match=r"differ by .* more than rounding does in float32; nothing is written"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -24,6 +23,7 @@ from codex_ray.model import build_model
 from codex_ray.rollout.generate import Completion, generate, generate_padded, prompt_ids
 from codex_ray.rollout.sampling import row_seeds
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
+from tests.unit.model.families import OTHERS
 
 POSITIONS = 64
 SAMPLED = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
@@ -71,23 +71,9 @@ def gpt2(vocabulary: int) -> Any:
 def gemma3(vocabulary: int) -> Any:
     """A model whose layers look back only eight tokens, but for every sixth."""
     torch.manual_seed(0)
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=POSITIONS,
-            sliding_window=8,
-            initializer_range=0.3,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=3,
-        )
-    )
+    config_class, shape = OTHERS["gemma3"]
+    config = config_class(**shape | {"vocab_size": vocabulary, "initializer_range": 0.3})
+    return AutoModelForCausalLM.from_config(config)
 
 
 def mhc(vocabulary: int) -> Any:

@@ -13,7 +13,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.model.upcycle import upcycled
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.train.start import start_config, start_model
-from tests.unit.model.families import llama_like
+from tests.unit.model.families import other
 from tests.unit.model.small import VOCABULARY, build
 
 
@@ -23,7 +23,7 @@ def pieces(count: int) -> Tokenizer:
 
 
 def test_an_upcycled_model_can_be_trained_on(tmp_path: Path) -> None:
-    ours = upcycled(llama_like("qwen2"), Residual(streams=2))
+    ours = upcycled(other("qwen2"), Residual(streams=2))
     ours.save_pretrained(tmp_path)
     config = start_config(str(tmp_path), pieces(VOCABULARY - 2), 64)
     started = start_model(str(tmp_path), config, resumed=False)
@@ -37,7 +37,7 @@ def test_an_upcycled_model_can_be_trained_on(tmp_path: Path) -> None:
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    llama_like("llama").save_pretrained(tmp_path / "llama")
+    other("llama").save_pretrained(tmp_path / "llama")
     with pytest.raises(CodexRayError, match=r"is a llama model; codex-ray upcycle"):
         start_config(str(tmp_path / "llama"), pieces(VOCABULARY), 64)
     build().save_pretrained(tmp_path / "ours")
