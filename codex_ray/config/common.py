@@ -85,6 +85,12 @@ class Track:
     mixing_every: int = setting(
         50, minimum=0, help="optimizer steps between two measurements of mHC gains; 0 never"
     )
+    spans: bool = setting(True, help="write where each rank's time goes to attempts/N/spans_RANK.jsonl")
+    slow_factor: float = setting(
+        1.5,
+        minimum=0.0,
+        help="name ranks whose forward pass takes over this times the ranks' median; 0 never",
+    )
 
 
 @dataclass(frozen=True)

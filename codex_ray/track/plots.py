@@ -41,6 +41,7 @@ class Plot:
     series: list[Series] = field(default_factory=list)
     logarithmic: bool = False
     from_zero: bool = False
+    stacked: bool = False
 
 
 def plots_of(rows: Sequence[Row]) -> list[Plot]:
@@ -187,7 +188,11 @@ def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     shown = [series for series in plot.series if series.steps]
-    for series, placeholder in zip(shown, SERIES, strict=False):
+    if plot.stacked:
+        areas = [colors.get(placeholder, placeholder) for placeholder in SERIES]
+        heights = [series.values for series in shown]
+        axes.stackplot(shown[0].steps, heights, colors=areas, labels=[series.label for series in shown])
+    for series, placeholder in zip(() if plot.stacked else shown, SERIES, strict=False):
         color = colors.get(placeholder, placeholder)
         faint = series.smoothed and len(series.values) > 20
         steps, values = downsample(series.steps, series.values)

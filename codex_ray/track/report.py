@@ -28,6 +28,7 @@ from codex_ray.track.page import (
 )
 from codex_ray.track.plots import plots_of, svg_of, write_loss_png
 from codex_ray.track.progress import duration, figure
+from codex_ray.track.time_report import time_section
 
 ERRORS_SHOWN = 20
 # The figures a reader looks for first, by their names in summary.json.
@@ -69,6 +70,7 @@ def write_report(run_folder: Path) -> Path:
         _headlines(summary or _figures_of(rows)),
         _error_section(errors),
         _plot_section(rows),
+        time_section(run_folder, last_step(rows)),
         _sample_section(samples),
         _source_section(rows),
         _results_section(summary),
@@ -83,6 +85,12 @@ def write_report(run_folder: Path) -> Path:
     except OSError as error:
         raise unwritable(image, error) from error
     return path
+
+
+def last_step(rows: Sequence[Row]) -> int:
+    """Return the optimizer step of the last row; 0 without rows."""
+    step = rows[-1].get("step") if rows else 0
+    return step if isinstance(step, int) else 0
 
 
 def _json(path: Path, what: str) -> Any:

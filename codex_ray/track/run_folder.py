@@ -159,6 +159,10 @@ class RunFolder:
         """Return the log file of one process of this attempt."""
         return self.attempt_folder / f"{role}_{rank}.log"
 
+    def spans(self, rank: int) -> Path:
+        """Return the file of one rank's spans of this attempt."""
+        return self.attempt_folder / f"spans_{rank}.jsonl"
+
     def record_error(self, role: str, rank: int, step: int | None, phase: str, error: BaseException) -> None:
         """Append ``error`` to errors.ndjson, and to first_error.txt if it is this attempt's first.
 

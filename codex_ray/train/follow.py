@@ -35,6 +35,7 @@ class Follower:
         self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
         self._run = run
         self._parameters: int | None = None
+        self._nodes: dict[int, str] = {}
         self._path = run.metrics
         self._bits_per_byte: float | None = None
         # Of an earlier attempt's rows, MLflow does not record again what it has, and is given what a
@@ -102,6 +103,10 @@ class Follower:
             self.startup = self.startup or message["seconds"]  # of the first of this start's beginnings
         elif kind == "model":
             self._parameters = message["parameters"]
+        elif kind == "worker":
+            self._nodes[message["rank"]] = message["node"]
+        elif kind == "slow":
+            self._progress.note(slow_sentence(message, self._nodes.get(message["rank"], "an unknown node")))
         elif kind == "plan":
             self._progress.update(total=message["total_steps"])
         elif kind == "fatal" and self.fatal is None:
@@ -124,3 +129,12 @@ class Follower:
             self._tracker.log_rows(self._unsent)
         self._unsent = []
         self._sent_at = time.monotonic()
+
+
+def slow_sentence(message: dict[str, Any], node: str) -> str:
+    """Say which rank is slow, and where it runs."""
+    return (
+        f"rank {message['rank']} on {node} is slow: until step {message['step']} its forward pass took "
+        f"{message['seconds']:.3g} s a step, {message['seconds'] / message['median']:.1f} times the ranks' "
+        "median; look at what else runs on that node, or take it out of the cluster"
+    )

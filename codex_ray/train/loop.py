@@ -21,6 +21,7 @@ from torch import Tensor
 from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import Pretrain, Training
 from codex_ray.errors import CodexRayError
+from codex_ray.track.spans import Spans
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.schedule import Plan, learning_rate_share
@@ -39,6 +40,9 @@ class Watcher(Protocol):
 
     def row(self, figures: dict[str, Any]) -> None:
         """Record one optimizer step's figures."""
+
+    def forward_seconds(self, by_rank: list[float]) -> None:
+        """Take note of the time that each rank's forward pass took in the step before."""
 
     def note(self, text: str) -> None:
         """Tell the user one sentence."""
@@ -105,6 +109,7 @@ class Parts:
     objective: NextToken
     source: Source
     watcher: Watcher
+    spans: Spans
     hooks: Hooks
 
 
@@ -134,19 +139,18 @@ def train(parts: Parts, state: State) -> bool:
         finished = state.plan.done(state.step)
         if _due(settings.validation.every, state.step) or finished:
             state.phase = "validation"
-            figures |= parts.hooks.validate()
+            with parts.spans.measure("validation", state.step):
+                figures |= parts.hooks.validate()
         if "validation_loss" in figures:
             state.validated(figures["validation_loss"])
         state.validation_loss = figures.get("validation_loss")
         if _due(settings.track.every, state.step) or finished or stopping or "validation_loss" in figures:
             parts.watcher.row(figures)
         if _due(settings.checkpoints.every, state.step):
-            state.phase = "checkpoint"
-            parts.hooks.save(state)
+            _save(parts, state)
             saved_at = state.step
     if saved_at != state.step:
-        state.phase = "checkpoint"
-        parts.hooks.save(state)
+        _save(parts, state)
     complete = state.done(settings.validation.patience)
     if complete and not state.plan.done(state.step):
         parts.watcher.note(
@@ -156,37 +160,48 @@ def train(parts: Parts, state: State) -> bool:
     return complete
 
 
+def _save(parts: Parts, state: State) -> None:
+    state.phase = "checkpoint"
+    with parts.spans.measure("checkpoint", state.step):
+        parts.hooks.save(state)
+
+
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _enter(parts: Parts, state: State, phase: str) -> None:
+    """Begin a phase of the present step."""
+    state.phase = phase
+    parts.spans.enter(phase)
 
 
 def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     """Do one optimizer step; returns its figures and whether to stop after it."""
     started = time.perf_counter()
-    state.phase = "data"
+    _enter(parts, state, "data")
     batch = parts.source.next()
     mixing: dict[str, float] = {}
     if _due(parts.settings.track.mixing_every, state.step):
+        _enter(parts, state, "mixing gains")
         mixing = parts.hooks.measure_mixing(batch)
-    state.phase = "forward and backward"
+    _enter(parts, state, "targets")
     total = global_weight(parts.objective, batch.micro_batches, parts.device)
     loss = torch.zeros((), dtype=torch.float64, device=parts.device)
     for micro in batch.micro_batches:
+        _enter(parts, state, "forward")
         share = parts.objective.loss(parts.engine.forward, micro, total)
+        _enter(parts, state, "backward")
         parts.engine.backward(share)
         loss += share.detach()
         state.moves += 1
-    state.phase = "optimizer step"
+    _enter(parts, state, "optimizer step")
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
-    sums = torch.tensor(
-        [0.0, float(batch.digest), float(parts.watcher.stop_wanted()), batch.wait_seconds],
-        dtype=torch.float64,
-        device=parts.device,
-    )
-    sums[0] = loss
-    dist.all_reduce(sums)
-    global_loss, digest, stop_votes, waited = sums.tolist()
+    _enter(parts, state, "reduction")
+    global_loss, digest, stop_votes, waited, *forward = _add_up(parts, batch, loss)
     state.step += 1
+    spent = parts.spans.settle(state.step)
+    parts.watcher.forward_seconds(forward)
     _judge(parts.settings.train, state, global_loss, applied=outcome.applied)
     seconds = time.perf_counter() - started
     tokens = parts.batch.global_rows * parts.sequence_length
@@ -202,11 +217,27 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "mfu": tokens / seconds * parts.flops_per_token / parts.peak_flops,
         "step_seconds": seconds,
         "data_seconds": waited / dist.get_world_size(),
+        "data_share": waited / dist.get_world_size() / seconds,
+        "forward_seconds": spent["forward"],
+        "backward_seconds": spent["backward"],
+        "optimizer_seconds": spent["optimizer step"],
         "batch": int(digest),
         "time": time.time(),
         **mixing,
     }
     return figures, stop_votes > 0 or state.step == parts.settings.train.stop_after
+
+
+def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
+    """Add up over all ranks: loss, digest, votes to stop, data wait; then each rank's last forward time."""
+    own = [0.0, float(batch.digest), float(parts.watcher.stop_wanted()), batch.wait_seconds]
+    forward = [0.0] * dist.get_world_size()
+    forward[dist.get_rank()] = parts.spans.last.get("forward", 0.0)
+    sums = torch.tensor([*own, *forward], dtype=torch.float64, device=parts.device)
+    sums[0] = loss
+    dist.all_reduce(sums)
+    added: list[float] = sums.tolist()
+    return added
 
 
 def _judge(training: Training, state: State, loss: float, *, applied: bool) -> None:

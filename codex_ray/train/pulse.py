@@ -26,7 +26,7 @@ STACK_SECONDS = 4.0  # given to ranks to write their stacks
 ORDERS = "hang.json"
 EXIT_STATUS = 70
 # Phases of a step: where all ranks stand still in one of these, nothing moves. Others may take long.
-STEP_PHASES = ("data", "forward and backward", "optimizer step")
+STEP_PHASES = ("data", "mixing gains", "targets", "forward", "backward", "optimizer step", "reduction")
 
 
 class Pulse:
@@ -166,7 +166,7 @@ class HangWatch:
 
         def progress(rank: int) -> tuple[int, int, int]:
             pulse = self._seen[rank].pulse
-            return pulse["step"], STEP_PHASES.index(pulse["phase"]), pulse["moves"]
+            return pulse["step"], pulse["moves"], STEP_PHASES.index(pulse["phase"])
 
         behind = min(still, key=lambda rank: (progress(rank), rank))
         return self._hang(behind, "has not moved", [])

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.track.spans import Spans
 from codex_ray.train.checkpoint import CheckpointFolder
 from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
@@ -39,6 +41,7 @@ from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
+from codex_ray.train.slow import SlowRanks
 from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback, batch_index
 from codex_ray.train.start import ready_for_training, start_config, start_model
@@ -118,6 +121,8 @@ class Worker:
             self.world,
             settings.train.micro_batch_rows,
         )
+        spans = run.spans(self.rank) if settings.track.spans else None
+        self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
         self._marks: dict[str, float] = {}
         self._marked = started
@@ -148,11 +153,13 @@ class Worker:
                 return self._go_back(spike)
             if complete:
                 self.state.phase = "export"
-                save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
+                with self.spans.measure("export", self.state.step):
+                    save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
             parts.engine.close()
         finally:
             source.close()
             recorder.close()
+            self.spans.close()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
 
@@ -265,6 +272,7 @@ class Worker:
             objective=objective,
             source=source,
             watcher=recorder,
+            spans=self.spans,
             hooks=Hooks(
                 validate=lambda: validator.measure(engine, objective),
                 measure_mixing=measure_mixing,
@@ -344,6 +352,7 @@ class Worker:
     def _mark(self, stage: str) -> None:
         now = time.time()
         self._marks[stage] = now - self._marked
+        self.spans.add(f"start: {stage}", self.state.step, self._marked, self._marks[stage])
         logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
 
@@ -357,6 +366,7 @@ class Recorder:
         self._started = False
         run, formats = worker.run, worker.settings.track.metrics
         self._writer = MetricsWriter(run.path, formats) if self._leads else None
+        self._slow = SlowRanks(worker.settings.track.slow_factor)
 
     def continue_after(self, step: int) -> None:
         """Forget figures of steps that will be done again."""
@@ -377,6 +387,11 @@ class Recorder:
         """Write one optimizer step's figures, and what each source has given until it."""
         if self._writer:
             self._writer.write(figures | self._worker.used(figures["step"]))
+
+    def forward_seconds(self, by_rank: list[float]) -> None:
+        """Have the driver name ranks that are slower than the others."""
+        for slow in self._slow.look(by_rank) if self._leads else ():
+            self._worker.messages.send("slow", **asdict(slow), step=self._worker.state.step)
 
     def note(self, text: str) -> None:
         """Pass on a sentence to the user, once."""

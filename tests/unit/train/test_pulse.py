@@ -37,10 +37,10 @@ def watched(
 
 
 def test_the_rank_that_stopped_is_named_and_then_all_are_ended(tmp_path: Path) -> None:
-    places = {0: (9, "forward and backward"), 1: (9, "data"), 2: (9, "forward and backward")}
+    places = {0: (9, "forward"), 1: (9, "data"), 2: (9, "forward")}
     hangs = watched(tmp_path, places, silent={2}, until=17)
-    assert [(hang.rank, hang.step, hang.phase) for hang in hangs] == [(2, 9, "forward and backward")]
-    assert "rank 2 (node:2) has not answered for 10 s at step 9, in forward and backward" in hangs[0].sentence
+    assert [(hang.rank, hang.step, hang.phase) for hang in hangs] == [(2, 9, "forward")]
+    assert "rank 2 (node:2) has not answered for 10 s at step 9, in forward" in hangs[0].sentence
     orders = json.loads((tmp_path / ORDERS).read_text())
     assert orders == {"stacks": ["node:0", "node:1", "node:2"], "end": []}
     hangs = watched(tmp_path, places, silent={2}, until=17 + int(STACK_SECONDS))
@@ -48,7 +48,7 @@ def test_the_rank_that_stopped_is_named_and_then_all_are_ended(tmp_path: Path) -
 
 
 def test_of_ranks_that_wait_the_one_behind_is_the_culprit(tmp_path: Path) -> None:
-    places = {0: (9, "optimizer step"), 1: (9, "data"), 2: (9, "forward and backward")}
+    places = {0: (9, "optimizer step"), 1: (9, "data"), 2: (9, "forward")}
     (hang,) = watched(tmp_path, places, silent=set(), until=18)
     assert (hang.rank, hang.phase) == (1, "data") and "has not moved for 10 s" in hang.sentence
 
@@ -77,7 +77,7 @@ def test_micro_batches_are_moves(tmp_path: Path) -> None:
     watch = HangWatch(tmp_path, 10)
     for second in range(1, 60):
         for rank in (0, 1):
-            beat(tmp_path, rank, second, 3, "forward and backward", moves=second // 8)
+            beat(tmp_path, rank, second, 3, "forward", moves=second // 8)
         assert watch.look(float(second)) is None
 
 
