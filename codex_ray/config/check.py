@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
-from codex_ray.config.common import Cluster, Device, Mlflow
+from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
+from codex_ray.config.fields import MASK
 from codex_ray.config.model import Model
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
@@ -126,6 +128,7 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
         )
     _going_back(settings, prefix)
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
+    _alerts(settings.track.alerts, f"{prefix}track.alerts.")
 
 
 def _going_back(settings: Pretrain, prefix: str) -> None:
@@ -365,6 +368,20 @@ def _mlflow(mlflow: Mlflow, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}uri={mlflow.uri!r} is not a tracking store that MLflow knows; give sqlite:///FILE, a "
             "folder, or https://HOST with allow_remote=true"
+        )
+
+
+def _alerts(alerts: Alerts, prefix: str) -> None:
+    parts = urlsplit(alerts.url or "")
+    if alerts.url not in (None, MASK) and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ConfigError(
+            f"{prefix}url must be an address that begins with https:// or http:// and a host; give the "
+            "webhook's whole address"
+        )
+    if 0 < alerts.spike_factor <= 1:
+        raise ConfigError(
+            f"{prefix}spike_factor={alerts.spike_factor:g} calls ordinary losses spikes; give more than 1, "
+            "such as 3"
         )
 
 

@@ -70,6 +70,24 @@ class Mlflow:
 
 
 @dataclass(frozen=True)
+class Alerts:
+    """Sentences sent to a webhook when something happens to a run."""
+
+    url: str | None = setting(
+        None, secret=True, help="webhook that takes JSON; unset takes the variable CODEX_RAY_ALERTS_URL"
+    )
+    on: list[str] = setting(
+        ["failure", "stall", "spike"], choices=("failure", "stall", "spike", "end"), help="what is told"
+    )
+    stall_factor: float = setting(
+        20.0, minimum=1.0, help="a run stalls when no step is done for this times the usual (at least 60 s)"
+    )
+    spike_factor: float = setting(
+        3.0, minimum=0.0, help="a loss over this times the median of the last 50 is told; 0 never"
+    )
+
+
+@dataclass(frozen=True)
 class Track:
     """What a run records besides its checkpoints."""
 
@@ -77,6 +95,7 @@ class Track:
         ["jsonl"], choices=("jsonl", "csv", "parquet"), help="formats of the per-step metrics, equal rows"
     )
     mlflow: Mlflow = setting(Mlflow, help="MLflow tracking")
+    alerts: Alerts = setting(Alerts, help="alerts by webhook")
     report: bool = setting(True, help="write report.html and plots when the run ends")
     progress: str = setting(
         "auto", choices=("auto", "live", "plain", "off"), help="progress display; auto is live on a terminal"

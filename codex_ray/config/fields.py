@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type
 from codex_ray.errors import ConfigError, nearest
 
 Settings = TypeVar("Settings")
+MASK = "***"  # stands for a secret that was given
 
 
 def setting(
@@ -25,12 +26,14 @@ def setting(
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declare one setting: its default, what it means, and which values can be right.
 
-    ``default`` may be a settings class, which nests it, or a list or dict, which is copied.
+    ``default`` may be a settings class, which nests it, or a list or dict, which is copied. A secret is
+    masked wherever settings are printed or written.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "secret": secret}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, list | dict):
@@ -66,8 +69,19 @@ def build(cls: type[Settings], data: Mapping[str, Any], path: str = "") -> Setti
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Return settings as nested plain data, ready for YAML or JSON."""
-    return dataclasses.asdict(settings)
+    """Return settings as nested plain data, ready for YAML or JSON; secrets are masked."""
+    data = dataclasses.asdict(settings)
+    _mask(settings, data)
+    return data
+
+
+def _mask(settings: Any, data: dict[str, Any]) -> None:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            _mask(value, data[field.name])
+        elif field.metadata.get("secret") and value is not None:
+            data[field.name] = MASK
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

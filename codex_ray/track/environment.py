@@ -30,7 +30,7 @@ VARIABLES = (
 )  # fmt: skip
 COMMAND_SECONDS = 10.0
 
-_SECRET = re.compile(r"(keys?|token|secret|password|passwd|credentials?|auth)$", re.IGNORECASE)
+_SECRET = re.compile(r"(keys?|token|secret|password|passwd|credentials?|auth|alerts[._]url)$", re.IGNORECASE)
 
 
 def write_environment(

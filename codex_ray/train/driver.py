@@ -27,6 +27,7 @@ from codex_ray.config.saved import save
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, Interrupted
+from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.train.books import Books, Status
@@ -79,18 +80,24 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,
     ):
         refuse_other_settings(run, settings)
-        return _in_folder(settings, manifest, run, shown, started)
+        with Alerts(settings.track.alerts, run.name) as alerts:
+            return _in_folder(settings, manifest, run, alerts, shown, started)
 
 
 def _in_folder(
-    settings: Pretrain, manifest: Manifest, run: RunFolder, progress: Progress, started: float
+    settings: Pretrain,
+    manifest: Manifest,
+    run: RunFolder,
+    alerts: Alerts,
+    progress: Progress,
+    started: float,
 ) -> PretrainResult:
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
     with open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
-        follower = Follower(run, settings, books.tracker, progress)
+        follower = Follower(run, settings, books.tracker, alerts, progress)
         facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
         try:
             with progress.stage("pretrain", total=settings.train.steps, unit="steps"):
@@ -109,6 +116,7 @@ def _in_folder(
             f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; "
             f"continue with: codex-ray pretrain --config {run.config} name={run.name} resume=must"
         )
+    alerts.send("end", f"{outcome['status']} at step {outcome['step']}")
     return PretrainResult(run.path, run.model if completed else None, completed, outcome["step"], figures)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
+from codex_ray.track.alerts import Alerts
 from codex_ray.track.metrics import MetricsFollower, read_metrics
 from codex_ray.track.mlflow import MlflowRun
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.alarms import Alarms
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.pulse import HangWatch
 
@@ -24,7 +26,9 @@ MLFLOW_SECONDS = 5.0  # between two batches of figures
 class Follower:
     """Reads what the workers write, until :meth:`close`."""
 
-    def __init__(self, run: RunFolder, settings: Pretrain, tracker: MlflowRun, progress: Progress) -> None:
+    def __init__(
+        self, run: RunFolder, settings: Pretrain, tracker: MlflowRun, alerts: Alerts, progress: Progress
+    ) -> None:
         self.step = 0
         self.interrupted = False
         self.fatal: CodexRayError | None = None
@@ -33,6 +37,8 @@ class Follower:
         self._metrics = MetricsFollower(run.metrics)
         self._messages = MessageReader(run.attempt_folder)
         self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
+        self._alerts = alerts
+        self._alarms = Alarms(settings.track.alerts, alerts)
         self._run = run
         self._parameters: int | None = None
         self._nodes: dict[int, str] = {}
@@ -48,13 +54,16 @@ class Follower:
         hang = self._watch.look()
         if hang is not None:
             self._progress.note(hang.sentence)
+            self._alerts.send("stall", hang.sentence, hang.step)
             self._run.record_error("worker", hang.rank, hang.step, hang.phase, TimeoutError(hang.sentence))
         for message in self._messages.new():
             self._take(message)
         rows = self._metrics.new_rows()
         if rows:
             self._unsent += rows
+            self._alarms.rows(rows)
             self._show(rows)
+        self._alarms.look()
         if self._unsent and time.monotonic() - self._sent_at > MLFLOW_SECONDS:
             self._send()
 
@@ -103,6 +112,9 @@ class Follower:
             self.startup = self.startup or message["seconds"]  # of the first of this start's beginnings
         elif kind == "model":
             self._parameters = message["parameters"]
+        elif kind == "spike":
+            self._progress.note(message["text"])
+            self._alerts.send("spike", message["text"], message["step"])
         elif kind == "worker":
             self._nodes[message["rank"]] = message["node"]
         elif kind == "slow":

@@ -21,8 +21,9 @@ class Messages:
     """Appends messages; several processes may write at once.
 
     Kinds: ``worker`` (rank, pid, node), ``model`` (parameters), ``note`` (a sentence for the user),
-    ``plan`` (total_steps), ``slow`` (rank, seconds, median, step), ``startup`` (seconds by stage until the
-    first step), ``fatal`` (an error that no restart can mend).
+    ``spike`` (text and step, where a run goes back), ``slow`` (rank, seconds, median, step), ``plan``
+    (total_steps), ``startup`` (seconds by stage until the first step), ``fatal`` (an error that no restart
+    can mend).
     """
 
     def __init__(self, attempt_folder: Path) -> None:

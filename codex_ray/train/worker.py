@@ -181,7 +181,8 @@ class Worker:
             step = self.checkpoints.back(self.settings.checkpoints.every)
             skips = after_rollback(skips, step, spike.step)
             write_json(self.run.path / "decided.json", self.decided | {"skips": skips})
-            self.note(f"{spike.reason}: back to step {step}, {skips[-1][1]} batches are left out")
+            text = f"{spike.reason}: back to step {step}, {skips[-1][1]} batches are left out"
+            self.messages.send("spike", text=text, step=spike.step)
         dist.barrier()
         return {"status": "again", "step": spike.step, "total_steps": self.state.plan.total_steps}
 

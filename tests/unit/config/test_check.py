@@ -39,6 +39,9 @@ from codex_ray.errors import ConfigError
         (["deepspeed.config.bf16.enabled=true"], "set compute.dtype instead"),
         (["name=a/b"], "is not a plain folder name"),
         (["name=.."], "is not a plain folder name"),
+        (["track.alerts.url=ftp://host/x"], "track.alerts.url must be an address that begins with https://"),
+        (["track.alerts.url=https:///x"], "begins with https:// or http:// and a host"),
+        (["track.alerts.spike_factor=1"], "track.alerts.spike_factor=1 calls ordinary losses spikes"),
         (["track.mlflow.uri=ftp://host"], "is not a tracking store that MLflow knows"),
     ],
 )
