@@ -95,6 +95,11 @@ class Track:
         ["jsonl"], choices=("jsonl", "csv", "parquet"), help="formats of the per-step metrics, equal rows"
     )
     mlflow: Mlflow = setting(Mlflow, help="MLflow tracking")
+    tensorboard: bool = setting(False, help="write TensorBoard event files into the run folder")
+    wandb: str = setting(
+        "off", choices=("off", "offline", "online"), help="Weights & Biases: kept in the run folder, or sent"
+    )
+    wandb_project: str = setting("codex_ray", help="project in Weights & Biases")
     alerts: Alerts = setting(Alerts, help="alerts by webhook")
     report: bool = setting(True, help="write report.html and plots when the run ends")
     progress: str = setting(

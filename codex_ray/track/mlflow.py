@@ -11,19 +11,18 @@ import fcntl
 import json
 import logging
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from codex_ray.config.common import Mlflow
 from codex_ray.errors import CodexRayError, ConfigError, nearest
-from codex_ray.files import read_json, unwritable, write_json
+from codex_ray.files import unwritable, write_json
 from codex_ray.track.environment import masked
+from codex_ray.track.tracker import Status, Tracker, moment, numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,8 +36,6 @@ PARAMETER_CHARACTERS = 6000
 CUT = " ... (cut, see config.yaml)"
 LOCK_SECONDS = 60.0  # longest wait for another process that opens the store
 THREAD = "codex-ray-mlflow"
-END_SECONDS = 60.0  # longest wait for the thread to finish what was given to it
-UNLOGGED = ("step", "time", "batch")  # the axes, and a digest that means nothing as a number
 LIFE_TAG, ROLE_TAG, PARENT_TAG = "codex_ray.life_id", "codex_ray.role", "mlflow.parentRunId"
 
 # Read by MLflow. Its retries would otherwise go on for minutes.
@@ -51,7 +48,7 @@ ENVIRONMENT = {
 _LOG = logging.getLogger(__name__)
 
 
-class MlflowRun:
+class MlflowRun(Tracker):
     """One run's record in MLflow; every method does nothing where tracking is switched off.
 
     The constructor only decides where records go and imports nothing heavy. The run's id is kept
@@ -71,16 +68,14 @@ class MlflowRun:
         CodexRayError: the local store's folder cannot be written.
     """
 
+    thread_name = THREAD
+
     def __init__(self, folder: Path, settings: Mlflow, *, runs: Path) -> None:
-        self._settings = settings
-        self._state_path = folder / "mlflow.json"
-        self._artifacts = runs.absolute() / "mlflow-artifacts"
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._client: MlflowClient | None = None
-        self._state: dict[str, Any] = {}
-        self._warned = False
         self.uri = tracking_uri(settings, runs) if settings.enabled else None
+        super().__init__(folder / "mlflow.json", f"MLflow at {masked(self.uri or 'no URI')}")
+        self._settings = settings
+        self._artifacts = runs.absolute() / "mlflow-artifacts"
+        self._client: MlflowClient | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -121,14 +116,7 @@ class MlflowRun:
         all_tags = {ROLE_TAG: "run", **(tags or {})}
         all_tags |= {LIFE_TAG: life_id} if life_id else {}
         all_tags |= {"mlflow.source.git.commit": commit} if commit else {}
-        self._thread = threading.Thread(target=self._serve, name=THREAD, daemon=True)
-        self._thread.start()
-        self._do(lambda: self._begin(name, flat(parameters), all_tags))
-
-    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Record the numbers of metrics rows; rows of steps recorded before are left out."""
-        if rows:
-            self._do(lambda: self._record(rows))
+        self._launch(lambda: self._begin(name, flat(parameters), all_tags))
 
     def log_artifact(self, path: Path) -> None:
         """Record a file, such as the report; a missing one is left out."""
@@ -138,42 +126,6 @@ class MlflowRun:
                 self._client.log_artifact(self._state["run_id"], str(path))
 
         self._do(put)
-
-    def end(
-        self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED", seconds: float = END_SECONDS
-    ) -> None:
-        """Finish what was given, close the run, and wait for both for ``seconds`` at the most."""
-        if self._thread is None:
-            return
-        self._do(lambda: self._finish(status))
-        self._work.put(None)
-        self._thread.join(timeout=seconds)
-        if self._thread.is_alive():
-            self._warn(TimeoutError(f"no answer for {seconds:g} seconds"))
-        self._thread = None
-
-    def _do(self, action: Callable[[], None]) -> None:
-        if self._thread is not None:
-            self._work.put(action)
-
-    def _serve(self) -> None:
-        while (action := self._work.get()) is not None:
-            try:
-                action()
-            except Exception as error:  # whatever a tracking server does, training goes on
-                self._warn(error)
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            reason = masked(str(error).strip().split("\n")[0])[:300]
-            _LOG.warning(
-                "MLflow at %s does not record this run or parts of it (%s: %s); training goes on, and "
-                "metrics.jsonl has every step",
-                masked(self.uri or "no URI"),
-                type(error).__name__,
-                reason,
-            )
-        self._warned = True
 
     def _begin(self, name: str, parameters: dict[str, str], tags: dict[str, str]) -> None:
         # Two processes that make the tables of one store at once break it (seen with MLflow 3.17),
@@ -187,7 +139,7 @@ class MlflowRun:
         from mlflow.entities import Param, RunTag
 
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        known = read_json(self._state_path, "MLflow's run id") if self._state_path.exists() else {}
+        known = self._known()
         if known.get("uri") == masked(self.uri or "") and _usable(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             self._state, self._client = known, client
@@ -224,24 +176,15 @@ class MlflowRun:
             )
         return str(found.experiment_id)
 
-    def _record(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        if self._client is None:
-            return
-        last, metrics = self._state["last_step"], []
-        for row in rows:
-            step = row.get("step")
-            if isinstance(step, int) and step > last:
-                metrics.extend(_metrics(row, step))
-                last = step
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert self._client is not None
+        metrics = [metric for row in rows for metric in _metrics(row)]
         for some in _batches(metrics, METRICS_PER_CALL):
             self._client.log_batch(self._state["run_id"], metrics=some)
-        if last > self._state["last_step"]:
-            self._state["last_step"] = last
-            write_json(self._state_path, self._state)
 
-    def _finish(self, status: str) -> None:
-        if self._client is not None:
-            self._client.set_terminated(self._state["run_id"], status)
+    def _finish(self, status: Status) -> None:
+        assert self._client is not None
+        self._client.set_terminated(self._state["run_id"], status)
 
 
 def tracking_uri(settings: Mlflow, runs: Path) -> str:
@@ -367,16 +310,11 @@ def _life_run(client: MlflowClient, experiment_id: str, life_id: str) -> str:
     return str(run.info.run_id)
 
 
-def _metrics(row: Mapping[str, Any], step: int) -> list[Metric]:
+def _metrics(row: Mapping[str, Any]) -> list[Metric]:
     from mlflow.entities import Metric
 
-    moment = row.get("time")
-    milliseconds = int(1000 * (moment if isinstance(moment, int | float) else time.time()))
-    return [
-        Metric(name, float(value), milliseconds, step)
-        for name, value in row.items()
-        if name not in UNLOGGED and isinstance(value, int | float)
-    ]
+    milliseconds = int(1000 * moment(row))
+    return [Metric(name, value, milliseconds, row["step"]) for name, value in numbers(row)]
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

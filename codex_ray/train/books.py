@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from codex_ray.config.fields import to_dict
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
 from codex_ray.track import MlflowRun, Progress, RunFolder, SystemSampler, write_environment, write_report
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+from codex_ray.track.tensorboard import TensorBoardRun
+from codex_ray.track.tracker import Status, Trackers
+from codex_ray.track.wandb import WandbRun
 
 
 class Books:
@@ -18,13 +19,22 @@ class Books:
 
     def __init__(self, run: RunFolder, settings: Pretrain, life_id: str) -> None:
         self._run, self._settings, self._life_id = run, settings, life_id
-        self.tracker = MlflowRun(run.path, settings.track.mlflow, runs=run.path.parent)
+        track = settings.track
+        mlflow = MlflowRun(run.path, track.mlflow, runs=run.path.parent)
+        self._mlflow_uri = mlflow.uri
+        self.tracker = Trackers(
+            [
+                mlflow,
+                TensorBoardRun(run.path, enabled=track.tensorboard),
+                WandbRun(run.path, mode=track.wandb, project=track.wandb_project),
+            ]
+        )
         self._sampler = SystemSampler(run.path)
 
     def open(self, facts: dict[str, Any]) -> None:
         """Write environment.json, start sampling the machine's load, and begin the MLflow run."""
         plain = to_dict(self._settings)
-        environment = write_environment(self._run.path, plain, mlflow_uri=self.tracker.uri, extra=facts)
+        environment = write_environment(self._run.path, plain, mlflow_uri=self._mlflow_uri, extra=facts)
         self._sampler.start()
         commit = (environment["commit"] or {}).get("commit")
         self.tracker.start(self._run.name, parameters=plain, life_id=self._life_id, commit=commit)

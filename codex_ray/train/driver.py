@@ -30,7 +30,8 @@ from codex_ray.errors import CodexRayError, Interrupted
 from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
-from codex_ray.train.books import Books, Status
+from codex_ray.track.tracker import Status
+from codex_ray.train.books import Books
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings
 

@@ -13,9 +13,9 @@ from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.track.alerts import Alerts
 from codex_ray.track.metrics import MetricsFollower, read_metrics
-from codex_ray.track.mlflow import MlflowRun
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.track.tracker import Trackers
 from codex_ray.train.alarms import Alarms
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.pulse import HangWatch
@@ -27,7 +27,7 @@ class Follower:
     """Reads what the workers write, until :meth:`close`."""
 
     def __init__(
-        self, run: RunFolder, settings: Pretrain, tracker: MlflowRun, alerts: Alerts, progress: Progress
+        self, run: RunFolder, settings: Pretrain, tracker: Trackers, alerts: Alerts, progress: Progress
     ) -> None:
         self.step = 0
         self.interrupted = False

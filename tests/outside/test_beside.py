@@ -1,6 +1,7 @@
 """Cases that need packages which the project does without: installed beside it, in folders of their own.
 
-Triton's interpreter runs the GPU kernels on numbers of the CPU; ONNX Runtime runs exported models.
+Triton's interpreter runs the GPU kernels on numbers of the CPU; ONNX Runtime runs exported models; Weights &
+Biases keeps a run offline, and TensorBoard reads its files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ ROOT = HERE.parents[1]
 TRITON = ["triton==3.9.0"]
 ONNX = ["onnx==1.23.2", "onnx_ir==1.1.0", "onnxscript==0.7.2", "onnxruntime==1.32.0"]
 ONNX += ["flatbuffers==25.12.19", "ml_dtypes==0.6.0"]
+# What W&B needs beyond the lock, and TensorBoard's reader of the files that tensorboardX writes.
+TRACKERS = ["wandb==0.31.0", "cwevals==0.0.1b1", "distro==1.9.0", "httpcore==1.0.9", "httpx==0.28.1"]
+TRACKERS += ["opentelemetry-exporter-http-transport==0.66b2", "opentelemetry-exporter-otlp-common==0.66b2"]
+TRACKERS += ["opentelemetry-exporter-otlp-proto-common==1.45.2"]
+TRACKERS += ["opentelemetry-exporter-otlp-proto-http==1.45.2", "tensorboard==2.21.0", "absl-py==2.5.1"]
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(3600)]
 
@@ -50,3 +56,7 @@ def test_kernels_in_tritons_interpreter(tmp_path: Path) -> None:
 
 def test_models_in_onnx_runtime(tmp_path: Path) -> None:
     run("onnx_cases.py", ONNX, tmp_path)
+
+
+def test_trackers_of_others(tmp_path: Path) -> None:
+    run("tracker_cases.py", TRACKERS, tmp_path)
