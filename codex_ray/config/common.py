@@ -110,6 +110,9 @@ class Track:
         50, minimum=0, help="optimizer steps between two measurements of mHC gains; 0 never"
     )
     spans: bool = setting(True, help="write where each rank's time goes to attempts/N/spans_RANK.jsonl")
+    system_seconds: float = setting(
+        10.0, minimum=0.0, help="seconds between two samples of each node's load; 0 takes none"
+    )
     slow_factor: float = setting(
         1.5,
         minimum=0.0,

@@ -1,8 +1,8 @@
 """The run folder: where everything about one run lies, and who may write there.
 
-    runs/<name>/config.yaml, environment.json, metrics.jsonl, system.jsonl, summary.json,
+    runs/<name>/config.yaml, environment.json, metrics.jsonl, summary.json,
                 errors.ndjson, first_error.txt, checkpoints/, model/, report.html, loss.png,
-                attempts/N/ (one per start, logs of each role and rank)
+                attempts/N/ (one per start: logs of each role and rank, spans, load)
 
 One process at a time drives a run: it holds a lock that goes with the process however it ends.
 Workers on any node get a pickled copy, which holds paths only.
@@ -111,11 +111,6 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def system(self) -> Path:
-        """One JSON line per sample of the machine's load."""
-        return self.path / "system.jsonl"
-
-    @property
     def errors(self) -> Path:
         """Every recorded error of every attempt, one JSON line each."""
         return self.path / "errors.ndjson"
@@ -162,6 +157,10 @@ class RunFolder:
     def spans(self, rank: int) -> Path:
         """Return the file of one rank's spans of this attempt."""
         return self.attempt_folder / f"spans_{rank}.jsonl"
+
+    def system(self, node: str) -> Path:
+        """Return the file of one node's load in this attempt."""
+        return self.attempt_folder / f"system_{node.replace(':', '_')}.jsonl"
 
     def record_error(self, role: str, rank: int, step: int | None, phase: str, error: BaseException) -> None:
         """Append ``error`` to errors.ndjson, and to first_error.txt if it is this attempt's first.

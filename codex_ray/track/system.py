@@ -1,4 +1,7 @@
-"""Sampling the machine's load beside a run: CPU, memory, disk and GPUs, to system.jsonl."""
+"""Sampling a node's load beside a run: CPU, memory, disk, network and GPUs, a JSON line at a time.
+
+One worker of each node samples it, to ``system_NODE.jsonl`` in the attempt's folder.
+"""
 
 from __future__ import annotations
 
@@ -14,76 +17,107 @@ from codex_ray.track.environment import nvidia_smi
 
 GPU_FIELDS = ("utilization.gpu", "memory.used", "power.draw", "temperature.gpu")
 GPU_SECONDS = 2.0  # longest wait for nvidia-smi
+LINE_BYTES = 8192  # more than a line is long
 
 _LOG = logging.getLogger(__name__)
 
 
 class SystemSampler:
-    """A thread that appends one line to system.jsonl at an interval; use it in a ``with`` block.
+    """A thread that appends one line to a file at an interval; use it in a ``with`` block.
 
-    ``rss_bytes`` adds up this process and all below it, so memory they share counts repeatedly.
     GPU fields appear where nvidia-smi does. A failure ends the sampling with one warning.
 
     Args:
-        folder: the run folder.
-        interval_seconds: time between samples; one more is taken on stopping.
+        path: the file; its folder names the disk that is measured.
+        interval_seconds: time between samples; one more is taken on stopping. 0 samples nothing.
     """
 
-    def __init__(self, folder: Path, interval_seconds: float = 10.0) -> None:
-        self.path = folder / "system.jsonl"
-        self._interval = interval_seconds
+    def __init__(self, path: Path, interval_seconds: float = 10.0) -> None:
+        self._path, self._interval = path, interval_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-sampler", daemon=True)
 
-    def start(self) -> None:
-        """Begin sampling."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Take a last sample and end, within a few seconds."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=GPU_SECONDS + 3.0)
-
     def __enter__(self) -> SystemSampler:
-        self.start()
+        if self._interval > 0:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=GPU_SECONDS + 3.0)
 
     def _run(self) -> None:
         import psutil
 
         psutil.cpu_percent()  # the first call only starts the measurement
+        before = _counters()
         self._stop.wait(min(0.2, self._interval))
         try:
-            with self.path.open("a", encoding="utf-8", buffering=1) as stream:
+            with self._path.open("a", encoding="utf-8", buffering=1) as stream:
                 while True:
                     last = self._stop.is_set()
-                    stream.write(json.dumps(sample(self.path.parent)) + "\n")
+                    now = _counters()
+                    stream.write(json.dumps(sample(self._path.parent) | _rates(before, now)) + "\n")
+                    before = now
                     if last:
                         return
                     self._stop.wait(self._interval)
         except (OSError, psutil.Error, CodexRayError) as error:
-            _LOG.warning("the machine's load is no longer sampled to %s (%s)", self.path, error)
+            _LOG.warning("the machine's load is no longer sampled to %s (%s)", self._path, error)
 
 
 def sample(folder: Path) -> dict[str, Any]:
-    """Measure the machine once; ``folder`` names the disk."""
+    """Measure the machine once; ``folder`` names the disk.
+
+    ``rss_bytes`` adds up the process above this one, which is Ray's of this node where this is a worker, and
+    all below it, so memory they share counts repeatedly.
+    """
     import psutil
 
-    memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(folder))
+    memory, disk, process = psutil.virtual_memory(), psutil.disk_usage(str(folder)), psutil.Process()
     return {
         "time": time.time(),
         "cpu_percent": psutil.cpu_percent(),
         "load": psutil.getloadavg()[0],
         "memory_used_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,
-        "rss_bytes": _tree_rss(psutil.Process()),
+        "rss_bytes": _tree_rss(process.parent() or process),
         "disk_free_bytes": disk.free,
         **_gpu_figures(),
     }
+
+
+def newest_samples(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the newest whole sample of each node in an attempt's folder, by node."""
+    found = {}
+    for path in folder.glob("system_*.jsonl"):
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - 2 * LINE_BYTES))
+            lines = stream.read().split(b"\n")[:-1]
+        if lines:
+            found[path.stem.removeprefix("system_")] = json.loads(lines[-1])
+    return found
+
+
+def _counters() -> dict[str, float]:
+    """Bytes that the node's disks and network have moved, and when."""
+    import psutil
+
+    disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
+    found = {"time": time.monotonic()}
+    if disk is not None:
+        found |= {"disk_read": disk.read_bytes, "disk_written": disk.write_bytes}
+    if network is not None:
+        found |= {"network_received": network.bytes_recv, "network_sent": network.bytes_sent}
+    return found
+
+
+def _rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    seconds = max(now["time"] - before["time"], 1e-3)
+    moved = {name: now[name] - before[name] for name in now if name in before and name != "time"}
+    return {f"{name}_bytes_per_second": max(0.0, bytes_ / seconds) for name, bytes_ in moved.items()}
 
 
 def _tree_rss(process: Any) -> int:

@@ -1,4 +1,4 @@
-"""What a training run records besides its figures: environment, load, MLflow, summary and report."""
+"""What a training run records besides its figures: environment, trackers, summary and report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from codex_ray.config.fields import to_dict
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
-from codex_ray.track import MlflowRun, Progress, RunFolder, SystemSampler, write_environment, write_report
+from codex_ray.track import MlflowRun, Progress, RunFolder, write_environment, write_report
 from codex_ray.track.tensorboard import TensorBoardRun
 from codex_ray.track.tracker import Status, Trackers
 from codex_ray.track.wandb import WandbRun
@@ -29,20 +29,17 @@ class Books:
                 WandbRun(run.path, mode=track.wandb, project=track.wandb_project),
             ]
         )
-        self._sampler = SystemSampler(run.path)
 
     def open(self, facts: dict[str, Any]) -> None:
-        """Write environment.json, start sampling the machine's load, and begin the MLflow run."""
+        """Write environment.json and begin the trackers' records."""
         plain = to_dict(self._settings)
         environment = write_environment(self._run.path, plain, mlflow_uri=self._mlflow_uri, extra=facts)
-        self._sampler.start()
         commit = (environment["commit"] or {}).get("commit")
         self.tracker.start(self._run.name, parameters=plain, life_id=self._life_id, commit=commit)
 
     def close(self, status: Status, figures: dict[str, float]) -> None:
-        """Write summary.json and the report, and end the MLflow run."""
+        """Write summary.json and the report, and end the trackers' records."""
         run = self._run
-        self._sampler.stop()
         try:
             write_json(run.summary, figures)
             if self._settings.track.report:

@@ -15,12 +15,14 @@ from codex_ray.track.alerts import Alerts
 from codex_ray.track.metrics import MetricsFollower, read_metrics
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.track.system import newest_samples
 from codex_ray.track.tracker import Trackers
 from codex_ray.train.alarms import Alarms
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.pulse import HangWatch
 
-MLFLOW_SECONDS = 5.0  # between two batches of figures
+SEND_SECONDS = 5.0  # between two batches of figures
+LOAD_SECONDS = 60.0  # between two samples of the nodes' load for the trackers; the files have all
 
 
 class Follower:
@@ -47,7 +49,7 @@ class Follower:
         # Of an earlier attempt's rows, MLflow does not record again what it has, and is given what a
         # crash kept from it.
         self._unsent = self._metrics.new_rows()
-        self._sent_at = time.monotonic()
+        self._sent_at = self._load_sent_at = time.monotonic()
 
     def poll(self) -> None:
         """Take in what is new, and see to ranks that hang."""
@@ -64,13 +66,16 @@ class Follower:
             self._alarms.rows(rows)
             self._show(rows)
         self._alarms.look()
-        if self._unsent and time.monotonic() - self._sent_at > MLFLOW_SECONDS:
+        if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:
             self._send()
+        if time.monotonic() - self._load_sent_at > LOAD_SECONDS:
+            self._send_load()
 
     def close(self) -> None:
         """Take in and send what is left."""
         self.poll()
         self._send()
+        self._send_load()
 
     def summary(self, seconds: float) -> dict[str, float]:
         """Return the run's closing figures, as flat names and numbers; ``seconds`` are this start's."""
@@ -141,6 +146,17 @@ class Follower:
             self._tracker.log_rows(self._unsent)
         self._unsent = []
         self._sent_at = time.monotonic()
+
+    def _send_load(self) -> None:
+        self._load_sent_at = time.monotonic()
+        samples = newest_samples(self._run.attempt_folder)
+        self._tracker.log_system(
+            [
+                {f"system/{node}/{name}": value for name, value in sample.items() if name != "time"}
+                | {"time": sample["time"], "step": self.step}
+                for node, sample in samples.items()
+            ]
+        )
 
 
 def slow_sentence(message: dict[str, Any], node: str) -> str:

@@ -32,6 +32,7 @@ from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
+from codex_ray.track.system import SystemSampler
 from codex_ray.train.checkpoint import CheckpointFolder
 from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
@@ -63,7 +64,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """
     import ray.train
 
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
     run: RunFolder = job["run"]
     messages = Messages(run.attempt_folder)
     _log_to(run.log("worker", rank))
@@ -78,13 +80,15 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         clear_pulses(run.attempt_folder)
     dist.barrier()
     pulse = Pulse(run.attempt_folder, rank, address, lambda: state.place())
+    sampled = settings.track.system_seconds if context.get_local_rank() == 0 else 0.0
     try:
-        while (outcome := Worker(settings, run, messages, started, state).work())["status"] == "again":
-            state, started = State(), time.time()
-            gc.collect()  # the engine of before holds as much memory as the next will
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        return outcome
+        with SystemSampler(run.system(address), sampled):
+            while (outcome := Worker(settings, run, messages, started, state).work())["status"] == "again":
+                state, started = State(), time.time()
+                gc.collect()  # the engine of before holds as much memory as the next will
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+            return outcome
     except BaseException as error:
         logging.exception("worker %d ends", rank)
         run.record_error("worker", rank, state.step, state.phase, error)

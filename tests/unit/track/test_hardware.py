@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -15,7 +16,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.track import SystemSampler
 from codex_ray.track.environment import nvidia_smi
 from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul, peak_flops
-from codex_ray.track.system import sample
+from codex_ray.track.system import newest_samples, sample
 
 FAKE = """#!/bin/sh
 if [ "$1" = "--query-gpu=utilization.gpu,memory.used,power.draw,temperature.gpu" ]; then
@@ -89,19 +90,32 @@ def test_a_sample_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_the_sampler_writes_lines_and_stops_promptly(tmp_path: Path) -> None:
-    with SystemSampler(tmp_path, interval_seconds=0.1):
+    path = tmp_path / "system_10.0.0.7.jsonl"
+    with SystemSampler(path, interval_seconds=0.1):
+        (tmp_path / "written").write_bytes(os.urandom(2**20))
         time.sleep(0.5)
-    lines = [json.loads(line) for line in (tmp_path / "system.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) >= 2
-    with SystemSampler(tmp_path, interval_seconds=600):
+    assert all(line["network_received_bytes_per_second"] >= 0 for line in lines)
+    with SystemSampler(path, interval_seconds=600):
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert not [thread for thread in threading.enumerate() if thread.name == "system-sampler"]
-    assert len((tmp_path / "system.jsonl").read_text().splitlines()) == len(lines) + 1
+    assert len(path.read_text().splitlines()) == len(lines) + 1
+    with path.open("a") as stream:
+        stream.write('{"time": 1')  # a torn last line
+    (node,) = newest_samples(tmp_path)
+    assert node == "10.0.0.7" and newest_samples(tmp_path)[node]["time"] > lines[-1]["time"]
+
+
+def test_a_sampler_without_an_interval_samples_nothing(tmp_path: Path) -> None:
+    with SystemSampler(tmp_path / "system_n.jsonl", interval_seconds=0):
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == [] and newest_samples(tmp_path) == {}
 
 
 def test_a_sampler_that_cannot_write_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with SystemSampler(tmp_path / "gone", interval_seconds=0.05):
+    with SystemSampler(tmp_path / "gone" / "system_n.jsonl", interval_seconds=0.05):
         time.sleep(0.4)
     assert len(caplog.records) == 1 and "no longer sampled" in caplog.text
 
