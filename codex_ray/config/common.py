@@ -35,7 +35,15 @@ class Cluster:
         256 * 2**20, minimum=80 * 2**20, help="object store of embedded Ray, in bytes"
     )
     dashboard: bool = setting(False, help="start Ray's dashboard with embedded Ray (loopback only)")
-    max_failures: int = setting(3, minimum=0, help="worker failures survived before the run ends")
+    max_failures: int = setting(
+        3, minimum=0, help="failures of workers survived without a new checkpoint; one more ends the run"
+    )
+    preemption_command: str | None = setting(
+        None, help="shell command that says, by status 0, that its node is about to be taken away"
+    )
+    preemption_grace_seconds: float = setting(
+        30.0, minimum=1.0, help="how long a node that preemption_command announces is still there"
+    )
     start_timeout_seconds: float = setting(
         300.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
     )

@@ -188,6 +188,17 @@ class RunFolder:
         except OSError as problem:
             _LOG.warning("the error of %s could not be recorded in %s (%s)", place, self.errors, problem)
 
+    def first_error_line(self) -> str | None:
+        """Say in one line where the attempt's first error was and what it was; None without one."""
+        if not self.first_error.exists():
+            return None
+        lines = self.first_error.read_text(encoding="utf-8").strip().splitlines()
+        return f"{lines[0]}: {lines[-1]}"
+
+    def superseded(self) -> bool:
+        """Whether the run has been started again since: what this start still does would be in its way."""
+        return (self.path / "attempts" / str(self.attempt + 1)).exists()
+
     def _start_attempt(self) -> None:
         try:
             if self.attempt > 1 and self.first_error.exists():

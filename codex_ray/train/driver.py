@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from codex_ray.cluster import preflight
+from codex_ray.cluster.head import HeadWatch
 from codex_ray.cluster.session import open_session, refuse_relative_in_job
 from codex_ray.config.check import derive_batch
 from codex_ray.config.common import Cluster
@@ -132,7 +133,8 @@ def _fit(
     """Run Ray Train in a thread and follow it from this one, after ``begin`` has opened the books.
 
     Raises:
-        CodexRayError: a worker ended the run for good, workers kept failing, or none ever started.
+        CodexRayError: a worker ended the run for good, workers kept failing, none ever started, or the
+            cluster's head is gone.
     """
     box: dict[str, Any] = {}
     threads = settings.cluster.threads_per_worker or _share_of_cores(settings.cluster.workers)
@@ -145,6 +147,9 @@ def _fit(
         except BaseException as error:  # handed to the main thread, which tells the user
             box["error"] = error
 
+    import ray
+
+    head = HeadWatch(ray.get_runtime_context().gcs_address)
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     deadline = time.monotonic() + settings.cluster.start_timeout_seconds
     with _stop_on_signal(run) as signals:
@@ -153,6 +158,7 @@ def _fit(
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             follower.poll()
+            head.look()
             follower.interrupted = bool(signals)
             if follower.fatal:
                 raise follower.fatal
@@ -166,20 +172,20 @@ def _fit(
     if follower.fatal:
         raise follower.fatal
     if "error" in box:
-        raise _failure(box["error"], run, settings) from box["error"]
+        raise _failure(box["error"], run) from box["error"]
     outcome: dict[str, Any] = box["result"].return_value
     return outcome
 
 
-def _failure(error: BaseException, run: RunFolder, settings: Pretrain) -> CodexRayError:
+def _failure(error: BaseException, run: RunFolder) -> CodexRayError:
     """Say in one sentence why Ray Train gave up, from the first error that a worker recorded."""
+    told = getattr(error, "controller_failure", None)
+    if isinstance(told, CodexRayError):
+        return told
     reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
-    if run.first_error.exists():
-        lines = run.first_error.read_text(encoding="utf-8").strip().splitlines()
-        reason = f"{lines[0]}: {lines[-1]}"
     return CodexRayError(
-        f"training failed more than cluster.max_failures={settings.cluster.max_failures} times ({reason}); "
-        f"see {run.errors}, then continue with resume=auto name={run.name}"
+        f"Ray Train could not go on ({run.first_error_line() or reason}); see {run.errors}, then continue "
+        f"with resume=auto name={run.name}"
     )
 
 
@@ -188,6 +194,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     from ray.train.torch import TorchTrainer
 
     from codex_ray.cluster.network import ProcessGroup
+    from codex_ray.train.callback import FailureReport
     from codex_ray.train.worker import train_worker
 
     cluster, run = settings.cluster, job["run"]
@@ -222,10 +229,11 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
             name="ray",
             storage_path=str(run.attempt_folder),
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures,
+                max_failures=-1,  # the driver counts them, from the newest checkpoint on
                 # Each wait for workers that a lost node would have held counts as one.
                 controller_failure_limit=MOST_WAITS if cluster.elastic else 2,
             ),
+            callbacks=[FailureReport(run.attempt_folder)],
             worker_runtime_env={"env_vars": environment},
         ),
     )

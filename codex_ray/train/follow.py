@@ -18,7 +18,8 @@ from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.system import newest_samples
 from codex_ray.track.tracker import Trackers
 from codex_ray.train.alarms import Alarms
-from codex_ray.train.messages import MessageReader
+from codex_ray.train.failures import Failures
+from codex_ray.train.messages import MessageReader, Messages
 from codex_ray.train.pulse import HangWatch
 
 SEND_SECONDS = 5.0  # between two batches of figures
@@ -41,7 +42,9 @@ class Follower:
         self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
         self._alerts = alerts
         self._alarms = Alarms(settings.track.alerts, alerts)
+        self._failures = Failures(settings.cluster.max_failures, run.name)
         self._run = run
+        self._first_step = 0  # that this start began from
         self._parameters: int | None = None
         self._nodes: dict[int, str] = {}
         self._path = run.metrics
@@ -92,6 +95,9 @@ class Follower:
             "data_wait_share": sum(row["data_seconds"] for row in rows)
             / sum(row["step_seconds"] for row in rows),
             "wall_seconds": seconds,
+            "effective_time_ratio": sum(row["step_seconds"] for row in rows if row["step"] > self._first_step)
+            / seconds,
+            **self._failures.figures(),
         }
         if self._parameters is not None:
             figures["parameters"] = float(self._parameters)
@@ -126,13 +132,30 @@ class Follower:
             self._progress.note(slow_sentence(message, self._nodes.get(message["rank"], "an unknown node")))
         elif kind == "plan":
             self._progress.update(total=message["total_steps"])
+        elif kind == "begin":
+            if not self._failures.begun:
+                self._first_step = message["step"]
+            self._failures.began(message["step"])
+        elif kind == "leaving":
+            self._failures.leaving()
+        elif kind == "failure":
+            self._note_failure(message)
         elif kind == "fatal" and self.fatal is None:
             self.fatal = CodexRayError(message["text"])
             self.fatal.exit_code = message["exit_code"]
 
+    def _note_failure(self, message: dict[str, Any]) -> None:
+        told = self._failures.failed(message, self._run.first_error_line())
+        if told:
+            self._progress.note(told)
+        if self._failures.fatal and self.fatal is None:
+            self.fatal = self._failures.fatal
+            Messages(self._run.attempt_folder).fatal(self.fatal)  # workers that begin anew end at once
+
     def _show(self, rows: list[dict[str, Any]]) -> None:
         last = rows[-1]
         self.step = last["step"]
+        self._failures.stepped()
         figures = {"loss": last["loss"], "tokens/s": last["tokens_per_second"]}
         measured = [row for row in rows if "validation_bits_per_byte" in row]
         if measured:

@@ -35,6 +35,9 @@ class Watcher(Protocol):
     def stop_wanted(self) -> bool:
         """Whether somebody asked this run to stop."""
 
+    def leaving(self) -> bool:
+        """Whether this rank's node is about to be taken away."""
+
     def stepped(self) -> None:
         """An optimizer step is done."""
 
@@ -65,6 +68,7 @@ class State:
     phase: str = "start"
     moves: int = 0
     warm: bool = False
+    leaving: bool = False
 
     def place(self) -> tuple[int, str, int]:
         """Where this rank stands: step, phase, and a count of micro-batches.
@@ -117,7 +121,8 @@ def train(parts: Parts, state: State) -> bool:
     """Run from ``state`` to the plan's end, or to where it is asked to stop.
 
     Returns:
-        True when the run is complete, False when it was stopped and can be resumed.
+        True when the run is complete, False when it was stopped and can be resumed; with ``state.leaving`` it
+        is to go on at once, elsewhere.
 
     Raises:
         CodexRayError: a loss or gradient was not finite and ``train.on_nonfinite`` is ``stop``.
@@ -198,7 +203,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     _enter(parts, state, "optimizer step")
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     _enter(parts, state, "reduction")
-    global_loss, digest, stop_votes, waited, *forward = _add_up(parts, batch, loss)
+    global_loss, digest, stop_votes, leave_votes, waited, *forward = _add_up(parts, batch, loss)
     state.step += 1
     spent = parts.spans.settle(state.step)
     parts.watcher.forward_seconds(forward)
@@ -225,12 +230,15 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "time": time.time(),
         **mixing,
     }
-    return figures, stop_votes > 0 or state.step == parts.settings.train.stop_after
+    stopping = stop_votes > 0 or state.step == parts.settings.train.stop_after
+    state.leaving = leave_votes > 0 and not stopping
+    return figures, stopping or state.leaving
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
-    """Add up over all ranks: loss, digest, votes to stop, data wait; then each rank's last forward time."""
-    own = [0.0, float(batch.digest), float(parts.watcher.stop_wanted()), batch.wait_seconds]
+    """Add up over all ranks: loss, digest, votes to stop and to leave, data wait; then each rank's forward time."""
+    votes = [float(parts.watcher.stop_wanted()), float(parts.watcher.leaving())]
+    own = [0.0, float(batch.digest), *votes, batch.wait_seconds]
     forward = [0.0] * dist.get_world_size()
     forward[dist.get_rank()] = parts.spans.last.get("forward", 0.0)
     sums = torch.tensor([*own, *forward], dtype=torch.float64, device=parts.device)

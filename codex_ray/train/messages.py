@@ -22,8 +22,9 @@ class Messages:
 
     Kinds: ``worker`` (rank, pid, node), ``model`` (parameters), ``note`` (a sentence for the user),
     ``spike`` (text and step, where a run goes back), ``slow`` (rank, seconds, median, step), ``plan``
-    (total_steps), ``startup`` (seconds by stage until the first step), ``fatal`` (an error that no restart
-    can mend).
+    (total_steps), ``startup`` (seconds by stage until the first step), ``begin`` (the step that workers begin
+    from), ``leaving`` (they end, to go on elsewhere), ``failure`` (ranks, reason, preempted; from Ray Train's
+    controller), ``fatal`` (an error that no restart can mend).
     """
 
     def __init__(self, attempt_folder: Path) -> None:

@@ -6,12 +6,14 @@ imported and the model built, so that Ray Data warms up meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +41,7 @@ from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
@@ -81,21 +84,27 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     dist.barrier()
     pulse = Pulse(run.attempt_folder, rank, address, lambda: state.place())
     sampled = settings.track.system_seconds if context.get_local_rank() == 0 else 0.0
+    notice = Notice(settings.cluster)
+    begin = partial(Worker, settings, run, messages, notice)
     try:
         with SystemSampler(run.system(address), sampled):
-            while (outcome := Worker(settings, run, messages, started, state).work())["status"] == "again":
+            while (outcome := begin(started, state).work())["status"] == "again":
                 state, started = State(), time.time()
                 gc.collect()  # the engine of before holds as much memory as the next will
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
             return outcome
+    except LeavingError:
+        raise
     except BaseException as error:
         logging.exception("worker %d ends", rank)
         run.record_error("worker", rank, state.step, state.phase, error)
         if isinstance(error, CodexRayError):
-            messages.fatal(error)
+            with contextlib.suppress(OSError):  # the folder cannot be written: Ray Train finds that too
+                messages.fatal(error)
         raise
     finally:
+        notice.stop()
         pulse.stop()
 
 
@@ -111,8 +120,15 @@ class Worker:
     """One rank's parts of a run, made in order by :meth:`work`."""
 
     def __init__(
-        self, settings: Pretrain, run: RunFolder, messages: Messages, started: float, state: State
+        self,
+        settings: Pretrain,
+        run: RunFolder,
+        messages: Messages,
+        notice: Notice,
+        started: float,
+        state: State,
     ) -> None:
+        self.notice = notice
         self.settings, self.run, self.messages, self.state = settings, run, messages, state
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.corpus = Path(settings.corpus)
@@ -138,6 +154,8 @@ class Worker:
         self.decided = self._agree(self._decide)
         self._resumed = found is not None
         self.state.step = found.step if found else 0
+        if self.rank == 0:
+            self.messages.send("begin", step=self.state.step)
         self.state.plan = Plan(self.decided["total_steps"], self.settings.train.seconds)
         self._mark("checkpoint search")
         source = self._source()
@@ -155,6 +173,8 @@ class Worker:
             except SpikeError as spike:
                 parts.engine.close()
                 return self._go_back(spike)
+            if self.state.leaving and not complete:
+                self._leave()
             if complete:
                 self.state.phase = "export"
                 with self.spans.measure("export", self.state.step):
@@ -166,6 +186,22 @@ class Worker:
             self.spans.close()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
+
+    def _leave(self) -> None:
+        """End, with the checkpoint written, so that the run goes on where nodes stay.
+
+        Raises:
+            LeavingError: always.
+        """
+        if self.notice.given:
+            self.messages.note(
+                f"the node of rank {self.rank} is about to be taken away: the checkpoint of step "
+                f"{self.state.step} is written, and the run goes on elsewhere"
+            )
+        if self.rank == 0:
+            self.messages.send("leaving")
+        dist.barrier()
+        raise LeavingError
 
     def _go_back(self, spike: SpikeError) -> dict[str, Any]:
         """Write down which batches are left out when training goes on from the newest checkpoint.
@@ -379,8 +415,18 @@ class Recorder:
             self._writer.truncate_after(step)
 
     def stop_wanted(self) -> bool:
-        """Whether the driver asked to stop; the loop's reduction tells the other ranks."""
+        """Whether the driver asked to stop; the loop's reduction tells the other ranks.
+
+        Raises:
+            CodexRayError: the run goes on in another start, as after the driver was killed.
+        """
+        if self._leads and self._worker.run.superseded():
+            raise CodexRayError("the run has been started again, so this start of it ends")
         return self._leads and self._worker.run.stop.exists()
+
+    def leaving(self) -> bool:
+        """Whether this rank's node is about to be taken away."""
+        return self._worker.notice.given
 
     def stepped(self) -> None:
         """Note the first step of this start."""

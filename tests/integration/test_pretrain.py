@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,12 +28,12 @@ from codex_ray.train.source import sources_used
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
-    QUIET,
     STEPS,
     TWO_WORKERS,
     assert_same_end,
     batches,
-    killer,
+    cut,
+    flip,
     losses,
     run_settings,
 )
@@ -159,47 +158,6 @@ def test_stops_and_resumes_end_alike(
         training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=stop_after)
         result = pretrain(run_settings(tiny_corpus, tmp_path, "stops", train=training, stream="ray"))
         assert result.completed == (stop_after is None)
-    assert_same_end(result.run, undisturbed)
-
-
-def test_a_killed_worker_is_replaced_and_ends_alike(
-    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
-    slow = replace(QUIET, mixing_every=1)  # lengthens the steps, so that the kill falls among them
-    with killer(tmp_path / "killed", rank=1, step=6) as killed:
-        result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", track=slow))
-    assert killed and result.completed
-    assert_same_end(result.run, undisturbed)
-
-
-def test_a_stopped_rank_is_named_and_the_run_goes_on(
-    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
-    slow = replace(QUIET, mixing_every=1)
-    settings = run_settings(tiny_corpus, tmp_path, "hung", track=slow)
-    settings = replace(settings, cluster=replace(TWO_WORKERS, hang_seconds=6.0))
-    began = time.monotonic()
-    with killer(tmp_path / "hung", rank=1, step=6, number=signal.SIGSTOP) as stopped:
-        result = pretrain(settings)
-    assert stopped and result.completed and time.monotonic() - began < 120
-    assert_same_end(result.run, undisturbed)
-    first = (result.run / "first_error.txt").read_text()
-    assert first.startswith("attempt 1, role worker, rank 1, step ") and "has not answered for 6 s" in first
-    stacks = (result.run / "attempts" / "1" / "stacks_0.txt").read_text()
-    assert "_step" in stacks and not (result.run / "attempts" / "1" / "stacks_1.txt").exists()
-
-
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
-    undisturbed: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
-    training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
-    pretrain(run_settings(tiny_corpus, tmp_path, "damaged", train=replace(training, stop_after=10)))
-    flip(next((tmp_path / "damaged/checkpoints/step_00000010/engine").glob("*optim_states.pt")))
-    result = pretrain(run_settings(tiny_corpus, tmp_path, "damaged"))
-    notes = [
-        item["text"] for item in MessageReader(result.run / "attempts" / "2").new() if item["kind"] == "note"
-    ]
-    assert "step_00000010 is damaged" in notes[0] and "resumed from step 8" in notes[1]
     assert_same_end(result.run, undisturbed)
 
 
@@ -378,16 +336,6 @@ def test_a_damaged_corpus_ends_in_one_sentence_that_names_it(
     with pytest.raises(CodexRayError, match=sentence) as caught:
         pretrain(run_settings(tmp_path / "corpus", tmp_path, "damaged", stream="ray"))
     assert "\n" not in str(caught.value)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.verify

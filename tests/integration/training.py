@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +15,6 @@ from codex_ray.config.corpus import Clean, Pack, Prepare, Split, Tokenizer
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Checkpoints, DeepSpeed, Optimizer, Pretrain, Schedule, Training, Validation
 from codex_ray.track.metrics import read_metrics
-from codex_ray.train.messages import MessageReader
 
 STEPS, LENGTH, GLOBAL_ROWS = 12, 32, 8
 TWO_WORKERS = Cluster(workers=2, threads_per_worker=1, logical_cpus=8)
@@ -115,26 +108,13 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
     assert losses(run) == losses(undisturbed)
 
 
-@contextmanager
-def killer(run: Path, rank: int, step: int, number: signal.Signals = signal.SIGKILL) -> Iterator[list[int]]:
-    """Send a signal to ``rank`` of the run's first start as soon as ``step`` is recorded."""
-    killed: list[int] = []
-    done = threading.Event()
+def cut(path: Path) -> None:
+    """Take a file's last hundred bytes."""
+    path.write_bytes(path.read_bytes()[:-100])
 
-    def watch() -> None:
-        reader, pids = MessageReader(run / "attempts" / "1"), {}
-        while not done.is_set() and not killed:
-            pids |= {item["rank"]: item["pid"] for item in reader.new() if item["kind"] == "worker"}
-            rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
-            if rows and int(rows[-1]["step"] or 0) >= step and rank in pids:
-                os.kill(pids[rank], number)
-                killed.append(pids[rank])
-            time.sleep(0.005)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        done.set()
-        thread.join()
+def flip(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -157,3 +157,11 @@ def test_a_file_in_place_of_the_runs_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(CodexRayError, match="cannot be written"):
         RunFolder.open(tmp_path / "runs", "a", "pretrain")
+
+
+def test_a_start_knows_when_another_has_followed_it(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, "a", "pretrain") as first:
+        assert not first.superseded()
+    with RunFolder.open(tmp_path, "a", "pretrain", "auto") as second:
+        assert first.superseded() and pickle.loads(pickle.dumps(first)).superseded()
+        assert not second.superseded()

@@ -1,0 +1,42 @@
+"""Whether the cluster's head still answers. Ray itself waits a minute and then ends the process, unsaid why."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from codex_ray.errors import CodexRayError
+
+LOOK_SECONDS = 2.0
+CONNECT_SECONDS = 2.0
+SILENT_SECONDS = 20.0  # ending well takes Ray some seconds more, within its minute
+
+
+class HeadWatch:
+    """Looks at the head now and then; :meth:`look` is called again and again."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._looked = self._answered = time.monotonic()
+
+    def look(self) -> None:
+        """Try to reach the head, at most every few seconds.
+
+        Raises:
+            CodexRayError: it has not answered for too long.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            socket.create_connection((self._host, self._port), timeout=CONNECT_SECONDS).close()
+            self._answered = time.monotonic()
+        except OSError as error:
+            if now - self._answered > SILENT_SECONDS:
+                where, silent = f"{self._host}:{self._port}", f"{SILENT_SECONDS:g} s"
+                raise CodexRayError(
+                    f"the cluster's head at {where} has not answered for {silent} ({error}); start "
+                    "the cluster again, then run the same command with resume=auto"
+                ) from error
