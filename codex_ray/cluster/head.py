@@ -1,4 +1,4 @@
-"""Whether the cluster's head still answers. Ray itself waits a minute and then ends the process, unsaid why."""
+"""Whether the cluster's head still answers. Ray itself waits a minute, then ends the process unasked."""
 
 from __future__ import annotations
 
