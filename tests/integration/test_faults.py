@@ -114,7 +114,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(
     assert_same_end(result.run, undisturbed)
     assert result.figures["recoveries"] == 1 and result.figures["recovery_seconds"] < 120
     first = (result.run / "first_error.txt").read_text()
-    assert first.startswith("attempt 1, role worker, rank 1, step 6, phase forward and backward")
+    assert first.startswith("attempt 1, role worker, rank 1, step ")  # of its last pulse
     assert "has not answered for 6 s" in first
     stacks = (result.run / "attempts" / "1" / "stacks_0.txt").read_text()
     assert "_step" in stacks and not (result.run / "attempts" / "1" / "stacks_1.txt").exists()
