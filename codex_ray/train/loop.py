@@ -236,7 +236,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
-    """Add up over ranks: loss, digest, votes to stop and to leave, data wait; then each rank's forward time."""
+    """Add up over ranks: loss, digest, votes to stop and to leave, data wait; each one's forward time."""
     votes = [float(parts.watcher.stop_wanted()), float(parts.watcher.leaving())]
     own = [0.0, float(batch.digest), *votes, batch.wait_seconds]
     forward = [0.0] * dist.get_world_size()
