@@ -50,7 +50,7 @@ def submit(
         verb: name of the verb.
         words: its words, as on the command line.
         config_file: a ``--config`` file of this machine, sent along.
-        settings: the resolved settings, for warnings.
+        settings: the resolved settings, for warnings and for where the driver may run.
 
     Raises:
         CodexRayError: the cluster does not answer, refuses the job, or is lost while following it.
@@ -63,6 +63,7 @@ def submit(
                 "delete; give an absolute path that all nodes share to keep what it writes",
                 file=sys.stderr,
             )
+    driver_labels = dict(getattr(getattr(settings, "cluster", None), "driver_labels", {}))
     with tempfile.TemporaryDirectory(prefix="codex_ray_job_") as folder:
         entrypoint, runtime_env = _package(Path(folder), verb, words, config_file)
         client = connect(address)
@@ -70,7 +71,10 @@ def submit(
             UPLOAD_SECONDS,
             address,
             lambda: client.submit_job(
-                entrypoint=entrypoint, runtime_env=runtime_env, metadata={"verb": verb}
+                entrypoint=entrypoint,
+                runtime_env=runtime_env,
+                metadata={"verb": verb},
+                entrypoint_label_selector=driver_labels or None,
             ),
         )
     print(f"codex-ray: job {job} runs at {address}: {entrypoint}", file=sys.stderr)

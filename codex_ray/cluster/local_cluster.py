@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,13 +125,13 @@ class LocalCluster:
         """
         self._bridge().heal(self._node(index).index)
 
-    def add_node(self) -> Node:
-        """Start one more node and wait until the head sees it.
+    def add_node(self, labels: Mapping[str, str] | None = None) -> Node:
+        """Start one more node, with these labels, and wait until the head sees it.
 
         Raises:
             CodexRayError: it does not come up within the cluster's ``timeout_seconds``.
         """
-        node = self._start_node(len(self.state.nodes))
+        node = self._start_node(len(self.state.nodes), labels or {})
         self._wait_for([node])
         return node
 
@@ -169,10 +170,10 @@ class LocalCluster:
             log = self.folder.log("hub")
             self.state.hub = hold(self.state.mark("hub"), log, self.state.administrator)
             self._bridge().build()
-        self._wait_for([self._start_node(0)])
-        self._wait_for([self._start_node(index) for index in range(1, nodes)])
+        self._wait_for([self._start_node(0, {})])
+        self._wait_for([self._start_node(index, {}) for index in range(1, nodes)])
 
-    def _start_node(self, index: int) -> Node:
+    def _start_node(self, index: int, labels: Mapping[str, str]) -> Node:
         state, mark = self.state, self.state.mark(index)
         node = Node(index, LOOPBACK, "lo")
         if state.isolation == "namespaces":
@@ -185,7 +186,7 @@ class LocalCluster:
         state.nodes.append(node)
         if index == 0 and node.holder is not None:
             self._start_relay()
-        command = [*self.entering(index), *node_command(state, node)]
+        command = [*self.entering(index), *node_command(state, node, labels)]
         variables = node_variables(node, self.folder.token)
         node.process = start(command, mark, self.folder.log(index), variables)
         self.folder.save(state)

@@ -48,14 +48,16 @@ def node_variables(node: Node, token: Path) -> dict[str, str]:
     }
 
 
-def node_command(state: State, node: Node) -> list[str]:
-    """Return the `ray start` of a node, which runs for as long as the node does."""
+def node_command(state: State, node: Node, labels: Mapping[str, str]) -> list[str]:
+    """Return the `ray start` of a node, which runs for as long as the node does; labels are Ray's."""
     agent, client = free_ports(2)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={node.address}", f"--node-name={node.name}"]
     command += [f"--num-cpus={state.cpus_per_node}", "--num-gpus=0", f"--memory={state.memory_bytes}"]
     command += [f"--object-store-memory={state.object_store_bytes}"]
     command += [f"--temp-dir={Path(state.temporary) / str(node.index)}"]
+    if labels:
+        command.append("--labels=" + ",".join(f"{name}={value}" for name, value in labels.items()))
     # Several nodes may share an address: Ray then must not count its ports up from a fixed one.
     command += [f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0"]
     if node.index:

@@ -7,7 +7,7 @@ is known; :func:`derive_batch` is here for the training driver to call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,33 +15,17 @@ from urllib.parse import urlsplit
 from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
+from codex_ray.config.engine import refuse_deepspeed
 from codex_ray.config.fields import MASK
 from codex_ray.config.model import Model
 from codex_ray.config.quickstart import Quickstart
+from codex_ray.config.ramps import refuse_ramps
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
-from codex_ray.config.train import DeepSpeed, Optimizer, Pretrain, Training
+from codex_ray.config.train import Optimizer, Pretrain, Training
 from codex_ray.config.use import Evaluate, Generate
 from codex_ray.errors import ConfigError
 
 MOST_ROWS_AT_A_TIME = 16
-
-# DeepSpeed keys that follow from other settings, and those settings.
-_OWNED_BY = {
-    "train_batch_size": "train.batch_tokens",
-    "train_micro_batch_size_per_gpu": "train.micro_batch_rows",
-    "gradient_accumulation_steps": "train.batch_tokens and train.micro_batch_rows",
-    "gradient_clipping": "optimizer.clip_norm",
-    "optimizer": "optimizer.kind and its settings",
-    "scheduler": "schedule.kind and its settings",
-    "bf16": "compute.dtype",
-    "bfloat16": "compute.dtype",
-    "fp16": "compute.dtype",
-    "amp": "compute.dtype",
-    "torch_autocast": "compute.dtype",
-    "zero_optimization.stage": "deepspeed.stage",
-    "zero_optimization.reduce_bucket_size": "deepspeed.bucket_elements",
-    "zero_optimization.allgather_bucket_size": "deepspeed.bucket_elements",
-}
 
 
 @dataclass(frozen=True)
@@ -65,6 +49,7 @@ def derive_batch(
     prefix: str = "",
     *,
     fewest: int | None = None,
+    key: str = "train.batch_tokens",
 ) -> BatchPlan:
     """Share ``batch_tokens`` out over workers and micro-batches.
 
@@ -75,6 +60,7 @@ def derive_batch(
         micro_batch_rows: rows per worker at a time; ``None`` takes the most that divides and fits 16.
         prefix: dotted prefix of the keys in errors.
         fewest: the batch must divide over every number of workers from this one on; unset is ``workers``.
+        key: the setting that holds ``batch_tokens``, for errors.
 
     Raises:
         ConfigError: it does not divide; the sentence holds the numbers and the nearest batch that does.
@@ -87,9 +73,9 @@ def derive_batch(
         rows = f" in micro-batches of {micro_batch_rows} rows" if micro_batch_rows else ""
         over = f"{fewest} to {workers}" if (fewest or workers) < workers else f"{workers}"
         raise ConfigError(
-            f"{prefix}train.batch_tokens={batch_tokens} cannot be divided into rows of {sequence_length} "
+            f"{prefix}{key}={batch_tokens} cannot be divided into rows of {sequence_length} "
             f"tokens over {over} workers{rows} (it must be a multiple of {unit}); "
-            f"give {prefix}train.batch_tokens={works}"
+            f"give {prefix}{key}={works}"
         )
     rows_per_worker = batch_tokens // (sequence_length * workers)
     micro_rows = micro_batch_rows or max(
@@ -120,13 +106,14 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
     _duration(settings.train, settings.schedule.kind, prefix)
     _device(settings.compute, f"{prefix}compute.")
     _cluster(settings.cluster, settings.compute, prefix)
-    _deepspeed(settings.deepspeed, settings.compute, prefix)
+    refuse_deepspeed(settings, prefix)
     if settings.train.compile and settings.deepspeed.stage == 3:
         raise ConfigError(
             f"{prefix}train.compile=true cannot go with {prefix}deepspeed.stage=3, which gathers weights "
             f"within sublayers; give {prefix}deepspeed.stage=2, or leave {prefix}train.compile unset"
         )
     _going_back(settings, prefix)
+    refuse_ramps(settings.train, prefix)
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
     _alerts(settings.track.alerts, f"{prefix}track.alerts.")
 
@@ -137,9 +124,10 @@ def _going_back(settings: Pretrain, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}train.spike_factor={factor:g} calls ordinary losses spikes; give more than 1, such as 3"
         )
-    if settings.train.on_nonfinite == "rollback" and settings.compute.dtype == "float16":
+    what = settings.train.on_nonfinite
+    if what != "skip" and settings.compute.dtype == "float16":
         raise ConfigError(
-            f"{prefix}train.on_nonfinite=rollback cannot go with {prefix}compute.dtype=float16, whose loss "
+            f"{prefix}train.on_nonfinite={what} cannot go with {prefix}compute.dtype=float16, whose loss "
             "scale overflows now and then by design; give skip"
         )
 
@@ -295,6 +283,18 @@ def _cluster(cluster: Cluster, compute: Device, prefix: str) -> None:
             f"{prefix}cluster.min_workers={cluster.min_workers} is more than "
             f"{prefix}cluster.workers={cluster.workers}; give at most {cluster.workers}, or more workers"
         )
+    if cluster.gpu_kind is not None and not gpus:
+        raise ConfigError(
+            f"{prefix}cluster.gpu_kind={cluster.gpu_kind} asks for a kind of GPU and "
+            f"{prefix}cluster.gpus_per_worker is 0; give {prefix}cluster.gpus_per_worker=1 (cluster=gpu)"
+        )
+    for key in ("labels", "driver_labels"):
+        for label, wanted in getattr(cluster, key).items():
+            if not isinstance(wanted, str) or not wanted:
+                raise ConfigError(
+                    f"{prefix}cluster.{key}.{label} must be text, not {wanted!r}; give it in quotes, such as "
+                    f"{prefix}cluster.{key}.{label}='\"{wanted}\"'"
+                )
     if gpus > 0 and compute.device == "cpu":
         raise ConfigError(
             f"{prefix}compute.device=cpu would leave {gpus:g} GPUs per worker idle; "
@@ -310,28 +310,6 @@ def _cluster(cluster: Cluster, compute: Device, prefix: str) -> None:
             f"{prefix}cluster.gpus_per_worker={gpus:g} with {cluster.workers} workers is not possible, one "
             f"process drives one GPU; give gpus_per_worker=1 and as many {prefix}cluster.workers as GPUs"
         )
-
-
-def _deepspeed(deepspeed: DeepSpeed, compute: Device, prefix: str) -> None:
-    if deepspeed.stage == 0 and compute.dtype == "bfloat16":
-        raise ConfigError(
-            f"{prefix}deepspeed.stage=0 runs another optimizer under {prefix}compute.dtype=bfloat16; "
-            f"give {prefix}deepspeed.stage=1, which is the same at one worker too, or dtype=float32"
-        )
-    for key in _dotted_keys(deepspeed.config):
-        if key in _OWNED_BY:
-            raise ConfigError(
-                f"{prefix}deepspeed.config.{key} follows from other settings; set {_OWNED_BY[key]} instead"
-            )
-
-
-def _dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            keys += _dotted_keys(value, f"{prefix}{key}.")
-    return keys
 
 
 def _split(split: Split, prefix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from codex_ray.config.fields import setting
 
@@ -25,6 +26,20 @@ class Cluster:
     )
     cpus_per_worker: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per worker")
     gpus_per_worker: float = setting(0.0, minimum=0.0, help="GPUs reserved per worker")
+    gpu_kind: str | None = setting(
+        None, help="kind of GPU that workers take, as Ray calls it, such as H100; unset is any"
+    )
+    labels: dict[str, Any] = setting(
+        {}, help="Ray node labels that workers ask for: value, !value, in(a,b) or !in(a,b) by label"
+    )
+    driver_labels: dict[str, Any] = setting(
+        {}, help="labels of the node that holds a submitted job's driver, such as {pool: '!spot'}"
+    )
+    placement: str = setting(
+        "pack",
+        choices=("pack", "spread", "strict_pack", "strict_spread"),
+        help="workers on as few nodes as possible or on as many; strict: on one node, or each on its own",
+    )
     threads_per_worker: int | None = setting(
         None, minimum=1, help="compute threads per worker; unset shares the node's cores evenly"
     )

@@ -47,6 +47,9 @@ class DeepSpeed:
 
     stage: int = setting(1, choices=(0, 1, 2, 3), help="ZeRO stage")
     bucket_elements: int = setting(10_000_000, minimum=1000, help="elements reduced or gathered at a time")
+    autocast: bool = setting(
+        False, help="weights stay float32, and matrix products alone run in compute.dtype (torch_autocast)"
+    )
     config: dict[str, Any] = setting({}, help="further DeepSpeed keys, merged last (offload and so on)")
 
 
@@ -94,6 +97,23 @@ class Training:
         "joined",
         choices=("joined", "separate"),
         help="separate: within a row, attention and positions begin again with each document",
+    )
+    batch_ramp: list[list[int]] = setting(
+        [],
+        help="pairs [tokens, batches]: so many batches of so many tokens each, pair after pair, before "
+        "all others have batch_tokens",
+    )
+    sequence_ramp: list[list[int]] = setting(
+        [],
+        help="pairs [length, batches]: for so many batches, rows are cut into sequences of so many tokens",
+    )
+    ema_decay: float = setting(
+        0.0, minimum=0.0, maximum=1.0, help="decay of an exponential moving average of the weights; 0 is none"
+    )
+    ema_for: list[str] = setting(
+        ["export", "validation"],
+        choices=("export", "validation"),
+        help="what takes the average instead of the weights themselves, where there is one",
     )
     micro_batch_rows: int | None = setting(
         None, minimum=1, help="rows per worker at a time; unset takes the most that fits 16 rows"

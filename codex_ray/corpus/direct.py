@@ -120,8 +120,8 @@ class RowReader:
 class Share:
     """One rank's share of the global batches of a run over a split.
 
-    Optimizer step s is the positions [s * batch_rows, (s+1) * batch_rows) of the order; rank r has
-    the r-th contiguous share of them.
+    Optimizer step s is the positions [s * batch_rows, (s+1) * batch_rows) of the order, ``shift`` further on;
+    rank r has the r-th contiguous share of them.
     """
 
     corpus: Path
@@ -131,6 +131,7 @@ class Share:
     batch_rows: int
     rank: int
     world_size: int
+    shift: int = 0
 
     @property
     def rows(self) -> int:
@@ -139,7 +140,8 @@ class Share:
 
     def positions(self, first_step: int, stop_step: int) -> NDArray[np.int64]:
         """Return the global positions of this rank's rows in steps [first_step, stop_step), flat."""
-        starts = np.arange(first_step, stop_step, dtype=np.int64) * self.batch_rows + self.rank * self.rows
+        starts = np.arange(first_step, stop_step, dtype=np.int64) * self.batch_rows
+        starts += self.shift + self.rank * self.rows
         positions: NDArray[np.int64] = (starts[:, None] + np.arange(self.rows, dtype=np.int64)).reshape(-1)
         return positions
 

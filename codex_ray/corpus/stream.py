@@ -23,6 +23,7 @@ def open_stream(
     batch_rows: int,
     rank: int,
     world_size: int,
+    shift: int = 0,
 ) -> DirectStream | RayStream:
     """Open the rows of optimizer steps [first_step, first_step + steps) for one rank.
 
@@ -39,6 +40,7 @@ def open_stream(
         batch_rows: rows in the global batch.
         rank: this rank.
         world_size: ranks that share the batch.
+        shift: added to all positions, for runs whose batches were of other sizes before; may be negative.
 
     Returns:
         An iterator of :class:`StepRows`, one per step; ``close()`` frees everything it holds.
@@ -51,10 +53,11 @@ def open_stream(
         raise ConfigError(
             f"a batch of {batch_rows} rows cannot be shared evenly by {world_size} workers; use a multiple"
         )
-    if not 0 <= rank < world_size or first_step < 0:
+    if not 0 <= rank < world_size or first_step < 0 or first_step * batch_rows + shift < 0:
         raise ConfigError(f"rank {rank} of {world_size} at step {first_step} cannot be")
     manifest = Manifest.load(corpus)
-    share = Share(Path(corpus).resolve(), split, manifest.fingerprint, seed, batch_rows, rank, world_size)
+    folder = Path(corpus).resolve()
+    share = Share(folder, split, manifest.fingerprint, seed, batch_rows, rank, world_size, shift)
     stop_step = first_step + steps
     manifest.split(split)
     if kind == "direct":

@@ -79,6 +79,7 @@ def _training(run: Path | None) -> list[str]:
         "tokens per step": f"{train['batch_tokens']:,}" if "batch_tokens" in train else None,
         "optimizer": optimizer.get("kind"),
         "precision": decided.get("dtype"),
+        "weights": _weights(train),
         "training loss": _number(summary.get("loss")),
         "validation loss": _number(summary.get("validation_loss")),
         "validation bits per byte": _number(summary.get("validation_bits_per_byte")),
@@ -89,6 +90,13 @@ def _training(run: Path | None) -> list[str]:
     }
     table = [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     return ["## Training", "", "| | |", "| --- | --- |", *table, ""]
+
+
+def _weights(train: dict[str, Any]) -> str | None:
+    """Say that the folder holds an average of the weights, where it does."""
+    decay = train.get("ema_decay")
+    averaged = decay and "export" in train.get("ema_for", ())
+    return f"exponential moving average, decay {decay:g}" if averaged else None
 
 
 def _data(sources: dict[str, Any], licences: list[str]) -> list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 from codex_ray.cluster import preflight
 from codex_ray.cluster.head import HeadWatch
 from codex_ray.cluster.session import open_session, refuse_relative_in_job
-from codex_ray.config.check import derive_batch
 from codex_ray.config.common import Cluster
 from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
@@ -32,6 +31,7 @@ from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.tracker import Status
+from codex_ray.train.batches import Batches
 from codex_ray.train.books import Books
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings
@@ -64,18 +64,15 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     started = time.time()
     manifest = Manifest.load(Path(settings.corpus))
     manifest.verify(deep=False)
-    batch = derive_batch(
-        settings.train.batch_tokens,
-        manifest.sequence_length,
-        settings.cluster.workers,
-        settings.train.micro_batch_rows,
-        fewest=settings.cluster.min_workers,
+    cluster = settings.cluster
+    batches = Batches.of(
+        settings.train, manifest.sequence_length, cluster.workers, fewest=cluster.min_workers
     )
     rows = manifest.splits["train"].rows
-    if rows < batch.global_rows:
+    if rows < batches.most_rows:
         raise CodexRayError(
             f"corpus {settings.corpus} has {rows} training rows of {manifest.sequence_length} tokens and one "
-            f"batch takes {batch.global_rows}; lower train.batch_tokens or prepare more text"
+            f"batch takes {batches.most_rows}; lower train.batch_tokens or prepare more text"
         )
     with (
         open_progress(progress, settings.track.progress) as shown,
@@ -99,6 +96,7 @@ def _in_folder(
     books = Books(run, settings, manifest.life_id)
     with open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
+        preflight.check_nodes(settings.cluster, preflight.nodes())
         follower = Follower(run, settings, books.tracker, alerts, progress)
         facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
         try:
@@ -218,6 +216,9 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
         train_loop_config=job,
         torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
+            accelerator_type=cluster.gpu_kind,
+            label_selector=dict(cluster.labels) or None,
+            placement_strategy=cluster.placement.upper(),
             num_workers=(cluster.fewest_workers, cluster.workers) if cluster.elastic else cluster.workers,
             elastic_resize_monitor_interval_s=cluster.grow_every_seconds,
             use_gpu=cluster.gpus_per_worker > 0,

@@ -25,6 +25,7 @@ from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import DeepSpeed, Optimizer
 from codex_ray.errors import CodexRayError
 from codex_ray.files import SMALLEST_FREE_BYTES
+from codex_ray.train.average import Average
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
 from codex_ray.train.recut import Layout, recut
@@ -60,10 +61,12 @@ class Engine:
     """A model, its optimizer and their ZeRO partitioning.
 
     Args:
-        model: in fp32; the engine casts it to ``dtype`` and keeps fp32 masters.
+        model: in fp32; the engine casts it to ``dtype`` and keeps fp32 masters, or with
+            ``deepspeed.autocast`` leaves it as it is and casts what matrix products take.
         optimizer: optimizer settings; ``deepspeed``: stage, buckets and further keys.
         batch: rows per worker and accumulation.
         device: torch device; ``dtype``: compute precision.
+        ema_decay: decay of an average of the weights that is kept beside them; 0 keeps none.
     """
 
     def __init__(
@@ -75,10 +78,13 @@ class Engine:
         batch: BatchPlan,
         device: torch.device,
         dtype: torch.dtype,
+        ema_decay: float = 0.0,
     ) -> None:
         self.stage = deepspeed.stage
+        autocast = deepspeed.autocast and dtype != torch.float32
         self.clip_norm = optimizer.clip_norm
-        self._scale = float(batch.accumulation * dist.get_world_size())
+        self._micro_rows = batch.micro_rows
+        self._accumulation = self._left = batch.accumulation
         library = import_deepspeed(device.type)
         library.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
@@ -87,10 +93,12 @@ class Engine:
         self._engine, self._optimizer, _, _ = library.initialize(
             model=model,
             optimizer=built,
-            config=_configuration(deepspeed, batch, optimizer.clip_norm, dtype),
+            config=_configuration(deepspeed, batch, optimizer.clip_norm, dtype, autocast=autocast),
         )
         self._inner = built
         self._bind_layouts()
+        self._average = Average(ema_decay, built, self._masters, self._refresh) if ema_decay else None
+        self._announce()
 
     @property
     def module(self) -> nn.Module:
@@ -102,6 +110,14 @@ class Engine:
         """Run the model as the engine must see it, so that ZeRO-3 gathers and releases."""
         return self._engine(**inputs)
 
+    def begin(self, micro_batches: int) -> None:
+        """Say how many micro-batches the next update adds up; until then it is as many as in the plan."""
+        if micro_batches != self._accumulation:
+            self._engine.set_train_batch_size(micro_batches * self._micro_rows * dist.get_world_size())
+            self._accumulation = micro_batches
+        self._left = micro_batches
+        self._announce()
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's share of the global loss.
 
@@ -109,9 +125,11 @@ class Engine:
         accumulation and by workers is undone here, so that every token weighs the same
         whatever the number of either.
         """
-        self._engine.backward(loss * self._scale)
-        if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
+        self._engine.backward(loss * float(self._accumulation * dist.get_world_size()))
+        if self._left > 1:
+            self._engine.step()  # which only counts
+            self._left -= 1
+            self._announce()
 
     def step(self, learning_rate_share: float) -> StepOutcome:
         """Clip, guard against non-finite gradients, and update at this share of the peak rates."""
@@ -122,9 +140,24 @@ class Engine:
             self._engine.optimizer.zero_grad()
             return StepOutcome(norm, False)
         self._engine.step()
+        self._left = self._accumulation
+        self._announce()
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
-        return StepOutcome(norm, bool(self._engine.was_step_applied()))
+        applied = bool(self._engine.was_step_applied())
+        if applied and self._average:
+            self._average.update()
+        return StepOutcome(norm, applied)
+
+    @contextmanager
+    def averaged(self, wanted: bool) -> Iterator[None]:
+        """Let the average of the weights stand in for them, where there is one; every rank takes part."""
+        if not wanted or self._average is None:
+            yield
+            return
+        self._average.exchange()
+        yield
+        self._average.exchange()
 
     def learning_rates(self) -> list[float]:
         """Current rate of each parameter group."""
@@ -210,6 +243,34 @@ class Engine:
         lengths = (sum(part.numel() for part in group) for group in zero.round_robin_bit16_groups)
         return Layout(tuple(lengths), tuple(int(size) for size in zero.partition_size))
 
+    def _announce(self) -> None:
+        """Tell DeepSpeed whether the next micro-batch is the last before an update.
+
+        Left to itself it divides the count of all micro-batches, which fails where their number changes.
+        """
+        self._engine.set_gradient_accumulation_boundary(self._left == 1)
+
+    def _masters(self) -> list[Tensor]:
+        """The fp32 weights that this rank updates (names private to DeepSpeed 0.19.8, pinned)."""
+        if self.stage == 0:
+            return [parameter for group in self._inner.param_groups for parameter in group["params"]]
+        zero = self._optimizer
+        flat = zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
+        return list(flat)
+
+    def _refresh(self) -> None:
+        """Make what the model computes with from the fp32 weights again, as after an update."""
+        zero = self._optimizer
+        if self.stage in (1, 2):
+            zero.update_lp_params()
+        elif self.stage == 3:
+            zero._partition_all_parameters()
+            for group in range(len(zero.fp32_partitioned_groups_flat)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            if zero.persistent_parameters:
+                zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+            zero.invalidate_secondary_tensor()
+
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
@@ -249,7 +310,7 @@ class Engine:
 
 
 def _configuration(
-    settings: DeepSpeed, batch: BatchPlan, clip_norm: float, dtype: torch.dtype
+    settings: DeepSpeed, batch: BatchPlan, clip_norm: float, dtype: torch.dtype, *, autocast: bool
 ) -> dict[str, Any]:
     configuration: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch.micro_rows,
@@ -258,8 +319,10 @@ def _configuration(
         "gradient_clipping": clip_norm,
         "steps_per_print": 10**12,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_force_ds_cpu_optimizer": False,  # which would be compiled when a run starts
+        "bf16": {"enabled": dtype == torch.bfloat16 and not autocast},
         "fp16": {"enabled": dtype == torch.float16},
+        "torch_autocast": {"enabled": autocast, "dtype": str(dtype).removeprefix("torch.")},
         "zero_optimization": {
             "stage": settings.stage,
             "reduce_bucket_size": settings.bucket_elements,

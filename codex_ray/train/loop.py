@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import Pretrain, Training
 from codex_ray.errors import CodexRayError
 from codex_ray.track.spans import Spans
+from codex_ray.train.batches import Batches
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.schedule import Plan, learning_rate_share
@@ -56,7 +56,7 @@ class Watcher(Protocol):
 
 @dataclass
 class State:
-    """Where a run stands; saved with the weights. The data cursor is ``step`` times the batch."""
+    """Where a run stands; saved with the weights. The data cursor follows from ``step``."""
 
     step: int = 0
     elapsed: float = 0.0
@@ -103,10 +103,9 @@ class Parts:
     """What the loop works with."""
 
     settings: Pretrain
-    batch: BatchPlan
-    sequence_length: int
+    batches: Batches
     rows: int
-    flops_per_token: float
+    flops_per_token: Callable[[int], float]
     peak_flops: float
     device: torch.device
     engine: Engine
@@ -193,6 +192,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     _enter(parts, state, "targets")
     total = global_weight(parts.objective, batch.micro_batches, parts.device)
     loss = torch.zeros((), dtype=torch.float64, device=parts.device)
+    parts.engine.begin(len(batch.micro_batches))
     for micro in batch.micro_batches:
         _enter(parts, state, "forward")
         share = parts.objective.loss(parts.engine.forward, micro, total)
@@ -209,17 +209,19 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     parts.watcher.forward_seconds(forward)
     _judge(parts.settings.train, state, global_loss, applied=outcome.applied)
     seconds = time.perf_counter() - started
-    tokens = parts.batch.global_rows * parts.sequence_length
+    trained = parts.batches.trained_rows(state.step)
+    tokens = (trained - parts.batches.trained_rows(state.step - 1)) * parts.batches.row_length
+    flops_per_token = parts.flops_per_token(batch.micro_batches[0].shape[1])
     figures: dict[str, Any] = {
         "step": state.step,
-        "epoch": state.step * parts.batch.global_rows / parts.rows,
+        "epoch": trained / parts.rows,
         "loss": global_loss,
         "learning_rate": parts.engine.learning_rates()[0],
         "grad_norm": outcome.gradient_norm,
         "applied": int(outcome.applied),
-        "tokens": state.step * tokens,
+        "tokens": trained * parts.batches.row_length,
         "tokens_per_second": tokens / seconds,
-        "mfu": tokens / seconds * parts.flops_per_token / parts.peak_flops,
+        "mfu": tokens / seconds * flops_per_token / parts.peak_flops,
         "step_seconds": seconds,
         "data_seconds": waited / dist.get_world_size(),
         "data_share": waited / dist.get_world_size() / seconds,

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from codex_ray.config.train import Schedule, Training
+from codex_ray.train.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Plan:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, training: Training, rows: int, global_rows: int) -> Plan:
+    def of(cls, training: Training, rows: int, batches: Batches) -> Plan:
         """Plan from settings: steps, epochs over ``rows`` of the corpus, or seconds."""
         if training.steps is not None:
             return cls(training.steps)
         if training.epochs is not None:
-            return cls(max(1, math.ceil(training.epochs * rows / global_rows)))
+            return cls(max(1, batches.rows.reach(training.epochs * rows)))
         return cls(None, training.seconds)
 
     def done(self, steps_done: int) -> bool:

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codex_ray.config.check import BatchPlan
 from codex_ray.corpus.direct import DirectStream, digest
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.mixture import Mixture
 from codex_ray.corpus.order import Order
 from codex_ray.corpus.ray_stream import RayStream
 from codex_ray.corpus.stream import open_stream
-from codex_ray.train.spikes import Skips, stretches
+from codex_ray.train.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -54,31 +53,29 @@ class CorpusSource:
         *,
         kind: str,
         seed: int,
-        batch: BatchPlan,
+        batches: Batches,
         first_step: int,
         steps: int,
-        skips: Skips,
         rank: int,
         world_size: int,
         device: torch.device,
     ) -> None:
-        self._micro_rows = batch.micro_rows
-        self._device = device
-        self._stretches = stretches(first_step, steps, skips)
+        self._batches, self._device = batches, device
+        self._stretches = list(batches.stretches(first_step, steps))
+        self._length = batches.row_length
         self._open = partial(
             open_stream,
             corpus,
             "train",
             kind=kind,
             seed=seed,
-            batch_rows=batch.global_rows,
             rank=rank,
             world_size=world_size,
         )
         self._stream = self._following()
 
     def next(self) -> Batch:
-        """Return the next optimizer step's rows, int64 of shape [rows, sequence]."""
+        """Return the next optimizer step's sequences, int64, each micro-batch [sequences, length]."""
         started = time.perf_counter()
         rows = next(self._stream, None)
         while rows is None and self._stretches:
@@ -89,7 +86,8 @@ class CorpusSource:
             raise StopIteration
         waited = time.perf_counter() - started
         input_ids_BS = torch.from_numpy(rows.tokens.astype(np.int64)).to(self._device)
-        return Batch(list(input_ids_BS.split(self._micro_rows)), digest(rows), waited)
+        micro_batches = input_ids_BS.split(self._batches.plan.micro_rows)
+        return Batch([micro.reshape(-1, self._length) for micro in micro_batches], digest(rows), waited)
 
     def close(self) -> None:
         """Shut the stream down."""
@@ -97,7 +95,9 @@ class CorpusSource:
 
     def _following(self) -> DirectStream | RayStream:
         first, count = self._stretches.pop(0) if self._stretches else (0, 0)
-        return self._open(first_step=first, steps=count)
+        rows, self._length = self._batches.rows.at(first), self._batches.length.at(first)
+        shift = self._batches.rows.total(first) - first * rows
+        return self._open(first_step=first, steps=count, batch_rows=rows, shift=shift)
 
 
 def sources_used(manifest: Manifest, order: Order | Mixture, positions: int) -> dict[str, float]:

@@ -12,8 +12,8 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 
 from codex_ray.cluster.preflight import STREAM_CPUS_PER_WORKER
-from codex_ray.config.check import derive_batch
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.index import BEST_FIT, packing_method
@@ -35,6 +34,7 @@ from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
+from codex_ray.train.batches import Batches
 from codex_ray.train.checkpoint import CheckpointFolder
 from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
@@ -47,7 +47,7 @@ from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.slow import SlowRanks
 from codex_ray.train.source import Batch, CorpusSource, sources_used
-from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback, batch_index
+from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.start import ready_for_training, start_config, start_model
 from codex_ray.train.validation import Validator
 
@@ -135,12 +135,7 @@ class Worker:
         self.manifest = Manifest.load(self.corpus)
         self.checkpoints = CheckpointFolder(run.checkpoints)
         self.device = _device(settings)
-        self.batch = derive_batch(
-            settings.train.batch_tokens,
-            self.manifest.sequence_length,
-            self.world,
-            settings.train.micro_batch_rows,
-        )
+        self.batches = Batches.of(settings.train, self.manifest.sequence_length, self.world)
         spans = run.spans(self.rank) if settings.track.spans else None
         self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
@@ -152,6 +147,7 @@ class Worker:
         """Train from the newest sound checkpoint to the end, or to where the run is asked to stop."""
         found = self._agree(lambda: self.checkpoints.newest_sound(self.messages.note))
         self.decided = self._agree(self._decide)
+        self.batches = replace(self.batches, skips=self.decided["skips"])
         self._resumed = found is not None
         self.state.step = found.step if found else 0
         if self.rank == 0:
@@ -177,7 +173,8 @@ class Worker:
                 self._leave()
             if complete:
                 self.state.phase = "export"
-                with self.spans.measure("export", self.state.step):
+                averaged = parts.engine.averaged("export" in self.settings.train.ema_for)
+                with self.spans.measure("export", self.state.step), averaged:
                     save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
             parts.engine.close()
         finally:
@@ -244,8 +241,7 @@ class Worker:
 
     def used(self, step: int) -> dict[str, float]:
         """Return how much of each source ``step`` steps have used; nothing where there is only one."""
-        batches = batch_index(step, self.decided["skips"])
-        return sources_used(self.manifest, self._order, batches * self.batch.global_rows)
+        return sources_used(self.manifest, self._order, self.batches.row(step))
 
     def _stream_kind(self) -> str:
         """Read shards directly where workers have taken all of a shrunken cluster's CPUs; same order."""
@@ -264,17 +260,16 @@ class Worker:
             self.corpus,
             kind=self._agree(self._stream_kind),
             seed=self.settings.seed,
-            batch=self.batch,
+            batches=self.batches,
             first_step=self.state.step,
             steps=OPEN_END if total is None else max(0, total - self.state.step),
-            skips=self.decided["skips"],
             rank=self.rank,
             world_size=self.world,
             device=self.device,
         )
 
     def _parts(self, source: CorpusSource, recorder: Recorder) -> Parts:
-        settings, length = self.settings, self.manifest.sequence_length
+        settings = self.settings
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
         self._model = self._initial_model(tokenizer).to(self.device)
         ready_for_training(self._model, settings.train)
@@ -286,12 +281,13 @@ class Worker:
             self._model,
             optimizer=settings.optimizer,
             deepspeed=settings.deepspeed,
-            batch=self.batch,
+            batch=self.batches.plan,
             device=self.device,
             dtype=dtype,
+            ema_decay=settings.train.ema_decay,
         )
         self._mark("engine")
-        validator = Validator(self.manifest, settings.validation.rows, self.batch, self.device)
+        validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
         documents = self._documents(tokenizer)
         objective = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
@@ -301,12 +297,15 @@ class Worker:
             gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
             return {f"mixing/{name}": value for name, value in gains.items()}
 
+        def validate() -> dict[str, float]:
+            with engine.averaged("validation" in settings.train.ema_for):
+                return validator.measure(engine, objective)
+
         return Parts(
             settings=settings,
-            batch=self.batch,
-            sequence_length=length,
+            batches=self.batches,
             rows=self.manifest.splits["train"].rows,
-            flops_per_token=flops_per_token(self._model.config, length),
+            flops_per_token=cache(partial(flops_per_token, self._model.config)),
             peak_flops=self.decided["peak_flops"] * self.world,
             device=self.device,
             engine=engine,
@@ -315,7 +314,7 @@ class Worker:
             watcher=recorder,
             spans=self.spans,
             hooks=Hooks(
-                validate=lambda: validator.measure(engine, objective),
+                validate=validate,
                 measure_mixing=measure_mixing,
                 save=lambda state: save_checkpoint(engine, self.checkpoints, settings.checkpoints, state),
             ),
@@ -352,7 +351,8 @@ class Worker:
                 )
             return {"skips": []} | decided
         wanted, threads = self.settings.compute.dtype, torch.get_num_threads()
-        if wanted == "auto" and self.settings.deepspeed.stage == 0:
+        deepspeed = self.settings.deepspeed
+        if wanted == "auto" and deepspeed.stage == 0 and not deepspeed.autocast:
             wanted = "float32"  # DeepSpeed's stage 0 in bf16 is another optimizer
         dtype = choose_dtype(self.device.type, threads)[0] if wanted == "auto" else wanted
         rows = self.manifest.splits["train"].rows
@@ -361,7 +361,7 @@ class Worker:
             "device": self.device.type,
             "threads": threads,
             "peak_flops": peak_flops(self.device.type, dtype, threads)[0],
-            "total_steps": Plan.of(self.settings.train, rows, self.batch.global_rows).total_steps,
+            "total_steps": Plan.of(self.settings.train, rows, self.batches).total_steps,
             "corpus_fingerprint": self.manifest.fingerprint,
             "skips": [],
         }

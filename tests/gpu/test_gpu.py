@@ -76,6 +76,27 @@ def test_a_stopped_run_continues_bit_for_bit(corpus: Path, tmp_path: Path, stage
     assert_same_end(continued.run, done.run)
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_stopped_run_in_float16_keeps_its_loss_scale(corpus: Path, tmp_path: Path, stage: int) -> None:
+    whole = gpu_settings(corpus, tmp_path, "whole", stage)
+    whole = replace(
+        whole,
+        compute=Device(device="cuda", dtype="float16"),
+        train=replace(whole.train, steps=30, on_nonfinite="skip"),
+    )
+    done = pretrain(whole)
+    assert done.completed and losses(done.run)[-1] < losses(done.run)[0] - 0.3
+    part = replace(whole, name="part")
+    pretrain(replace(part, train=replace(part.train, stop_after=7)))
+    assert_same_end(pretrain(replace(part, resume="must")).run, done.run)
+
+
+def test_autocast_loses_what_bfloat16_does(corpus: Path, tmp_path: Path) -> None:
+    settings = gpu_settings(corpus, tmp_path, "rounded", 1)
+    autocast = replace(settings, name="autocast", deepspeed=DeepSpeed(stage=1, autocast=True))
+    assert losses(pretrain(autocast).run) == pytest.approx(losses(pretrain(settings).run), rel=2e-2)
+
+
 def test_compiled_sublayers_lose_what_the_others_do(corpus: Path, tmp_path: Path) -> None:
     settings = gpu_settings(corpus, tmp_path, "eager", 1)
     compiled = replace(settings, name="compiled", train=replace(settings.train, compile=True))

@@ -55,6 +55,14 @@ def global_batch(step: int) -> torch.Tensor:
 
 def plain_losses(kind: str = "adamw", adapter: dict[str, Any] | None = None) -> list[float]:
     """The same training by hand: one process, whole batch, no engine."""
+    return plain_training(kind, adapter)[0]
+
+
+def plain_training(
+    kind: str = "adamw", adapter: dict[str, Any] | None = None, ema_decay: float = 0.0
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses, and the average of the weights after each update as its definition has it."""
+    average: dict[str, torch.Tensor] = {}
     model, objective = tiny_model(), NextToken()
     if adapter is not None:
         model = adapted(model, adapter)
@@ -70,7 +78,11 @@ def plain_losses(kind: str = "adamw", adapter: dict[str, Any] | None = None) -> 
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return losses
+        share = 1 - min(ema_decay, (2 + step) / (11 + step)) if step else 1.0
+        for name, weight in model.named_parameters():
+            before = average.get(name, torch.zeros_like(weight))
+            average[name] = (1 - share) * before + share * weight.detach()
+    return losses, average
 
 
 def engine_losses(
@@ -110,7 +122,10 @@ def _train(
     stage: int,
     kind: str = "adamw",
     dtype: str = "float32",
+    config: dict[str, Any] | None = None,
     accumulation: int = 1,
+    autocast: bool = False,
+    ema_decay: float = 0.0,
     training: Training | None = None,
     adapter: dict[str, Any] | None = None,
     load: str | None = None,
@@ -128,10 +143,11 @@ def _train(
     engine = Engine(
         model,
         optimizer=settings_of(kind),
-        deepspeed=DeepSpeed(stage=stage),
+        deepspeed=DeepSpeed(stage=stage, autocast=autocast, config=config or {}),
         batch=derive_batch(ROWS * LENGTH, LENGTH, world, micro_rows),
         device=torch.device("cpu"),
         dtype=getattr(torch, dtype),
+        ema_decay=ema_decay,
     )
     if load:
         engine.load(Path(load), written_by or world)
@@ -150,5 +166,10 @@ def _train(
     if save:
         engine.save(Path(save), {"step": last})
     weights = engine.full_weights()
+    if ema_decay:
+        with engine.averaged(True):
+            weights |= {f"average.{name}": value for name, value in engine.full_weights().items()}
+        again = engine.full_weights()
+        assert all(torch.equal(again[name], weights[name]) for name in again)
     engine.close()
     return losses, weights

@@ -15,6 +15,7 @@ from tests.integration.engine_runs import (
     engine_losses,
     global_batch,
     plain_losses,
+    plain_training,
     tiny_model,
 )
 
@@ -78,6 +79,95 @@ def test_compiling_and_recomputing_change_no_loss(tmp_path: Path) -> None:
     results = engine_losses(2, runs, tmp_path)
     for run, (losses, _) in zip(runs, results, strict=True):
         assert losses == pytest.approx(results[0][0], rel=1e-4), run
+
+
+def test_autocast_loses_what_float32_does_and_continues_exactly(tmp_path: Path) -> None:
+    """Weights stay fp32, products are bf16: near fp32's losses, the same at every stage, exact to resume."""
+    cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
+    runs = []
+    for stage, kind in cases:
+        base = {"stage": stage, "kind": kind, "dtype": "bfloat16", "autocast": True}
+        folder = str(tmp_path / f"{stage}{kind}")
+        runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
+    results = engine_losses(2, runs, tmp_path)
+    plain = {kind: plain_losses(kind) for kind in ("adamw", "muon")}
+    for index, (stage, kind) in enumerate(cases):
+        (whole, weights), (head, _), (tail, resumed) = results[3 * index : 3 * index + 3]
+        assert whole == pytest.approx(plain[kind], rel=1e-3), (stage, kind)
+        assert whole != plain[kind]
+        assert whole == head + tail, (stage, kind)
+        assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
+
+
+def test_the_average_of_the_weights_is_what_its_definition_says(tmp_path: Path) -> None:
+    """At every stage, resumed by as many workers bit for bit, and by others after a cut."""
+    cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
+    runs = []
+    for stage, kind in cases:
+        base, folder = {"stage": stage, "kind": kind, "ema_decay": 0.9}, str(tmp_path / f"{stage}{kind}")
+        runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
+    results = engine_losses(2, runs, tmp_path)
+    again = engine_losses(3, [run | {"written_by": 2} for run in runs[2::3]], tmp_path)
+    plain = {kind: plain_training(kind, ema_decay=0.9)[1] for kind in ("adamw", "muon")}
+    for index, (stage, kind) in enumerate(cases):
+        (_, weights), _, (_, resumed) = results[3 * index : 3 * index + 3]
+        assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
+        for name, average in plain[kind].items():
+            for found in (weights, again[index][1]):
+                error = (found[f"average.{name}"] - average).norm() / (average.norm() + 1e-6)
+                assert error < (1e-5 if kind == "adamw" else 1e-3), (stage, kind, name, error)
+            distance = (weights[name] - average).norm() / (average.norm() + 1e-6)
+            assert distance > 1e-4, (stage, kind, name)
+
+
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+OFFLOAD_ALL = {
+    "zero_optimization": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+}
+SECOND_COPY = {"zero_optimization": {"zero_hpz_partition_size": 2}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "kind"),
+    [
+        (1, OFFLOAD, "adamw"),
+        (2, OFFLOAD, "muon"),
+        (3, OFFLOAD_ALL, "adamw"),
+        pytest.param(2, OFFLOAD, "adamw", marks=pytest.mark.verify),
+        pytest.param(3, OFFLOAD_ALL, "muon", marks=pytest.mark.verify),
+        (3, SECOND_COPY, "adamw"),
+    ],
+)
+def test_offloading_and_a_second_copy_of_the_weights_change_no_loss(
+    stage: int, config: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    base = {"stage": stage, "config": config, "kind": kind, "ema_decay": 0.9, "accumulation": 2}
+    folder = str(tmp_path / "saved")
+    runs = [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
+    (whole, weights), (head, _), (tail, resumed) = engine_losses(2, runs, tmp_path)
+    assert whole == pytest.approx(plain_losses(kind), rel=1e-4)
+    assert whole == head + tail
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("config", "upstream"),
+    [
+        ({"mics_shard_size": 2}, "MiCS ZeRO-3 sharding has been removed"),
+        ({"zero_quantized_weights": True}, "This op had not been implemented on CPU backend"),
+        ({"zero_quantized_gradients": True}, "This op had not been implemented on CPU backend"),
+        ({"offload_param": {"device": "nvme", "nvme_path": "/tmp"}}, "Unable to JIT load the async_io op"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.verify
+def test_what_is_refused_before_a_run_deepspeed_cannot_do(
+    config: dict[str, Any], upstream: str, tmp_path: Path
+) -> None:
+    """When one of these no longer fails, its refusal in codex_ray.config.engine can go."""
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as caught:
+        engine_losses(2, [{"stage": 3, "config": {"zero_optimization": config}}], tmp_path)
+    assert upstream in str(caught.value)
 
 
 SOME = [(1, "muon", "float32"), (3, "adamw", "float32"), (2, "adamw", "bfloat16"), (3, "muon", "bfloat16")]

@@ -60,6 +60,10 @@ def test_every_shipped_choice_composes_and_passes_the_checks(verb, group, choice
     words = [f"{group}={choice}"]
     if group == "deepspeed" and choice == "zero0":
         words.append("compute.dtype=float32" if verb == "pretrain" else "pretrain.compute.dtype=float32")
+    if group == "deepspeed" and choice in ("zero3-nvme", "zeropp"):
+        section = "" if verb == "pretrain" else "pretrain."
+        words += [f"{section}cluster.workers=8", f"{section}cluster.gpus_per_worker=1"]
+        words += [f"{section}train.batch_tokens=65536", f"{section}optimizer.kind=adamw"]
     if (verb, group) == ("quickstart", "schedule") and choice in ("cosine", "linear"):
         words.append("pretrain.train.steps=20")
     compose(verb, words)
@@ -194,11 +198,11 @@ def test_lists_and_mappings_may_be_json_or_bare():
     assert compose("generate", ["m", 'stop=["\\n\\n","def "]']).stop == ["\n\n", "def "]
     assert compose("pretrain", ["optimizer.betas=[0.8,0.9]"]).optimizer.betas == [0.8, 0.9]
     words = [
-        "deepspeed.config.zero_optimization.offload_param.device=cpu",
+        "deepspeed.config.zero_optimization.offload_optimizer.device=cpu",
         "deepspeed.config.steps_per_print=9",
     ]
     assert compose("pretrain", words).deepspeed.config == {
-        "zero_optimization": {"offload_param": {"device": "cpu"}},
+        "zero_optimization": {"offload_optimizer": {"device": "cpu"}},
         "steps_per_print": 9,
     }
 

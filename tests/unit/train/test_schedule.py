@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_ray.config.train import Schedule, Training
+from codex_ray.train.batches import Batches
 from codex_ray.train.schedule import Plan, learning_rate_share
 
 KINDS = ["cosine", "wsd", "linear", "constant"]
 
 
 def test_plan_counts_optimizer_steps_from_epochs() -> None:
-    assert Plan.of(Training(epochs=1.5), rows=100, global_rows=16).total_steps == 10
-    assert Plan.of(Training(steps=7), rows=100, global_rows=16).total_steps == 7
-    assert Plan.of(Training(epochs=0.0001), rows=100, global_rows=16).total_steps == 1
+    def steps(**given: Any) -> int | None:
+        training = Training(batch_tokens=16 * 8, **given)
+        return Plan.of(training, rows=100, batches=Batches.of(training, 8, 2)).total_steps
+
+    assert steps(epochs=1.5) == 10
+    assert steps(steps=7) == 7
+    assert steps(epochs=0.0001) == 1
+    assert steps(epochs=1.0, batch_ramp=[[4 * 8, 5]]) == 5 + 5
 
 
 def test_warmup_is_linear_and_never_zero() -> None:
