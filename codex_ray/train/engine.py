@@ -84,7 +84,7 @@ class Engine:
         autocast = deepspeed.autocast and dtype != torch.float32
         self.clip_norm = optimizer.clip_norm
         self._micro_rows = batch.micro_rows
-        self._accumulation = self._left = batch.accumulation
+        self._accumulation = batch.accumulation
         library = import_deepspeed(device.type)
         library.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
@@ -98,7 +98,7 @@ class Engine:
         self._inner = built
         self._bind_layouts()
         self._average = Average(ema_decay, built, self._masters, self._refresh) if ema_decay else None
-        self._announce()
+        self.begin(batch.accumulation)
 
     @property
     def module(self) -> nn.Module:
@@ -138,10 +138,10 @@ class Engine:
         norm = self._whole_gradient_norm() if self.stage == 0 else None
         if norm is not None and not math.isfinite(norm):
             self._engine.optimizer.zero_grad()
+            self.begin(self._accumulation)
             return StepOutcome(norm, False)
         self._engine.step()
-        self._left = self._accumulation
-        self._announce()
+        self.begin(self._accumulation)
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         applied = bool(self._engine.was_step_applied())

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from codex_ray.config.common import Device
+from codex_ray.config.corpora import CorpusRows
 from codex_ray.config.train import DeepSpeed, Training
 from codex_ray.corpus.direct import OrderedReader, StepRows, digest
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.verbs.rows import rows_verb
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.driver import pretrain
 from tests.integration.training import (
@@ -50,6 +52,8 @@ def test_a_growing_run_takes_every_row_once_and_goes_on_with_other_workers(
         positions = np.arange(first, first + rows)
         assert batch == digest(StepRows(0, positions, reader.take(positions)))
         first += rows
+    for step in (1, 4, STEPS):
+        assert rows_verb(CorpusRows(run=str(whole.run), step=step, output=str(tmp_path / "rows"))).matches
     last = read_metrics(whole.run / "metrics.jsonl")[-1]
     assert last["tokens"] == sum(ROWS) * LENGTH
     assert last["epoch"] == pytest.approx(sum(ROWS) / manifest.splits["train"].rows)

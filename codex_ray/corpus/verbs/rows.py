@@ -23,16 +23,18 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_text
 from codex_ray.track.metrics import metrics_at
 from codex_ray.track.progress import Progress
+from codex_ray.train.batches import Batches
 
 SPLIT = "train"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What decides a step's rows, and what the run recorded of it."""
+    """Where a step's rows stand in the order, and what the run recorded of them."""
 
     manifest: Manifest
     seed: int
+    first: int
     rows: int
     recorded: int | None
 
@@ -49,17 +51,17 @@ class SeenRows:
 def rows_verb(settings: CorpusRows, progress: Progress | None = None) -> SeenRows:
     """Print the rows of one optimizer step: position, row, source, and the documents in it.
 
-    The rows follow from the corpus, the seed and the batch alone. Of a run, the checksum that it recorded of
-    the step's batch is compared with that of the rows.
+    The rows follow from the corpus, the seed and the batches, those left out included. Of a run, the checksum
+    that it recorded of the step's batch is compared with that of the rows.
 
     Raises:
         CodexRayError: the run or its corpus cannot be read, the corpus is another one than the run's, or the
             checksums differ.
     """
     batch = _of_run(settings, Path(settings.run).expanduser()) if settings.run else _given(settings)
-    manifest, first = batch.manifest, (settings.step - 1) * batch.rows
+    manifest = batch.manifest
     reader = OrderedReader(manifest, SPLIT, batch.seed)
-    positions = np.arange(first, first + batch.rows, dtype=np.int64)
+    positions = np.arange(batch.first, batch.first + batch.rows, dtype=np.int64)
     ids = reader.order.at(positions)
     checksum = digest(StepRows(settings.step - 1, positions, reader.take(positions)))
     records = list(_records(manifest, positions.tolist(), ids.tolist()))
@@ -84,7 +86,8 @@ def rows_verb(settings: CorpusRows, progress: Progress | None = None) -> SeenRow
 def _given(settings: CorpusRows) -> Batch:
     assert settings.corpus is not None and settings.batch_rows is not None  # the settings were checked
     manifest = Manifest.load(Path(settings.corpus).expanduser())
-    return Batch(manifest, settings.seed, settings.batch_rows, None)
+    first = (settings.step - 1) * settings.batch_rows
+    return Batch(manifest, settings.seed, first, settings.batch_rows, None)
 
 
 def _of_run(settings: CorpusRows, run: Path) -> Batch:
@@ -107,9 +110,12 @@ def _of_run(settings: CorpusRows, run: Path) -> Batch:
         raise CodexRayError(
             f"run {run} recorded {last['step']} steps and no step {settings.step}; give one of them"
         )
-    rows = pretrain.train.batch_tokens // manifest.sequence_length
+    decided = read_json(run / "decided.json", "run decisions") if (run / "decided.json").is_file() else {}
+    batches = Batches.of(pretrain.train, manifest.sequence_length, 1, skips=decided.get("skips", ()))
+    first = batches.row(settings.step - 1)
+    rows = batches.trained_rows(settings.step) - batches.trained_rows(settings.step - 1)
     value = recorded.get("batch") if recorded else None
-    return Batch(manifest, pretrain.seed, rows, None if value is None else int(value))
+    return Batch(manifest, pretrain.seed, first, rows, None if value is None else int(value))
 
 
 def _check_fingerprint(run: Path, manifest: Manifest) -> None:

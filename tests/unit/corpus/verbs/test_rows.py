@@ -62,6 +62,18 @@ def test_a_step_saw_the_rows_that_it_recorded(verb, packed, run, capsys):
     assert "the recorded one" in capsys.readouterr().out
 
 
+def test_rows_of_batches_that_grow_or_are_left_out(verb, packed, run):
+    words = [str(packed.folder), f"train.batch_tokens={ROWS * 64}", "seed=5", "train.steps=5"]
+    words += ["train.batch_ramp=[[128,1],[256,2]]", "cluster.workers=2"]
+    save(compose("pretrain", words), run / "config.yaml")
+    (run / "decided.json").write_text(json.dumps({"skips": [[2, 2]]}))
+    (run / "metrics.jsonl").unlink()
+    positions = [
+        [record["position"] for record in verb("rows", run, f"step={n}").records] for n in range(1, 5)
+    ]
+    assert positions == [[0, 1], [2, 3, 4, 5], list(range(16, 22)), list(range(22, 28))]
+
+
 def test_rows_name_their_documents(verb, packed, run, tmp_path, capsys):
     seen = verb("rows", run, "step=2", f"output={tmp_path / 'seen.jsonl'}")
     assert [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()] == seen.records
