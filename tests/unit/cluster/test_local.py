@@ -82,7 +82,11 @@ def test_a_start_that_died_before_its_first_process_is_shown_and_taken_down(tmp_
 
 def test_a_node_is_started_within_its_bounds(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
-    head, second = (node_command(STATE, node) for node in STATE.nodes)
+    head, second = (
+        node_command(STATE, node, labels)
+        for node, labels in zip(STATE.nodes, ({}, {"pool": "spot"}), strict=True)
+    )
+    assert "--labels=pool=spot" in second and not any("--labels" in word for word in head)
     for command in (head, second):
         assert {"--num-cpus=3", "--num-gpus=0", f"--memory={2**30}"} <= set(command)
         assert f"--object-store-memory={2**27}" in command
@@ -123,7 +127,7 @@ def test_a_node_that_does_not_come_up_leaves_nothing(
 ):
     plans: list[State] = []
 
-    def command(state: State, node: Node) -> list[str]:
+    def command(state: State, node: Node, labels: dict[str, str]) -> list[str]:
         plans.append(state)
         return [sys.executable, "-c", script]
 
