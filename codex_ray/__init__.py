@@ -30,13 +30,14 @@ __all__ = [
     "generate",
     "inspect",
     "load",
+    "plan",
     "prepare",
     "pretrain",
     "quickstart",
     "upcycle",
 ]
 
-_VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "upcycle", "inspect", "quickstart")
+_VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "upcycle", "inspect", "plan", "quickstart")
 
 
 def _call(verb: str, *words: str, config_file: Path | str | None = None, **values: Any) -> Any:

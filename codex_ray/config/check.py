@@ -18,6 +18,7 @@ from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.engine import refuse_deepspeed
 from codex_ray.config.fields import MASK
 from codex_ray.config.model import Model
+from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
@@ -116,6 +117,15 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
     refuse_ramps(settings.train, prefix)
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
     _alerts(settings.track.alerts, f"{prefix}track.alerts.")
+
+
+def _plan(settings: Plan, prefix: str) -> None:
+    _pretrain(settings, prefix)
+    if settings.card == "cpu" and settings.compute.device == "cuda":
+        raise ConfigError(
+            f"{prefix}card=cpu cannot go with {prefix}compute.device=cuda; give {prefix}compute.device=cpu, "
+            f"or a card such as {prefix}card=H200"
+        )
 
 
 def _going_back(settings: Pretrain, prefix: str) -> None:
@@ -365,6 +375,7 @@ def _alerts(alerts: Alerts, prefix: str) -> None:
 
 _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Pretrain: _pretrain,
+    Plan: _plan,
     Prepare: _prepare,
     Quickstart: _quickstart,
     Evaluate: _evaluate,

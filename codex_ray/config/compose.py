@@ -1,9 +1,10 @@
 """From words to settings: Hydra composes the shipped YAML, then files and words are laid over it.
 
 Layers, later ones winning: the dataclass defaults, ``configs/VERB.yaml`` with its groups, the groups and
-values of ``--config FILE``, the groups and values on the command line, keyword arguments in Python. Hydra
-picks and merges the group files; values are laid over its result here, so that a text setting takes the word
-as it stands and nothing is ever converted.
+values of ``--config FILE``, the groups and values on the command line, keyword arguments in Python; what the
+depth dial derives lies over all groups and under all values. Hydra picks and merges the group files; values
+are laid over its result here, so that a text setting takes the word as it stands and nothing is ever
+converted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from codex_ray.config import saved
 from codex_ray.config.check import check
 from codex_ray.config.common import DEFAULT_SEED
+from codex_ray.config.dial import DEPTH, turned
 from codex_ray.config.fields import build
 from codex_ray.config.groups import Slot, composed, group_choices, verb_slots
 from codex_ray.config.saved import save
@@ -63,7 +65,10 @@ def compose(
     from_values = _data_layer(cls, slots, values or {}, "argument")
     chosen = from_words.choices | from_values.choices
     data = composed(verb, from_file.choices | chosen)
-    for layer in (_without_sections(from_file, chosen, config_file), from_words, from_values):
+    layers = [_without_sections(from_file, chosen, config_file), from_words, from_values]
+    _refuse_two_depths(layers, config_file)
+    _lay(cls, data, turned(cls, data, dict(pair for layer in layers for pair in layer.values)))
+    for layer in layers:
         _lay(cls, data, layer.values)
     _fill_seeds(cls, data)
     settings = build(cls, data)
@@ -142,6 +147,18 @@ def _without_sections(layer: _Layer, chosen: Mapping[Slot, str], source: Path | 
     sections = [tuple(slot.package.split(".")) for slot in chosen]
     kept = [pair for pair in layer.values if not any(pair[0][: len(name)] == name for name in sections)]
     return _Layer(layer.choices, kept)
+
+
+def _refuse_two_depths(layers: Sequence[_Layer], source: Path | str | None) -> None:
+    """Refuse another depth over a file that has one: the values it was resolved to would all stay."""
+    in_file = dict(layers[0].values)
+    for path, value in (pair for layer in layers[1:] for pair in layer.values):
+        if path[-1] == DEPTH and path in in_file and value != in_file[path]:
+            name, before = ".".join(path), "null" if in_file[path] is None else in_file[path]
+            raise ConfigError(
+                f"{name}={value} cannot be laid over --config {source}, which sets {name}: {before} and the "
+                f"values that follow from it; change {name} in that file, or leave the file out"
+            )
 
 
 def _choice(slot: Slot, choice: Any) -> str:

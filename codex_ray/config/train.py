@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from codex_ray.config.common import DEFAULT_SEED, Cluster, Device, Track
+from codex_ray.config.dial import TOKENS_PER_PARAMETER
 from codex_ray.config.fields import setting
 from codex_ray.config.model import Model
 
@@ -161,6 +162,14 @@ class Pretrain:
     compute: Device = setting(Device, help="device and precision")
     start: str | None = setting(
         None, help="model folder to train on from (as upcycle writes), whose shape counts; unset is fresh"
+    )
+    depth: int | None = setting(
+        None, minimum=1, help="layers from which shape, batch, rates and length follow (the depth dial)"
+    )
+    tokens_per_parameter: float = setting(
+        TOKENS_PER_PARAMETER,
+        minimum=0.001,
+        help="with `depth`: tokens of the run per parameter of the layers",
     )
     model: Model = setting(Model, help="the decoder, where weights are fresh")
     optimizer: Optimizer = setting(Optimizer, help="the optimizer")

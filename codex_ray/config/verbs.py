@@ -92,6 +92,32 @@ _IN_LIFE_ORDER = (
         ),
     ),
     Verb(
+        name="plan",
+        settings="codex_ray.config.plan:Plan",
+        function="codex_ray.plan.verb:plan",
+        path="corpus",
+        summary="what a run of pretrain would need in memory, time and money",
+        teaches=(
+            "Takes the words of pretrain and starts no run. Prints memory per worker at each ZeRO stage, the "
+            "time of a step by part, tokens per day, what checkpoints cost, how often to write them under "
+            "failures, and the price. Cards are planned by their data sheets; this machine's CPUs are "
+            "measured on the spot, at the run's own shapes. No corpus is needed where vocabulary_size and "
+            "sequence_length are given."
+        ),
+        examples=(
+            ("plan corpus recipe=cpu-tiny", "the smallest recipe on this machine"),
+            (
+                "plan recipe=h200-7b card=H200 vocabulary_size=32768 sequence_length=4096",
+                "7 B parameters on eight H200, without a corpus",
+            ),
+            (
+                "plan recipe=multinode-70b card=H200 vocabulary_size=32768 train.steps=100000 node_price=25 "
+                "output=plan.json",
+                "a long run and its price",
+            ),
+        ),
+    ),
+    Verb(
         name="evaluate",
         settings="codex_ray.config.use:Evaluate",
         function="codex_ray.evaluate.run:evaluate",

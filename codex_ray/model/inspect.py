@@ -19,9 +19,6 @@ LONGEST = 2048  # tokens per row, where nothing else is asked for
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 BYTES = {"float32": 4, "bfloat16": 2}
 
-# Adam's two moments and, below fp32, the exact copy of the weights.
-STATE_BYTES = {"float32": 8, "bfloat16": 12}
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -32,7 +29,7 @@ class Inspection:
         family: its model type.
         parts: parameters by part, in the order of the model.
         roles: parameters by what the optimizer makes of them.
-        parameters: all of them, shared ones once.
+        parameters: all of them, shared ones once; ``tensors``: how many tensors hold them.
         memory: bytes per worker of weights, gradients and Adam's state, by precision and ZeRO stage.
         workers: workers that share it.
         cache_bytes: of one token's keys and values, in bf16.
@@ -46,6 +43,7 @@ class Inspection:
     parts: dict[str, int]
     roles: dict[str, int]
     parameters: int
+    tensors: int
     memory: dict[str, dict[int, float]]
     workers: int
     cache_bytes: int
@@ -94,7 +92,11 @@ def inspected(config: PreTrainedConfig, *, name: str, sequence_length: int, work
         parts=parts,
         roles=roles,
         parameters=parameters,
-        memory={dtype: _memory(parameters, dtype, workers) for dtype in BYTES},
+        tensors=len(list(model.parameters())),
+        memory={
+            dtype: {stage: sum(zero_shares(parameters, dtype, stage, workers)) for stage in range(4)}
+            for dtype in BYTES
+        },
         workers=workers,
         cache_bytes=2 * text.num_hidden_layers * heads * head_size * BYTES["bfloat16"],
         sequence_length=sequence_length,
@@ -110,49 +112,53 @@ def _part(path: str) -> str:
     return ".".join(inside[:2]) if inside else path
 
 
-def _memory(parameters: int, dtype: str, workers: int) -> dict[int, float]:
-    """Bytes per worker at each ZeRO stage: 1 shards Adam's state, 2 gradients too, 3 weights too."""
+def zero_shares(parameters: int, dtype: str, stage: int, workers: int) -> tuple[float, float, float, float]:
+    """Bytes per worker of weights, gradients, fp32 masters and Adam's moments (arXiv 1910.02054, section 5).
+
+    Stage 1 shards masters and moments, 2 gradients too, 3 weights too. DeepSpeed keeps masters beside fp32
+    weights as well, except at stage 0.
+    """
     weights = gradients = float(parameters * BYTES[dtype])
-    state = float(parameters * STATE_BYTES[dtype])
-    found = {}
-    for stage in range(4):
-        shares = [weights, gradients, state]
-        for sharded in range(stage):
-            shares[2 - sharded] /= workers
-        found[stage] = sum(shares)
-    return found
+    masters = float(parameters * BYTES["float32"]) if stage or dtype != "float32" else 0.0
+    shares = [weights, gradients, masters, 2.0 * parameters * BYTES["float32"]]
+    sharded = {0: (), 1: (2, 3), 2: (1, 2, 3), 3: (0, 1, 2, 3)}[stage]
+    first, second, third, fourth = (
+        share / workers if index in sharded else share for index, share in enumerate(shares)
+    )
+    return first, second, third, fourth
 
 
 def _print(inspection: Inspection) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{inspection.name}: {inspection.family}, {inspection.parameters:,} parameters")
-    parts = _table("part", "parameters", "share")
+    parts = table("part", "parameters", "share")
     for name, count in inspection.parts.items():
         parts.add_row(name, f"{count:,}", f"{count / inspection.parameters:.1%}")
     console.print(parts)
     shared = f"per worker of {inspection.workers}"
-    memory = _table(f"training, {shared}", *[f"ZeRO-{stage}" for stage in range(4)])
+    memory = table(f"training, {shared}", *[f"ZeRO-{stage}" for stage in range(4)])
     for dtype, needed in inspection.memory.items():
-        memory.add_row(dtype, *[_scaled(size, "B") for size in needed.values()])
+        memory.add_row(dtype, *[scaled(size, "B") for size in needed.values()])
     console.print(memory)
-    weights = [f"{_scaled(inspection.parameters * size, 'B')} in {dtype}" for dtype, size in BYTES.items()]
+    weights = [f"{scaled(inspection.parameters * size, 'B')} in {dtype}" for dtype, size in BYTES.items()]
     console.print(f"weights: {', '.join(weights)}")
-    console.print(f"keys and values: {_scaled(inspection.cache_bytes, 'B')} per token in bfloat16")
+    console.print(f"keys and values: {scaled(inspection.cache_bytes, 'B')} per token in bfloat16")
     console.print(
         f"operations per token, rows of {inspection.sequence_length:,}: "
-        f"{_scaled(inspection.training_flops, 'FLOP')} in training, "
-        f"{_scaled(inspection.generation_flops, 'FLOP')} in generation"
+        f"{scaled(inspection.training_flops, 'FLOP')} in training, "
+        f"{scaled(inspection.generation_flops, 'FLOP')} in generation"
     )
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, pad_edge=False)
+def table(first: str, *others: str) -> Table:
+    """Return a table without lines: a column of names, others of numbers."""
+    made = Table(first, box=None, pad_edge=False)
     for name in others:
-        table.add_column(name, justify="right")
-    return table
+        made.add_column(name, justify="right")
+    return made
 
 
-def _scaled(value: float, unit: str) -> str:
+def scaled(value: float, unit: str) -> str:
     """Return a number to three digits, with the prefix that leaves one to three before the point."""
     step = min(len(PREFIXES) - 1, math.floor(math.log10(max(1.0, float(f"{value:.3g}")))) // 3)
     return f"{value / 1000**step:.3g} {PREFIXES[step]}{unit}"

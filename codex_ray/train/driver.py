@@ -135,7 +135,7 @@ def _fit(
             cluster's head is gone.
     """
     box: dict[str, Any] = {}
-    threads = settings.cluster.threads_per_worker or _share_of_cores(settings.cluster.workers)
+    threads = threads_per_worker(settings.cluster)
     job = {"settings": job_settings, "run": run, "threads": threads, "started": started}
 
     def fit() -> None:
@@ -187,6 +187,26 @@ def _failure(error: BaseException, run: RunFolder) -> CodexRayError:
     )
 
 
+def worker_environment(settings: Pretrain, threads: int) -> dict[str, str]:
+    """Return what workers of a run are started with."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # DeepSpeed compiles parts of itself, which takes longer than it saves.
+        "TORCH_COMPILE_DISABLE": "0" if settings.train.compile else "1",
+        # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
+        # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }
+
+
+def threads_per_worker(cluster: Cluster) -> int:
+    """Return the compute threads of one worker: as set, else an even share of this machine's cores."""
+    return cluster.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // cluster.workers)
+
+
 def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -199,18 +219,6 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    threads = str(job["threads"])
-    environment = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        # DeepSpeed compiles parts of itself, which takes longer than it saves.
-        "TORCH_COMPILE_DISABLE": "0" if settings.train.compile else "1",
-        # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
-        # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    }
     return TorchTrainer(
         train_worker,
         train_loop_config=job,
@@ -235,7 +243,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
                 controller_failure_limit=MOST_WAITS if cluster.elastic else 2,
             ),
             callbacks=[FailureReport(run.attempt_folder)],
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": worker_environment(settings, job["threads"])},
         ),
     )
 
@@ -252,10 +260,6 @@ def _start_timeout(cluster: Cluster) -> Iterator[None]:
     finally:
         if mine:
             del os.environ[name]
-
-
-def _share_of_cores(workers: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // workers)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from codex_ray.config.verbs import find_verb
 from codex_ray.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS_WITH_GROUPS = ("prepare", "pretrain", "quickstart", "tokenizer train")
+VERBS_WITH_GROUPS = ("prepare", "pretrain", "plan", "quickstart", "tokenizer train")
 
 
 def refusal(verb: str, *words: str, **keywords: object) -> str:
@@ -59,9 +59,9 @@ def every_choice() -> list[tuple[str, str, str]]:
 def test_every_shipped_choice_composes_and_passes_the_checks(verb, group, choice):
     words = [f"{group}={choice}"]
     if group == "deepspeed" and choice == "zero0":
-        words.append("compute.dtype=float32" if verb == "pretrain" else "pretrain.compute.dtype=float32")
+        words.append("pretrain.compute.dtype=float32" if verb == "quickstart" else "compute.dtype=float32")
     if group == "deepspeed" and choice in ("zero3-nvme", "zeropp"):
-        section = "" if verb == "pretrain" else "pretrain."
+        section = "pretrain." if verb == "quickstart" else ""
         words += [f"{section}cluster.workers=8", f"{section}cluster.gpus_per_worker=1"]
         words += [f"{section}train.batch_tokens=65536", f"{section}optimizer.kind=adamw"]
     if (verb, group) == ("quickstart", "schedule") and choice in ("cosine", "linear"):
@@ -149,7 +149,7 @@ def test_composing_twice_leaves_nothing_behind():
             "model=mhc-tinny",
             "unknown choice 'mhc-tinny' of group 'model'; did you mean 'mhc-tiny'?",
         ),
-        ("pretrain", "model=", "unknown choice '' of group 'model' (one of mhc-base"),
+        ("pretrain", "model=", "unknown choice '' of group 'model' (one of mhc-120m"),
         ("pretrain", "train=5", "'train' must be a group of settings"),
         ("pretrain", "train.steps=1,2", "a list is written [a,b]"),
         ("pretrain", "train.steps=[", "cannot be read"),

@@ -1,0 +1,1 @@
+"""Planning: what a run would need in memory, time and money, before anything is started."""
