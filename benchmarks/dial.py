@@ -82,14 +82,18 @@ def _known() -> list[dict[str, Any]]:
 
 def _wanted(points: list[dict[str, Any]]) -> Iterator[tuple[int, float, float]]:
     """Yield depth, factor of the derived rate and share of the tokens of what is still to be trained."""
-    done = {(point["depth"], point["factor"], point["share"]) for point in points}
     for depth in HORIZONS:
-        for factor in FACTORS:
-            if (depth, factor, 1.0) not in done:
-                yield depth, factor, 1.0
-        best = _best(points, depth)
-        if best["factor"] != 1.0 and (depth, best["factor"], FEWER) not in done:
-            yield depth, best["factor"], FEWER
+        yield from _missing(points, depth)
+
+
+def _missing(points: list[dict[str, Any]], depth: int) -> list[tuple[int, float, float]]:
+    """Return what is still to be trained at one depth: the sweep, then the best rate on fewer tokens."""
+    done = {(point["factor"], point["share"]) for point in points if point["depth"] == depth}
+    missing = [(depth, factor, 1.0) for factor in FACTORS if (factor, 1.0) not in done]
+    if not missing:
+        best = _best(points, depth)["factor"]
+        missing = [(depth, best, FEWER)] if best != 1.0 and (best, FEWER) not in done else []
+    return missing
 
 
 def _best(points: list[dict[str, Any]], depth: int) -> dict[str, Any]:
@@ -100,11 +104,9 @@ def _best(points: list[dict[str, Any]], depth: int) -> dict[str, Any]:
 def _figures(points: list[dict[str, Any]]) -> dict[str, Figure]:
     figures = {}
     for depth in HORIZONS:
-        if any(wanted[0] == depth for wanted in _wanted(points)):
+        if _missing(points, depth):
             command = "python -m benchmarks.dial CORPUS"
             figures[f"dial_tokens_to_loss_depth_{depth}"] = Figure(None, "ratio", "lower", WITHIN, command)
-            if not any(point["depth"] == depth for point in points):
-                break
             continue
         figures[f"dial_tokens_to_loss_depth_{depth}"] = Figure(
             _ratio(points, depth), "ratio", "lower", WITHIN
