@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 POOR_GOODPUT = 0.9
 
 
-def show(planned: Planned, settings: Plan) -> None:
-    """Print the plan as tables and lines."""
+def show(planned: Planned, settings: Plan, not_counted: list[str]) -> None:
+    """Print the plan as tables and lines, and the names of settings that it leaves out."""
     console = Console(highlight=False, soft_wrap=True)
     batch = planned.batch
     on = f"{planned.workers} {planned.card}" + (f" on {planned.nodes} nodes" if planned.nodes > 1 else "")
@@ -31,6 +31,8 @@ def show(planned: Planned, settings: Plan) -> None:
     _show_memory(console, planned)
     _show_time(console, planned)
     _show_checkpoints(console, planned, settings)
+    if not_counted:
+        console.print(f"not counted: {', '.join(not_counted)}")
 
 
 def _show_memory(console: Console, planned: Planned) -> None:

@@ -115,7 +115,7 @@ def plan(settings: Plan) -> Planned:
         CodexRayError: this machine cannot be measured, or has no card that is known.
     """
     planned = planned_run(settings)
-    show(planned, settings)
+    show(planned, settings, not_counted(settings))
     if settings.output is not None:
         write_json(Path(settings.output), planned.data())
     return planned
@@ -282,6 +282,19 @@ def _checkpoint(subject: _Subject, nodes: int, measured: Measured | None) -> tup
     size = shares[0] + shares[2] + shares[3]
     rate = subject.settings.disk_bytes_per_second or (measured.disk if measured else DISK_BYTES_PER_SECOND)
     return size, size / (rate * nodes)
+
+
+def not_counted(settings: Plan) -> list[str]:
+    """Name the settings of this run that change its memory or time and that the plan leaves out."""
+    zero = settings.deepspeed.config.get("zero_optimization", {})
+    found = {
+        "train.batch_ramp": settings.train.batch_ramp,
+        "train.sequence_ramp": settings.train.sequence_ramp,
+        "train.ema_decay": settings.train.ema_decay,
+        "train.compile": settings.train.compile,
+        "compute.autocast": settings.compute.autocast,
+    } | {f"deepspeed.config ({key})": key in zero for key in zero if key != "overlap_comm"}
+    return [name for name, value in found.items() if value]
 
 
 def _steps(subject: _Subject) -> int | None:

@@ -14,7 +14,7 @@ from codex_ray.config.groups import group_choices
 from codex_ray.config.plan import CARDS as CARD_NAMES
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.plan.cards import CARDS
-from codex_ray.plan.verb import planned_run
+from codex_ray.plan.verb import not_counted, planned_run
 
 # Recipe: vocabulary, card, and bounds of its parameters.
 ON_CARDS = {
@@ -83,3 +83,11 @@ def test_more_nodes_fail_more_often_and_cost_more() -> None:
     assert four.best_goodput < one.best_goodput
     assert four.step.total < one.step.total
     assert four.chosen.total < one.chosen.total
+
+
+def test_what_a_plan_leaves_out_is_named() -> None:
+    words = ["none", "recipe=h200-7b", "train.ema_decay=0.99"]
+    words.append("deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}}")
+    named = ["train.ema_decay", "deepspeed.config (offload_optimizer)"]
+    assert not_counted(compose("plan", words)) == named
+    assert not_counted(compose("plan", ["none", "recipe=h200-7b"])) == []
