@@ -292,7 +292,7 @@ def not_counted(settings: Plan) -> list[str]:
         "train.sequence_ramp": settings.train.sequence_ramp,
         "train.ema_decay": settings.train.ema_decay,
         "train.compile": settings.train.compile,
-        "compute.autocast": settings.compute.autocast,
+        "deepspeed.autocast": settings.deepspeed.autocast,
     } | {f"deepspeed.config ({key})": key in zero for key in zero if key != "overlap_comm"}
     return [name for name, value in found.items() if value]
 
