@@ -114,50 +114,6 @@ def undisturbed(cluster: LocalCluster, corpus: Path, tmp_path_factory: pytest.Te
     return driver.run
 
 
-def kill_raylet(cluster: LocalCluster, node: int) -> None:
-    """End the process that speaks for a node; its workers are left to find out."""
-    (raylet,) = [each for each in find(cluster.state.mark(node)) if each.name() == "raylet"]
-    raylet.kill()
-
-
-def cut_for_a_moment(cluster: LocalCluster, node: int) -> None:
-    cluster.cut_node(node)
-    time.sleep(4)
-    cluster.heal_node(node)
-
-
-STRIKES: dict[str, tuple[Callable[[LocalCluster, int], None], int]] = {
-    "node": (LocalCluster.kill_node, 1),
-    "raylet": (kill_raylet, 1),
-    "link for a moment": (cut_for_a_moment, 0),
-    "link": (LocalCluster.cut_node, 1),
-}
-
-
-@pytest.mark.parametrize("what", STRIKES)
-def test_what_is_lost_of_a_cluster_costs_seconds_and_changes_nothing(
-    what: str, cluster: LocalCluster, undisturbed: Path, corpus: Path, tmp_path: Path
-) -> None:
-    strike, recoveries = STRIKES[what]
-    if "link" in what and cluster.state.isolation == "processes":
-        with pytest.raises(CodexRayError, match="share one network"):
-            cluster.cut_node(1)
-        return
-    while states(cluster).count("alive") < 3:
-        cluster.add_node()
-    settings = run_settings(corpus, tmp_path, "struck", cluster=PLACED)
-    driver = Driver(cluster, settings, tmp_path / "files", Fault(1, 6, "backward", "wait"))
-    driver.table.wait_for(0)
-    node = driver.node_of_a_worker()
-    strike(cluster, node)
-    driver.table.go()
-    figures = driver.completes()
-    if what == "link":
-        cluster.heal_node(node)
-    assert figures["recoveries"] == recoveries, driver.log.read_text()
-    assert_same_end(driver.run, undisturbed)
-
-
 @pytest.mark.parametrize("told_by", ["Ray", "command"])
 def test_a_node_that_is_about_to_be_taken_away_is_left_in_time(
     told_by: str, cluster: LocalCluster, undisturbed: Path, corpus: Path, tmp_path: Path
@@ -212,6 +168,50 @@ def drain(cluster: LocalCluster, node: int, seconds: int) -> None:
         [*inside, sys.executable, "-m", "ray.scripts.scripts", *words],
         env=variables, timeout=120, check=True,
     )  # fmt: skip
+
+
+def kill_raylet(cluster: LocalCluster, node: int) -> None:
+    """End the process that speaks for a node; its workers are left to find out."""
+    (raylet,) = [each for each in find(cluster.state.mark(node)) if each.name() == "raylet"]
+    raylet.kill()
+
+
+def cut_for_a_moment(cluster: LocalCluster, node: int) -> None:
+    cluster.cut_node(node)
+    time.sleep(4)
+    cluster.heal_node(node)
+
+
+STRIKES: dict[str, tuple[Callable[[LocalCluster, int], None], int]] = {
+    "node": (LocalCluster.kill_node, 1),
+    "raylet": (kill_raylet, 1),
+    "link for a moment": (cut_for_a_moment, 0),
+    "link": (LocalCluster.cut_node, 1),
+}
+
+
+@pytest.mark.parametrize("what", STRIKES)
+def test_what_is_lost_of_a_cluster_costs_seconds_and_changes_nothing(
+    what: str, cluster: LocalCluster, undisturbed: Path, corpus: Path, tmp_path: Path
+) -> None:
+    strike, recoveries = STRIKES[what]
+    if "link" in what and cluster.state.isolation == "processes":
+        with pytest.raises(CodexRayError, match="share one network"):
+            cluster.cut_node(1)
+        return
+    while states(cluster).count("alive") < 3:
+        cluster.add_node()
+    settings = run_settings(corpus, tmp_path, "struck", cluster=PLACED)
+    driver = Driver(cluster, settings, tmp_path / "files", Fault(1, 6, "backward", "wait"))
+    driver.table.wait_for(0)
+    node = driver.node_of_a_worker()
+    strike(cluster, node)
+    driver.table.go()
+    figures = driver.completes()
+    if what == "link":
+        cluster.heal_node(node)
+    assert figures["recoveries"] == recoveries, driver.log.read_text()
+    assert_same_end(driver.run, undisturbed)
 
 
 def test_a_lost_head_ends_the_run_and_another_cluster_completes_it(
