@@ -45,7 +45,7 @@ STEPS, EVERY_SECONDS, SEED = 500, (20.0, 40.0), 1
 RUN_SECONDS, POLL_SECONDS, LOOKS_PER_COUNT = 3600.0, 0.5, 20
 SHAPE = ["model.hidden_size=192", "model.intermediate_size=512", "model.layers=4", "model.heads=4"]
 SHAPE += ["model.key_value_heads=4", "model.head_size=48", "model.residual.streams=2"]
-PLACED = {"workers": 2, "cpus_per_worker": 3.0, "threads_per_worker": 1}
+PLACED = {"workers": 2, "cpus_per_worker": 3.0, "threads_per_worker": 1, "max_failures": 10}
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _watch(
 ) -> Watched:
     """Follow a run to its end, and strike from its first steps on."""
     watched, deadline = Watched(), time.monotonic() + RUN_SECONDS
-    next_strike = None
+    next_strike, struck_at = None, 0.0
     while driver.poll() is None:
         if time.monotonic() > deadline:
             raise AssertionError(f"the run did not end in {RUN_SECONDS:g} s")
@@ -177,11 +177,12 @@ def _watch(
             continue
         if next_strike is None:
             next_strike = time.monotonic() + draw.uniform(*EVERY_SECONDS)
-        if time.monotonic() > next_strike:
+        # On a slow machine the next comes later: a run that is never let step cannot end.
+        if time.monotonic() > next_strike and _last_time(run) > struck_at + 1.0:
             struck = _strike(cluster, run, draw)
             if struck:
                 watched.struck.append(struck)
-                next_strike = time.monotonic() + draw.uniform(*EVERY_SECONDS)
+                next_strike, struck_at = time.monotonic() + draw.uniform(*EVERY_SECONDS), time.time()
                 print(f"step {_step(run)}: {struck} was killed", flush=True)
     return watched
 
@@ -195,6 +196,11 @@ def _driver_memory(pid: int) -> float:
 def _step(run: Path) -> int:
     rows = read_metrics(run / "metrics.jsonl")
     return int(rows[-1]["step"] or 0) if rows else 0
+
+
+def _last_time(run: Path) -> float:
+    rows = read_metrics(run / "metrics.jsonl")
+    return float(rows[-1]["time"] or 0.0) if rows else 0.0
 
 
 def _strike(cluster: LocalCluster, run: Path, draw: random.Random) -> str | None:
