@@ -179,7 +179,9 @@ def _watch(
             next_strike = time.monotonic() + draw.uniform(*EVERY_SECONDS)
         # On a slow machine the next comes later: a run that is never let step cannot end.
         if time.monotonic() > next_strike and _last_time(run) > struck_at + 1.0:
-            struck = _strike(cluster, run, draw)
+            struck = None
+            with contextlib.suppress(psutil.NoSuchProcess):  # the workers of before are just ending
+                struck = _strike(cluster, run, draw)
             if struck:
                 watched.struck.append(struck)
                 next_strike, struck_at = time.monotonic() + draw.uniform(*EVERY_SECONDS), time.time()
