@@ -30,13 +30,19 @@ class HeadWatch:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
+        gone = self.gone()
+        if gone is None:
+            self._answered = time.monotonic()
+        elif now - self._answered > SILENT_SECONDS:
+            raise gone
+
+    def gone(self) -> CodexRayError | None:
+        """Return what to tell the user where the head does not answer now, None where it does."""
         try:
             socket.create_connection((self._host, self._port), timeout=CONNECT_SECONDS).close()
-            self._answered = time.monotonic()
         except OSError as error:
-            if now - self._answered > SILENT_SECONDS:
-                where, silent = f"{self._host}:{self._port}", f"{SILENT_SECONDS:g} s"
-                raise CodexRayError(
-                    f"the cluster's head at {where} has not answered for {silent} ({error}); start "
-                    "the cluster again, then run the same command with resume=auto"
-                ) from error
+            return CodexRayError(
+                f"the cluster's head at {self._host}:{self._port} does not answer ({error}); start the cluster "
+                "again, then run the same command with resume=auto"
+            )
+        return None

@@ -170,7 +170,7 @@ def _fit(
     if follower.fatal:
         raise follower.fatal
     if "error" in box:
-        raise _failure(box["error"], run) from box["error"]
+        raise head.gone() or _failure(box["error"], run) from box["error"]
     outcome: dict[str, Any] = box["result"].return_value
     return outcome
 
