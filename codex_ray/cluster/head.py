@@ -42,7 +42,7 @@ class HeadWatch:
             socket.create_connection((self._host, self._port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             return CodexRayError(
-                f"the cluster's head at {self._host}:{self._port} does not answer ({error}); start the cluster "
-                "again, then run the same command with resume=auto"
+                f"the cluster's head at {self._host}:{self._port} does not answer ({error}); start the "
+                "cluster again, then run the same command with resume=auto"
             )
         return None
