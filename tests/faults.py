@@ -42,7 +42,7 @@ class Fault:
         step: the optimizer step being done, counted from 1; of what is written, its step.
         event: one of EVENTS.
         action: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``wait`` (until a test has done its work and the file
-            ``go`` is there), ``nan`` (the loss becomes that), ``clock`` (the wall clock jumps back an hour),
+            ``go`` is there), ``slow`` (from then on), ``nan`` (the loss becomes that), ``clock`` (the wall clock jumps back an hour),
             ``fill`` (the run's file system is filled up) or ``read-only`` (it is remounted so).
     """
 
@@ -109,6 +109,7 @@ class Arms:
     def __init__(self, table: Table, rank: int, run: Path) -> None:
         self._table, self._rank, self._run = table, rank, run
         self._state: Any = None
+        self._delay = 0.0
 
     def at(self, event: str, step: int) -> str | None:
         """Strike if the table says so; returns the action for what the caller has to do itself."""
@@ -135,6 +136,8 @@ class Arms:
             deadline = time.monotonic() + WAIT_SECONDS
             while not (Path(self._table.folder) / "go").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
+        elif action == "slow":
+            self._delay = 0.2
         elif action == "clock":
             true_time = time.time
             time.time = lambda: true_time() - 3600.0
@@ -172,6 +175,7 @@ class Arms:
         def pass_forward(engine: Engine, **inputs: Any) -> Any:
             if not engine.module.training:
                 self.at("validation", self._state.step)
+            time.sleep(self._delay)
             return forward(engine, **inputs)
 
         def pass_backward(engine: Engine, loss: Any) -> None:

@@ -121,6 +121,16 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(
 
 
 @pytest.mark.verify
+def test_a_slow_rank_is_named(tiny_corpus: Path, tmp_path: Path, disturb: Disturb) -> None:
+    settings = run_settings(tiny_corpus, tmp_path, "slow")
+    settings = replace(settings, train=replace(settings.train, steps=24))
+    result = disturb(settings, fail_at(tmp_path / "table", Fault(1, 2, "batch", "slow")))
+    (slow,) = told(result.run, "slow")
+    assert slow["rank"] == 1 and float(str(slow["seconds"])) >= 0.2
+    assert result.figures["recoveries"] == 0
+
+
+@pytest.mark.verify
 def test_failures_without_progress_end_the_run_and_a_rerun_completes_it(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path, disturb: Disturb
 ) -> None:
