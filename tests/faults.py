@@ -42,8 +42,9 @@ class Fault:
         step: the optimizer step being done, counted from 1; of what is written, its step.
         event: one of EVENTS.
         action: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``wait`` (until a test has done its work and the file
-            ``go`` is there), ``slow`` (from then on), ``nan`` (the loss becomes that), ``clock`` (the wall clock jumps back an hour),
-            ``fill`` (the run's file system is filled up) or ``read-only`` (it is remounted so).
+            ``go`` is there), ``slow`` (from then on), ``nan`` (the loss becomes that), ``clock`` (the wall
+            clock jumps back an hour), ``fill`` (the run's file system is filled up) or ``read-only`` (it is
+            remounted so).
     """
 
     rank: int
