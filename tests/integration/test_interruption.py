@@ -30,7 +30,7 @@ from tests.integration.training import (
     run_settings,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 LONG = Training(steps=150, batch_tokens=GLOBAL_ROWS * LENGTH)
 EVERY_TEN = Checkpoints(every=10)
@@ -86,7 +86,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive, alive
 
 
@@ -107,16 +107,16 @@ def test_signals_stop_cleanly_and_the_rerun_ends_alike(
         family = psutil.Process(process.pid).children(recursive=True)
         if number == signal.SIGTERM:
             second = start(popen, settings, tmp_path / "second.yaml")
-            assert second.wait(timeout=60) == 1
+            assert second.wait(timeout=240) == 1
             assert f"in use by process {process.pid}" in second.communicate()[1]
         process.send_signal(number)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=240) == 130
         assert "resume=must" in process.communicate()[1]
         assert_gone(family)
         stopped_at = int(read_metrics(run / "metrics.jsonl")[-1]["step"] or 0)
         assert (run / "checkpoints" / f"step_{stopped_at:08d}" / "manifest.json").exists()
     last = start(popen, settings, tmp_path / "signals.yaml", "resume=must")
-    assert last.wait(timeout=280) == 0, last.communicate()
+    assert last.wait(timeout=400) == 0, last.communicate()
     assert_same_end(run, undisturbed)
 
 
@@ -134,7 +134,7 @@ def test_a_killed_driver_is_followed_by_another_at_once(
     driver.kill()
     table.go()
     again = start(popen, settings, tmp_path / "driver.yaml")
-    assert again.wait(timeout=280) == 0, again.communicate()
+    assert again.wait(timeout=400) == 0, again.communicate()
     assert_gone(family)
     assert_same_end(tmp_path / "driver", undisturbed)
 
@@ -151,12 +151,12 @@ def test_a_second_signal_ends_at_once_and_the_rerun_ends_alike(
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(1)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=240) == 130
     assert "stopped at once; the newest complete checkpoint is kept" in process.communicate()[1]
     assert_gone(family)
     assert (tmp_path / "twice" / "checkpoints" / "latest").read_text() == "step_00000020\n"
     again = start(popen, settings, tmp_path / "twice.yaml")
-    assert again.wait(timeout=280) == 0, again.communicate()
+    assert again.wait(timeout=400) == 0, again.communicate()
     assert_same_end(tmp_path / "twice", undisturbed)
 
 
@@ -194,7 +194,7 @@ def test_a_file_system_that_fails_is_one_sentence_and_keeps_the_sound_checkpoint
         before=["unshare", "-rm", "sh", "-c", script, "sh"],
         table=fail_at(tmp_path / "table", fault) if fault else None,
     )
-    errors = process.communicate(timeout=280)[1]
+    errors = process.communicate(timeout=400)[1]
     assert process.returncode == 1, errors
     assert sentence in errors.strip().splitlines()[-1] and "Traceback" not in errors
     kept = sorted((tmp_path / "kept" / "disk" / "checkpoints").glob("step_*"))
