@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,20 @@ def unwritable(path: Path, error: OSError) -> CodexRayError:
     return CodexRayError(f"{path} cannot be written ({error.strerror or error})")
 
 
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.05
+
+
+def _lock(handle: int) -> None:
+    """Take a lock; whoever only looks whether it is held has it for an instant."""
+    for last in range(LOCK_TRIES - 1, -1, -1):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not last:
+                raise
+            time.sleep(LOCK_PAUSE_SECONDS)
+
+
 @contextmanager
 def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Hold ``folder`` for one process; the lock goes with the process however it ends.
@@ -130,7 +145,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         raise unwritable(folder, error) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except OSError:
             holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
             raise CodexRayError(

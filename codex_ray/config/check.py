@@ -21,6 +21,7 @@ from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
+from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Optimizer, Pretrain, Training
 from codex_ray.config.use import Evaluate, Generate
@@ -117,6 +118,8 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
     refuse_ramps(settings.train, prefix)
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
     _alerts(settings.track.alerts, f"{prefix}track.alerts.")
+    _samples(settings, prefix)
+    _validation(settings, prefix)
 
 
 def _plan(settings: Plan, prefix: str) -> None:
@@ -359,6 +362,30 @@ def _mlflow(mlflow: Mlflow, prefix: str) -> None:
         )
 
 
+def _validation(settings: Pretrain, prefix: str) -> None:
+    if settings.validation.asynchronous and settings.validation.patience:
+        raise ConfigError(
+            f"{prefix}validation.patience={settings.validation.patience} ends a run at a step, and with "
+            f"{prefix}validation.asynchronous=true losses come some steps late; leave one of them out"
+        )
+
+
+def _samples(settings: Pretrain, prefix: str) -> None:
+    """One rank draws, so it must have all weights; compiled sublayers would be compiled for every length."""
+    if not settings.track.samples.prompts:
+        return
+    against = {
+        "deepspeed.stage=3": settings.deepspeed.stage == 3,
+        "train.compile=true": settings.train.compile,
+    }
+    for key, given in against.items():
+        if given:
+            raise ConfigError(
+                f"{prefix}track.samples.prompts cannot go with {prefix}{key}; leave the prompts out and use "
+                "codex-ray generate on the model"
+            )
+
+
 def _alerts(alerts: Alerts, prefix: str) -> None:
     parts = urlsplit(alerts.url or "")
     if alerts.url not in (None, MASK) and (parts.scheme not in ("http", "https") or not parts.hostname):
@@ -384,4 +411,5 @@ _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Encode: _encode,
     Decode: _decode,
     **CORPORA_RULES,
+    **RUNS_RULES,
 }

@@ -93,6 +93,16 @@ class Mlflow:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What the model writes while it trains."""
+
+    prompts: list[str] = setting([], help="beginnings that the model continues now and then; none is off")
+    every: int = setting(500, minimum=1, help="optimizer steps between samples; the last step has some too")
+    max_new_tokens: int = setting(48, minimum=1, help="longest continuation, in tokens")
+    temperature: float = setting(0.7, minimum=0.0, help="0 is the likeliest token")
+
+
+@dataclass(frozen=True)
 class Alerts:
     """Sentences sent to a webhook when something happens to a run."""
 
@@ -123,6 +133,7 @@ class Track:
         "off", choices=("off", "offline", "online"), help="Weights & Biases: kept in the run folder, or sent"
     )
     wandb_project: str = setting("codex_ray", help="project in Weights & Biases")
+    samples: Samples = setting(Samples, help="what the model writes while it trains")
     alerts: Alerts = setting(Alerts, help="alerts by webhook")
     report: bool = setting(True, help="write report.html and plots when the run ends")
     progress: str = setting(

@@ -79,8 +79,12 @@ def compose(
 def _words_layer(verb: Verb, cls: type[Any], slots: list[Slot], words: Sequence[str]) -> _Layer:
     layer = _Layer({}, [])
     paths = list(verb.paths)
+    listed: list[str] = []
     for word in words:
         match = _WORD.fullmatch(word)
+        if match is None and verb.takes_any:
+            listed.append(word)
+            continue
         if match is None:
             if not paths:
                 count = {0: "no PATH", 1: "one PATH"}.get(len(verb.paths), f"{len(verb.paths)} PATHs")
@@ -97,6 +101,8 @@ def _words_layer(verb: Verb, cls: type[Any], slots: list[Slot], words: Sequence[
         else:
             path = _key(cls, slots, key)
             layer.values.extend(flatten(cls, path, parse_value(find_key(cls, path), text, word)))
+    if listed:
+        layer.values.append(((paths[0],), listed))
     return layer
 
 

@@ -55,7 +55,7 @@ def verb_group_help(name: str) -> str:
 def verb_help(verb: Verb) -> str:
     """Return the help of one verb."""
     slots = verb_slots(verb.name)
-    path = "".join(f" [{name.upper()}]" for name in verb.paths)
+    path = "".join(f" [{name.upper()}]" for name in verb.paths) + " ..." * verb.takes_any
     lines = [
         *_wrapped(f"codex-ray {verb.name}: {verb.summary}."),
         "",
@@ -79,7 +79,8 @@ def verb_help(verb: Verb) -> str:
     for prefix, owner in sections(verb.settings_class):
         lines += _section(prefix, owner, defaults)
     if verb.paths:
-        lines += _wrapped(f"A bare PATH sets {', the next one '.join(verb.paths)}.")
+        what = "Bare PATHs set" if verb.takes_any else "A bare PATH sets"
+        lines += _wrapped(f"{what} {', the next one '.join(verb.paths)}.")
     lines += ["", *_options(), "", *_wrapped(_STATUS)]
     return "\n".join(lines)
 

@@ -74,6 +74,9 @@ class Validation:
 
     every: int = setting(200, minimum=0, help="optimizer steps between validations; 0 only at the end")
     rows: int = setting(128, minimum=0, help="validation rows used each time; 0 never validates")
+    asynchronous: bool = setting(
+        False, help="a spare worker measures while training goes on; the last one is measured by all"
+    )
     patience: int = setting(
         0, minimum=0, help="end the run after so many validations without a lower loss; 0 never"
     )

@@ -16,7 +16,7 @@ class Verb:
         settings: ``module:Class`` of its settings.
         function: ``module:function`` taking these settings.
         path: the setting that a bare PATH on the command line fills, or several, in order, with spaces
-            between; empty for none.
+            between; one that ends with ``...`` is a list that takes all of them; empty for none.
         summary: one line for the list of verbs.
         teaches: what it reads, does and writes, for ``--help``.
         examples: three ``(command words, what they do)``.
@@ -33,7 +33,12 @@ class Verb:
     @property
     def paths(self) -> list[str]:
         """The settings that bare PATHs fill, in order."""
-        return self.path.split()
+        return self.path.removesuffix("...").split()
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether there may be any number of PATHs, for one list."""
+        return self.path.endswith("...")
 
     @property
     def settings_class(self) -> type[Any]:

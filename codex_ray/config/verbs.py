@@ -6,6 +6,7 @@ Functions are named as text so that reading this table imports nothing heavy.
 from __future__ import annotations
 
 from codex_ray.config.corpus_verbs import CORPUS_VERBS
+from codex_ray.config.runs_verbs import RUNS_VERBS
 from codex_ray.config.verb import Verb
 from codex_ray.errors import ConfigError, nearest
 
@@ -262,6 +263,7 @@ _IN_LIFE_ORDER = (
         ),
     ),
     *CORPUS_VERBS,
+    *RUNS_VERBS,
     Verb(
         name="cluster up",
         settings="codex_ray.config.cluster:ClusterUp",

@@ -214,6 +214,33 @@ def read_metrics(path: Path) -> list[Row]:
     return [row for _, row in _complete_lines(path)] if path.exists() else []
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row to a file of JSON lines, after dropping a torn last line.
+
+    Raises:
+        CodexRayError: the file cannot be written.
+    """
+    try:
+        path.touch()
+        with path.open("r+b") as stream:
+            stream.truncate(_end_of_last_line(stream))
+            stream.seek(0, os.SEEK_END)
+            clean = {name: _plain(name, value) for name, value in row.items()}
+            stream.write(json.dumps(clean, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read_run(folder: Path) -> list[Row]:
+    """Return a run's rows, each with the validation that was measured beside training, if there was one.
+
+    Raises:
+        CodexRayError: a line before the last is damaged.
+    """
+    later = {row.get("step"): row for row in read_metrics(folder / "validation.jsonl")}
+    return [later.get(row.get("step"), {}) | row for row in read_metrics(folder / "metrics.jsonl")]
+
+
 def metrics_at(path: Path, step: int | None) -> Row | None:
     """Return the row of one optimizer step, or of the last one for None; None where there is none.
 

@@ -42,6 +42,7 @@ class Plot:
     logarithmic: bool = False
     from_zero: bool = False
     stacked: bool = False
+    axis: str = "optimizer step"
 
 
 def plots_of(rows: Sequence[Row]) -> list[Plot]:
@@ -75,7 +76,7 @@ def plots_of(rows: Sequence[Row]) -> list[Plot]:
 def svg_of(plot: Plot) -> str:
     """Draw a plot as an SVG element to stand in a page."""
     with drawn():
-        drawing, axes = _steps_axes(4.6, 2.7, PLACEHOLDERS)
+        drawing, axes = _steps_axes(4.6, 2.7, PLACEHOLDERS, plot.axis)
         _draw(axes, plot, PLACEHOLDERS)
         return to_svg(drawing)
 
@@ -174,13 +175,16 @@ def _spans(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_RATIO
 
 
-def _steps_axes(width: float, height: float, colors: Mapping[str, str]) -> tuple[Figure, Axes]:
+def _steps_axes(
+    width: float, height: float, colors: Mapping[str, str], axis: str = Plot.axis
+) -> tuple[Figure, Axes]:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     drawing, axes = new_axes(width, height, colors)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figure(round(value))))
-    axes.set_xlabel("optimizer step", color=colors[MUTED], fontsize=8)
+    whole = axis == Plot.axis
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figure(round(value) if whole else value)))
+    axes.set_xlabel(axis, color=colors[MUTED], fontsize=8)
     return drawing, axes
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from codex_ray.config import saved
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, unwritable, write_text
-from codex_ray.track.metrics import Row, read_metrics
+from codex_ray.track.metrics import Row, read_run
 from codex_ray.track.page import (
     build_page,
     escape,
@@ -43,6 +43,7 @@ HEADLINES = (
     ("train_seconds", "of training"),
 )
 HEADLINES_SHOWN = 6
+STEPS_SAMPLED = 4  # of the samples written while training
 PER_SOURCE = ("source/", "validation/")  # figures that have a table of their own
 
 
@@ -50,7 +51,8 @@ def write_report(run_folder: Path) -> Path:
     """Write ``report.html``, and ``loss.png`` where there are losses, into ``run_folder``.
 
     Every input is optional: config.yaml, environment.json, metrics.jsonl, summary.json,
-    samples.json (a list of ``{"prompt", "completion"}``), errors.ndjson.
+    samples.json (a list of ``{"prompt", "completion"}``), samples.jsonl (the same while training, each
+    with its ``step``), errors.ndjson.
 
     Returns:
         the path of the report.
@@ -58,9 +60,10 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         CodexRayError: an input is damaged, or the folder cannot be written.
     """
-    rows = read_metrics(run_folder / "metrics.jsonl")
+    rows = read_run(run_folder)
     summary = _json(run_folder / "summary.json", "the summary") or {}
-    samples = _json(run_folder / "samples.json", "the list of samples") or []
+    samples = _samples_on_the_way(run_folder / "samples.jsonl")
+    samples += _json(run_folder / "samples.json", "the list of samples") or []
     environment = _json(run_folder / "environment.json", "the environment") or {}
     config_path = run_folder / "config.yaml"
     config = saved.read(config_path) if config_path.exists() else {}
@@ -148,12 +151,32 @@ def _plot_section(rows: Sequence[Row]) -> str:
 
 def _sample_section(samples: Iterable[Mapping[str, Any]]) -> str:
     shown = [
-        f'<pre><span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
+        f'<pre>{_step_of(sample)}<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
         f"{escape(str(sample.get('completion', '')))}</pre>"
         for sample in samples
     ]
     body = f'<div class="samples">{"".join(shown)}</div>' if shown else ""
     return section("Samples", body, "What the model wrote, after the prompts in grey.")
+
+
+def _step_of(sample: Mapping[str, Any]) -> str:
+    step = sample.get("step")
+    return f'<span class="prompt">step {figure(step)}\n</span>' if isinstance(step, int) else ""
+
+
+def _samples_on_the_way(path: Path) -> list[dict[str, Any]]:
+    """Choose some steps of those that have samples, from first to last; of steps done again, the newest."""
+    by_step: dict[int, dict[str, dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            sample = json.loads(line)
+            by_step.setdefault(sample["step"], {})[sample["prompt"]] = sample
+        except (ValueError, KeyError):
+            continue  # torn when a worker was killed
+    steps = sorted(by_step)
+    parts = range(STEPS_SAMPLED) if steps else ()
+    chosen = sorted({round(part * (len(steps) - 1) / (STEPS_SAMPLED - 1)) for part in parts})
+    return [sample for index in chosen for sample in by_step[steps[index]].values()]
 
 
 def _error_section(errors: Sequence[Mapping[str, Any]]) -> str:

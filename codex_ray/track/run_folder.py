@@ -131,6 +131,16 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def validation(self) -> Path:
+        """Validations that came after their steps' lines, one JSON line each."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """What the model wrote while it trained, one JSON line each."""
+        return self.path / "samples.jsonl"
+
+    @property
     def report(self) -> Path:
         """The report, one file that opens anywhere."""
         return self.path / "report.html"
@@ -149,6 +159,11 @@ class RunFolder:
     def attempt_folder(self) -> Path:
         """Logs of this start."""
         return self.path / "attempts" / str(self.attempt)
+
+    @property
+    def outcome(self) -> Path:
+        """How this start ended; missing while it runs, and where it was killed."""
+        return self.attempt_folder / "outcome.json"
 
     def log(self, role: str, rank: int) -> Path:
         """Return the log file of one process of this attempt."""

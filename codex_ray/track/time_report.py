@@ -19,36 +19,37 @@ DRAWN = ("data", "forward", "backward", "optimizer step", "validation", "checkpo
 def time_section(run_folder: Path, last_step: int) -> str:
     """Return HTML: seconds per step by phase over the run, and what each phase took; empty without spans."""
     paths = sorted(run_folder.glob("attempts/*/spans_0.jsonl"), key=lambda path: int(path.parent.name))
-    steps = max(1, -(-last_step // STRETCHES))
-    totals, stretches = _added((span for span in read_spans(paths) if span["step"] <= last_step), steps)
+    totals, stretches = _added((span for span in read_spans(paths) if span["step"] <= last_step), last_step)
     if not totals:
         return ""
     whole = sum(totals.values())
     rows = [(phase, duration(spent), f"{spent / whole:.1%}") for phase, spent in totals.most_common()]
     table = columns_table(("phase", "time", "share"), rows)
-    plot = _plot(stretches, steps, last_step)
+    plot = _plot(stretches, last_step)
     drawn = figure_card(svg_of(plot), plot.title, "", plot.caption, _words(plot)) if plot else ""
     note = "Of rank 0, in all attempts; steps that were done again count again."
     return section("Where time went", f'<div class="plots">{drawn}<div>{table}</div></div>', note)
 
 
-def _added(spans: Iterable[Mapping[str, Any]], steps: int) -> tuple[Counter[str], dict[int, Counter[str]]]:
-    """Add up seconds by phase, and by stretch of ``steps`` steps and phase."""
+def _added(
+    spans: Iterable[Mapping[str, Any]], last_step: int
+) -> tuple[Counter[str], dict[int, Counter[str]]]:
+    """Add up seconds by phase, and by stretch of the run and phase."""
     totals: Counter[str] = Counter()
     stretches: dict[int, Counter[str]] = defaultdict(Counter)
     for span in spans:
         totals[span["phase"]] += span["seconds"]
         if span["step"] > 0:
-            stretches[(span["step"] - 1) // steps][span["phase"]] += span["seconds"]
+            stretches[(span["step"] - 1) * STRETCHES // last_step][span["phase"]] += span["seconds"]
     return totals, stretches
 
 
-def _plot(stretches: Mapping[int, Counter[str]], steps: int, last_step: int) -> Plot | None:
+def _plot(stretches: Mapping[int, Counter[str]], last_step: int) -> Plot | None:
     if len(stretches) < 2:
         return None
     order = sorted(stretches)
-    ends = [float(min(steps * (one + 1), last_step)) for one in order]
-    lengths = [end - steps * one for one, end in zip(order, ends, strict=True)]
+    ends = [float(-(-(one + 1) * last_step // STRETCHES)) for one in order]
+    lengths = [end + (one * last_step) // -STRETCHES for one, end in zip(order, ends, strict=True)]
     curves = [
         Series(phase, ends, [stretches[one][phase] / n for one, n in zip(order, lengths, strict=True)])
         for phase in DRAWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from codex_ray.config.fields import to_dict
@@ -12,6 +13,9 @@ from codex_ray.track import MlflowRun, Progress, RunFolder, write_environment, w
 from codex_ray.track.tensorboard import TensorBoardRun
 from codex_ray.track.tracker import Status, Trackers
 from codex_ray.track.wandb import WandbRun
+
+# As people say it, and `runs list`.
+OUTCOMES: dict[Status, str] = {"FINISHED": "completed", "KILLED": "stopped", "FAILED": "failed"}
 
 
 class Books:
@@ -44,10 +48,11 @@ class Books:
             write_json(run.summary, figures)
             if self._settings.track.report:
                 write_report(run.path)
-            for artifact in (run.config, run.environment, run.summary, run.report):
+            for artifact in (run.config, run.environment, run.summary, run.report, run.samples):
                 self.tracker.log_artifact(artifact)
         finally:
             self.tracker.end(status)
+            write_json(run.outcome, {"status": OUTCOMES[status], "time": time.time()})
 
     def close_after(
         self, error: BaseException, status: Status, figures: dict[str, float], shown: Progress

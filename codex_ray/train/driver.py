@@ -77,10 +77,10 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     with (
         open_progress(progress, settings.track.progress) as shown,
         RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,
+        Alerts(settings.track.alerts, run.name) as alerts,
     ):
         refuse_other_settings(run, settings)
-        with Alerts(settings.track.alerts, run.name) as alerts:
-            return _in_folder(settings, manifest, run, alerts, shown, started)
+        return _in_folder(settings, manifest, run, alerts, shown, started)
 
 
 def _in_folder(

@@ -12,12 +12,13 @@ from typing import Any
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.track.alerts import Alerts
-from codex_ray.track.metrics import MetricsFollower, read_metrics
+from codex_ray.track.metrics import MetricsFollower, read_run
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.system import newest_samples
 from codex_ray.track.tracker import Trackers
 from codex_ray.train.alarms import Alarms
+from codex_ray.train.display import Display
 from codex_ray.train.failures import Failures
 from codex_ray.train.messages import MessageReader, Messages
 from codex_ray.train.pulse import HangWatch
@@ -32,11 +33,11 @@ class Follower:
     def __init__(
         self, run: RunFolder, settings: Pretrain, tracker: Trackers, alerts: Alerts, progress: Progress
     ) -> None:
-        self.step = 0
         self.interrupted = False
         self.fatal: CodexRayError | None = None
         self.startup: dict[str, float] | None = None
         self._settings, self._tracker, self._progress = settings, tracker, progress
+        self._display = Display(progress)
         self._metrics = MetricsFollower(run.metrics)
         self._messages = MessageReader(run.attempt_folder)
         self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
@@ -46,13 +47,17 @@ class Follower:
         self._run = run
         self._first_step = 0  # that this start began from
         self._parameters: int | None = None
-        self._nodes: dict[int, str] = {}
-        self._path = run.metrics
-        self._bits_per_byte: float | None = None
+        self._validations = MetricsFollower(run.validation)
+        self._validations.new_rows()  # of an earlier start
         # Of an earlier attempt's rows, MLflow does not record again what it has, and is given what a
         # crash kept from it.
         self._unsent = self._metrics.new_rows()
         self._sent_at = self._load_sent_at = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """The newest optimizer step of this start."""
+        return self._display.step
 
     def poll(self) -> None:
         """Take in what is new, and see to ranks that hang."""
@@ -67,7 +72,12 @@ class Follower:
         if rows:
             self._unsent += rows
             self._alarms.rows(rows)
-            self._show(rows)
+            self._failures.stepped()
+            self._display.rows(rows)
+        later: list[dict[str, Any]] = self._validations.new_rows()
+        if later:
+            self._display.validated(later)
+            self._tracker.log_system(later)
         self._alarms.look()
         if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:
             self._send()
@@ -82,7 +92,7 @@ class Follower:
 
     def summary(self, seconds: float) -> dict[str, float]:
         """Return the run's closing figures, as flat names and numbers; ``seconds`` are this start's."""
-        rows: list[dict[str, Any]] = read_metrics(self._path) if self._path.exists() else []
+        rows: list[dict[str, Any]] = read_run(self._run.path)
         if not rows:
             return {"wall_seconds": seconds}
         last = rows[-1]
@@ -116,22 +126,14 @@ class Follower:
         return figures
 
     def _take(self, message: dict[str, Any]) -> None:
+        self._display.message(message)
         kind = message["kind"]
-        if kind == "note":
-            self._progress.note(message["text"])
-        elif kind == "startup":
+        if kind == "startup":
             self.startup = self.startup or message["seconds"]  # of the first of this start's beginnings
         elif kind == "model":
             self._parameters = message["parameters"]
         elif kind == "spike":
-            self._progress.note(message["text"])
             self._alerts.send("spike", message["text"], message["step"])
-        elif kind == "worker":
-            self._nodes[message["rank"]] = message["node"]
-        elif kind == "slow":
-            self._progress.note(slow_sentence(message, self._nodes.get(message["rank"], "an unknown node")))
-        elif kind == "plan":
-            self._progress.update(total=message["total_steps"])
         elif kind == "begin":
             if not self._failures.begun:
                 self._first_step = message["step"]
@@ -152,18 +154,6 @@ class Follower:
             self.fatal = self._failures.fatal
             Messages(self._run.attempt_folder).fatal(self.fatal)  # workers that begin anew end at once
 
-    def _show(self, rows: list[dict[str, Any]]) -> None:
-        last = rows[-1]
-        self.step = last["step"]
-        self._failures.stepped()
-        figures = {"loss": last["loss"], "tokens/s": last["tokens_per_second"]}
-        measured = [row for row in rows if "validation_bits_per_byte" in row]
-        if measured:
-            self._bits_per_byte = measured[-1]["validation_bits_per_byte"]
-        if self._bits_per_byte is not None:
-            figures["bits/byte"] = self._bits_per_byte
-        self._progress.update(completed=self.step, **figures)
-
     def _send(self) -> None:
         if self._unsent:
             self._tracker.log_rows(self._unsent)
@@ -180,12 +170,3 @@ class Follower:
                 for node, sample in samples.items()
             ]
         )
-
-
-def slow_sentence(message: dict[str, Any], node: str) -> str:
-    """Say which rank is slow, and where it runs."""
-    return (
-        f"rank {message['rank']} on {node} is slow: until step {message['step']} its forward pass took "
-        f"{message['seconds']:.3g} s a step, {message['seconds'] / message['median']:.1f} times the ranks' "
-        "median; look at what else runs on that node, or take it out of the cluster"
-    )

@@ -93,9 +93,10 @@ class State:
 class Hooks:
     """What the loop calls beside the step itself, on all ranks together."""
 
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[bool], dict[str, float]]  # told whether this is the last
     measure_mixing: Callable[[Batch], dict[str, float]]
     save: Callable[[State], None]
+    sample: Callable[[int], None] | None
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,16 @@ def train(parts: Parts, state: State) -> bool:
         if _due(settings.validation.every, state.step) or finished:
             state.phase = "validation"
             with parts.spans.measure("validation", state.step):
-                figures |= parts.hooks.validate()
+                figures |= parts.hooks.validate(finished)
         if "validation_loss" in figures:
             state.validated(figures["validation_loss"])
         state.validation_loss = figures.get("validation_loss")
         if _due(settings.track.every, state.step) or finished or stopping or "validation_loss" in figures:
             parts.watcher.row(figures)
+        if parts.hooks.sample and (finished or _due(settings.track.samples.every, state.step)):
+            state.phase = "samples"
+            with parts.spans.measure("samples", state.step):
+                parts.hooks.sample(state.step)
         if _due(settings.checkpoints.every, state.step):
             _save(parts, state)
             saved_at = state.step

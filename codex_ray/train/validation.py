@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,20 +14,45 @@ from codex_ray.config.check import BatchPlan
 from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.mixture import apportion
-from codex_ray.train.engine import Engine
 from codex_ray.train.loop import global_weight
 from codex_ray.train.objectives.next_token import NextToken
 
 ORDER_SEED = 1  # the rows measured must not change with the run's seed
 
 
+class Model(Protocol):
+    """What is measured: an engine, or a model that stands alone."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model itself."""
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run it."""
+
+
 class Validator:
     """Measures the mean loss over rows of the validation split, the same ones at any time.
 
     Sources give rows in proportion to what they have there, whatever their weights in training.
+
+    Args:
+        manifest: the corpus.
+        rows: rows wanted.
+        batch: how many of them a worker takes at a time.
+        device: where they are measured.
+        chosen_for: choose the rows as so many workers do; unset is the workers there are.
     """
 
-    def __init__(self, manifest: Manifest, rows: int, batch: BatchPlan, device: torch.device) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows: int,
+        batch: BatchPlan,
+        device: torch.device,
+        *,
+        chosen_for: int | None = None,
+    ) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         self._device = device
         self._micro_batches: dict[str, list[torch.Tensor]] = {}
@@ -34,13 +60,13 @@ class Validator:
         if split is None or not split.rows:
             return
         reader = RowReader(manifest, "validation", cached_groups=1)
-        for source, ids in validation_rows(manifest, rows, world).items():
+        for source, ids in validation_rows(manifest, rows, chosen_for or world).items():
             mine = ids.reshape(world, -1)[rank]
             input_ids_BS = torch.from_numpy(reader.take(mine).astype("int64")).to(device)
             self._micro_batches[source] = list(input_ids_BS.split(batch.micro_rows))
         self._tokens_per_byte = split.tokens / split.bytes
 
-    def measure(self, engine: Engine, objective: NextToken) -> dict[str, float]:
+    def measure(self, engine: Model, objective: NextToken) -> dict[str, float]:
         """Return ``validation_loss`` (nats per token) and an estimate of bits per byte from it.
 
         With several sources there is also ``validation/NAME/loss``.

@@ -29,6 +29,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, mixing_gains
 from codex_ray.tokenizer import Tokenizer
+from codex_ray.track.gauges import RunGauges
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.metrics import MetricsWriter
 from codex_ray.track.run_folder import RunFolder
@@ -43,10 +44,12 @@ from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
+from codex_ray.train.samples import Sampler
 from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.slow import SlowRanks
 from codex_ray.train.source import Batch, CorpusSource, sources_used
+from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.start import ready_for_training, start_config, start_model
 from codex_ray.train.validation import Validator
@@ -139,6 +142,7 @@ class Worker:
         spans = run.spans(self.rank) if settings.track.spans else None
         self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
+        self.spare: SpareValidation | None = None
         self._marks: dict[str, float] = {}
         self._marked = started
         self._mark("command to workers")
@@ -177,6 +181,8 @@ class Worker:
                 with self.spans.measure("export", self.state.step), averaged:
                     save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
             parts.engine.close()
+            if self.spare:
+                self.spare.close()
         finally:
             source.close()
             recorder.close()
@@ -292,14 +298,20 @@ class Worker:
         objective = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
+        if settings.validation.asynchronous:
+            self.spare = self._spare_validation(documents)
+
         def measure_mixing(batch: Batch) -> dict[str, float]:
             row = batch.micro_batches[0][:1]
             gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
             return {f"mixing/{name}": value for name, value in gains.items()}
 
-        def validate() -> dict[str, float]:
+        def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
-                return validator.measure(engine, objective)
+                if self.spare is None or last:
+                    return validator.measure(engine, objective)
+                self.spare.begin(engine, self.state.step)
+            return {}
 
         return Parts(
             settings=settings,
@@ -317,8 +329,34 @@ class Worker:
                 validate=validate,
                 measure_mixing=measure_mixing,
                 save=lambda state: save_checkpoint(engine, self.checkpoints, settings.checkpoints, state),
+                sample=self._sampling(engine, tokenizer),
             ),
         )
+
+    def _spare_validation(self, documents: Documents | None) -> SpareValidation:
+        settings = self.settings
+        measurement = Measurement(
+            corpus=self.corpus,
+            rows=settings.validation.rows,
+            world=self.world,
+            batch=self.batches.plan,
+            config=self._model.config,
+            dtype=self.decided["dtype"],
+            autocast=settings.deepspeed.autocast,
+            documents=documents,
+            threads=torch.get_num_threads(),
+        )
+        gpus = settings.cluster.gpus_per_worker
+        return SpareValidation(measurement, self.run.validation, self.note, gpus=gpus)
+
+    def _sampling(self, engine: Engine, tokenizer: Tokenizer) -> Callable[[int], None] | None:
+        """Return what writes samples after a step; None on other ranks, or where none are wanted."""
+        wanted = self.settings.track.samples
+        if self.rank or not wanted.prompts:
+            return None
+        seed, path = self.settings.seed, self.run.samples
+        sampler = Sampler(wanted, tokenizer, seed=seed, path=path, note=self.note)
+        return lambda step: sampler.write(engine.module, step)
 
     def _initial_model(self, tokenizer: Tokenizer) -> CodexRayForCausalLM:
         settings = self.settings
@@ -407,6 +445,7 @@ class Recorder:
         self._started = False
         run, formats = worker.run, worker.settings.track.metrics
         self._writer = MetricsWriter(run.path, formats) if self._leads else None
+        self._gauges = RunGauges(run.name) if self._leads else None
         self._slow = SlowRanks(worker.settings.track.slow_factor)
 
     def continue_after(self, step: int) -> None:
@@ -433,11 +472,14 @@ class Recorder:
         if not self._started:
             self._started = True
             self._worker.first_step_done()
+        if self._worker.spare:
+            self._worker.spare.look()
 
     def row(self, figures: dict[str, Any]) -> None:
         """Write one optimizer step's figures, and what each source has given until it."""
-        if self._writer:
+        if self._writer and self._gauges:
             self._writer.write(figures | self._worker.used(figures["step"]))
+            self._gauges.set(figures)
 
     def forward_seconds(self, by_rank: list[float]) -> None:
         """Have the driver name ranks that are slower than the others."""

@@ -21,7 +21,10 @@ from codex_ray.model.configuration import RESIDUAL_KINDS
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer
 from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul, peak_flops
+from codex_ray.track.metrics import read_metrics
+from codex_ray.track.spans import read_spans
 from codex_ray.train.driver import pretrain
+from codex_ray.train.pulse import STEP_PHASES
 from tests.integration.training import QUIET, assert_same_end, corpus_settings, losses, run_settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
@@ -68,6 +71,7 @@ def test_a_stopped_run_continues_bit_for_bit(corpus: Path, tmp_path: Path, stage
     whole = gpu_settings(corpus, tmp_path, "whole", stage, kind)
     done = pretrain(whole)
     assert done.completed and losses(done.run)[-1] < losses(done.run)[0] - 0.3
+    assert_spans_fill_the_steps(done.run)
     part = replace(whole, name="part")
     stopped = pretrain(replace(part, train=replace(part.train, stop_after=7)))
     assert not stopped.completed and stopped.step == 7
@@ -95,6 +99,16 @@ def test_autocast_loses_what_bfloat16_does(corpus: Path, tmp_path: Path) -> None
     settings = gpu_settings(corpus, tmp_path, "rounded", 1)
     autocast = replace(settings, name="autocast", deepspeed=DeepSpeed(stage=1, autocast=True))
     assert losses(pretrain(autocast).run) == pytest.approx(losses(pretrain(settings).run), rel=2e-2)
+
+
+def assert_spans_fill_the_steps(run: Path) -> None:
+    """Phases are measured in the GPU's stream, and add up to the steps as the host's clock has them."""
+    spans = list(read_spans([run / "attempts" / "1" / "spans_0.jsonl"]))
+    for row in read_metrics(run / "metrics.jsonl")[2:]:
+        phases = {span["phase"]: span["seconds"] for span in spans if span["step"] == row["step"]}
+        assert phases["forward"] == pytest.approx(row["forward_seconds"], abs=1e-6)
+        inside = sum(phases[name] for name in STEP_PHASES if name in phases)
+        assert 0.8 * float(row["step_seconds"]) < inside <= 1.02 * float(row["step_seconds"])  # type: ignore[arg-type]
 
 
 def test_compiled_sublayers_lose_what_the_others_do(corpus: Path, tmp_path: Path) -> None:

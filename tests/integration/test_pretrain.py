@@ -15,19 +15,22 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from codex_ray.config.check import derive_batch
-from codex_ray.config.common import Track
+from codex_ray.config.common import Samples, Track
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Checkpoints, Optimizer, Schedule, Training, Validation
 from codex_ray.corpus.direct import digest
 from codex_ray.corpus.stream import open_stream
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.track.metrics import read_metrics
+from codex_ray.runs.state import states
+from codex_ray.track.metrics import Row, read_metrics
+from codex_ray.track.spans import read_spans
 from codex_ray.train.driver import PretrainResult, pretrain
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.source import sources_used
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
+    QUIET,
     STEPS,
     TWO_WORKERS,
     assert_same_end,
@@ -52,7 +55,13 @@ def undisturbed(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path, tmp_path: Path) -> None:
-    track = Track(metrics=["jsonl", "csv", "parquet"], progress="off", mixing_every=5)
+    track = Track(
+        metrics=["jsonl", "csv", "parquet"],
+        progress="off",
+        mixing_every=5,
+        tensorboard=True,
+        system_seconds=0.5,
+    )
     settings = run_settings(
         tiny_corpus,
         tmp_path,
@@ -86,6 +95,33 @@ def test_run_shorter_than_its_save_interval_leaves_everything(tiny_corpus: Path,
     assert logged_losses(tmp_path, run) == [row["loss"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert model.config.model_type == "codex_ray"
+    assert_watched(run, rows)
+
+
+def assert_watched(run: Path, rows: list[Row]) -> None:
+    """Spans of both ranks agree with the metrics; load, event files, report and outcome are there."""
+    for rank in (0, 1):
+        spans = list(read_spans([run / "attempts" / "1" / f"spans_{rank}.jsonl"]))
+        by_phase = {
+            phase: {s["step"]: s["seconds"] for s in spans if s["phase"] == phase}
+            for phase in {span["phase"] for span in spans}
+        }
+        steps = [row["step"] for row in rows]
+        for phase in ("data", "forward", "backward", "optimizer step", "reduction"):
+            assert list(by_phase[phase]) == steps, phase
+        assert list(by_phase["mixing gains"]) == [1, 6, 11, 16]  # before steps 0, 5, 10 and 15 were done
+        assert list(by_phase["checkpoint"]) == list(by_phase["export"]) == [20]
+        assert 20 in by_phase["validation"] and {"start: model", "start: first step"} <= by_phase.keys()
+    for row in rows:
+        parts = [row[name] for name in ("forward_seconds", "backward_seconds", "optimizer_seconds")]
+        assert all(part > 0 for part in parts) and sum(parts) < row["step_seconds"]
+        assert 0 <= row["data_share"] < 1
+    (load,) = run.glob("attempts/1/system_*.jsonl")
+    assert all(json.loads(line)["rss_bytes"] > 0 for line in load.read_text().splitlines())
+    assert len(list(run.glob("tensorboard/events.out.tfevents.*"))) == 1
+    assert "Where time went" in (run / "report.html").read_text()
+    assert json.loads((run / "attempts" / "1" / "outcome.json").read_text())["status"] == "completed"
+    assert states([run]) == {run: "completed"}
 
 
 def logged_losses(runs: Path, run: Path) -> list[float]:
@@ -154,11 +190,19 @@ def test_metrics_name_the_batches_that_the_order_says(undisturbed: Path, tiny_co
 def test_stops_and_resumes_end_alike(
     stops: tuple[int, ...], undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
+    samples = Samples(prompts=["def ", "return"], every=2, max_new_tokens=8)  # these change nothing
+    track = replace(QUIET, samples=samples)
     for stop_after in (*stops, None):
         training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, stop_after=stop_after)
-        result = pretrain(run_settings(tiny_corpus, tmp_path, "stops", train=training, stream="ray"))
+        settings = run_settings(tiny_corpus, tmp_path, "stops", train=training, stream="ray", track=track)
+        result = pretrain(settings)
         assert result.completed == (stop_after is None)
     assert_same_end(result.run, undisturbed)
+    lines = [json.loads(line) for line in (result.run / "samples.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in lines] == [
+        (step, prompt) for step in range(2, STEPS + 1, 2) for prompt in samples.prompts
+    ]
+    assert any(line["completion"] for line in lines)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.verify)])

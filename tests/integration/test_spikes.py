@@ -59,7 +59,7 @@ def test_batches_that_make_the_loss_jump_are_left_out(corpus: Path, tmp_path: Pa
     run = pretrain(settings).run
     skips = json.loads((run / "decided.json").read_text())["skips"]
     assert skips
-    notes = [item["text"] for item in MessageReader(run / "attempts" / "1").new() if item["kind"] == "note"]
+    notes = [item["text"] for item in MessageReader(run / "attempts" / "1").new() if item["kind"] == "spike"]
     told = [note for note in notes if "batches are left out" in note]
     assert len(told) == len(skips) and f"back to step {skips[0][0]}, {skips[0][1]} batches" in told[0]
     stream = open_stream(

@@ -64,6 +64,12 @@ from codex_ray.errors import ConfigError
         (["deepspeed.config.bf16.enabled=true"], "set compute.dtype instead"),
         (["name=a/b"], "is not a plain folder name"),
         (["name=.."], "is not a plain folder name"),
+        (
+            ["track.samples.prompts=[a]", "deepspeed.stage=3"],
+            "cannot go with deepspeed.stage=3; leave the prompts",
+        ),
+        (["track.samples.prompts=[a]", "train.compile=true"], "cannot go with train.compile=true; leave"),
+        (["validation.asynchronous=true", "validation.patience=3"], "losses come some steps late; leave one"),
         (["track.alerts.url=ftp://host/x"], "track.alerts.url must be an address that begins with https://"),
         (["track.alerts.url=https:///x"], "begins with https:// or http:// and a host"),
         (["track.alerts.spike_factor=1"], "track.alerts.spike_factor=1 calls ordinary losses spikes"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from codex_ray.errors import CodexRayError
 from codex_ray.track import MetricsFollower, MetricsWriter, read_metrics
-from codex_ray.track.metrics import Row
+from codex_ray.track.metrics import Row, append_row, read_run
 
 FORMATS = ["jsonl", "csv", "parquet"]
 VALUES = st.one_of(
@@ -224,3 +224,20 @@ def test_following_reads_only_what_is_new(tmp_path: Path) -> None:
         with path.open("r+b") as stream:
             stream.write(b"#")
         assert follower.new_rows() == [row(1000)]
+
+
+def test_validations_that_came_late_join_their_steps(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write({"step": step, "loss": 1.0, "time": 10.0 + step})
+    later = tmp_path / "validation.jsonl"
+    append_row(later, {"step": 1, "time": 99.0, "validation_loss": 3.0})
+    with later.open("a") as stream:
+        stream.write('{"step": 2, "valid')  # killed here
+    append_row(later, {"step": 2, "time": 99.0, "validation_loss": math.nan})
+    append_row(later, {"step": 1, "time": 99.5, "validation_loss": 2.0})  # done again
+    rows = read_run(tmp_path)
+    assert [row.get("validation_loss") for row in rows] == [2.0, None, None]
+    assert [row["time"] for row in rows] == [11.0, 12.0, 13.0]
+    with pytest.raises(CodexRayError, match="cannot be written"):
+        append_row(tmp_path / "gone" / "validation.jsonl", {"step": 1})

@@ -103,6 +103,20 @@ def test_a_stopped_run_shows_what_it_measured(tmp_path: Path) -> None:
     assert "24,000" in page.text and "validation loss" in page.text
 
 
+def test_samples_on_the_way_are_shown_for_a_few_steps(tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "prompt": prompt, "completion": f"{prompt} at {step} <b>"}
+        for step in [*range(10, 110, 10), 50, 100]  # those of two steps were written again
+        for prompt in ("one", "two")
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "samples.jsonl").write_text(text + '{"step": 110, "pro')
+    page = Page(write_report(tmp_path).read_text())
+    for step in (10, 40, 70, 100):
+        assert page.text.count(f"one at {step} <b>") == page.text.count(f"step {step}\ntwo") == 1
+    assert "at 50" not in page.text and "110" not in page.text
+
+
 def test_long_runs_stay_small_and_quick(tmp_path: Path) -> None:
     write_run(tmp_path, 50_000)
     began = time.monotonic()

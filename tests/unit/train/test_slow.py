@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codex_ray.train.follow import slow_sentence
+from codex_ray.train.display import slow_sentence
 from codex_ray.train.slow import WINDOW, Slow, SlowRanks
 
 

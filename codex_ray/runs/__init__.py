@@ -1,0 +1,1 @@
+"""Looking at runs by their folders alone: listing, showing, following and comparing them."""

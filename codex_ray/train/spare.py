@@ -1,0 +1,153 @@
+"""Validation beside training: a spare worker measures a copy of the weights while the steps go on.
+
+All ranks gather the weights, rank 0 hands them to a Ray task, and the figures are appended to
+``validation.jsonl`` when they come. At most one measurement is under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from codex_ray.config.check import BatchPlan
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.errors import CodexRayError
+from codex_ray.model import CodexRayForCausalLM
+from codex_ray.track.metrics import append_row
+from codex_ray.train.documents import Documents
+from codex_ray.train.engine import Engine
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.validation import Validator
+
+LOOK_SECONDS = 1.0
+END_SECONDS = 60.0  # longest wait for a measurement when training ends
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a spare worker needs besides the weights.
+
+    Attributes:
+        corpus: the corpus folder.
+        rows: validation rows, chosen as ``world`` workers choose them.
+        config: the model's configuration.
+        dtype: torch's name of the precision; ``autocast``: whether only matrix products have it.
+        documents: what the rows' documents are to this run.
+        threads: compute threads.
+    """
+
+    corpus: Path
+    rows: int
+    world: int
+    batch: BatchPlan
+    config: Any
+    dtype: str
+    autocast: bool
+    documents: Documents | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A model on one worker, as :class:`Validator` wants an engine."""
+
+    module: nn.Module
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+class SpareValidation:
+    """Measurements of a run by a spare worker; all ranks make one and call :meth:`begin` together.
+
+    Args:
+        measurement: what is measured.
+        path: where rows are appended.
+        note: tells the user one sentence.
+        gpus: GPUs of the spare worker.
+    """
+
+    def __init__(
+        self, measurement: Measurement, path: Path, note: Callable[[str], None], *, gpus: float
+    ) -> None:
+        self._measurement, self._path, self._note, self._gpus = measurement, path, note, gpus
+        self._pending: tuple[int, Any] | None = None
+        self._looked = 0.0
+
+    def begin(self, engine: Engine, step: int) -> None:
+        """Have the present weights measured; left out where the measurement before is not done."""
+        self.look(now=True)
+        free = torch.tensor([int(self._pending is None)], device=next(engine.module.parameters()).device)
+        dist.broadcast(free, src=0)
+        if not free.item():
+            self._note(
+                f"step {step} is not validated, for the spare worker is not done with an earlier one; leave "
+                "a CPU free for it (and a GPU, where workers have one), or raise validation.every"
+            )
+            return
+        weights = engine.full_weights()
+        if dist.get_rank() == 0:
+            self._pending = step, self._submit(weights)
+
+    def look(self, *, now: bool = False, seconds: float = 0.0) -> None:
+        """Write down figures that have come, after waiting for ``seconds`` at the most."""
+        if self._pending is None or not (now or time.monotonic() - self._looked > LOOK_SECONDS):
+            return
+        import ray
+
+        self._looked = time.monotonic()
+        step, task = self._pending
+        done, _ = ray.wait([task], timeout=seconds)
+        if not done:
+            return
+        self._pending = None
+        try:
+            figures: dict[str, float] = ray.get(task)
+        except ray.exceptions.RayError as error:
+            self._note(f"step {step} is not validated: {str(error).strip().splitlines()[-1][:200]}")
+            return
+        append_row(self._path, {"step": step, "time": time.time(), **figures})
+
+    def close(self) -> None:
+        """Wait for what is under way, as long as that may take at the end."""
+        self.look(now=True, seconds=END_SECONDS)
+        if self._pending is not None:
+            self._note(f"step {self._pending[0]} is not validated: no figures within {END_SECONDS:g} s")
+            self._pending = None
+
+    def _submit(self, weights: Mapping[str, torch.Tensor]) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        # Not within the training workers' own reservation, which they fill.
+        outside = PlacementGroupSchedulingStrategy(placement_group=None)
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, scheduling_strategy=outside)(measure)
+        return task.remote(self._measurement, {name: value.numpy() for name, value in weights.items()})
+
+
+def measure(measurement: Measurement, weights: Mapping[str, Any]) -> dict[str, float]:
+    """Measure weights on validation rows, in a process of its own."""
+    torch.set_num_threads(measurement.threads)
+    if not dist.is_initialized():  # the objective and the validator add up over workers, here one
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=alone, rank=0, world_size=1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = CodexRayForCausalLM(measurement.config).float()
+    missing = {name for name, _ in model.named_parameters()} - weights.keys()
+    if missing:
+        raise CodexRayError(f"{min(missing)} is not among the weights that were handed over")
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
+    model.tie_weights()
+    dtype, autocast = getattr(torch, measurement.dtype), measurement.autocast
+    whole = _Whole(model.to(device, torch.float32 if autocast else dtype))
+    manifest = Manifest.load(measurement.corpus)
+    validator = Validator(manifest, measurement.rows, measurement.batch, device, chosen_for=measurement.world)
+    with torch.autocast(device.type, dtype, enabled=autocast and dtype != torch.float32):
+        return validator.measure(whole, NextToken(measurement.documents))
