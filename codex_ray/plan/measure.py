@@ -21,15 +21,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from codex_ray.config.check import BatchPlan
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of
 
-LONGEST_SECONDS = 300.0
-PART_SECONDS = 0.25  # about how long each part is repeated
+LONGEST_SECONDS = 600.0
+PART_SECONDS, ROUNDS = 0.1, 3  # about how long each part is repeated, and how often all parts are
 SETS = 4  # of inputs, in turn, so that a cache holds no more of them than while training
 DISK_BYTES = 64 * 2**20
+LAYERS = (1, 3)  # of the models that memory is measured with
+STEPS = 3  # a heap grows until it has seen all sizes in all orders
 SMALL, LARGE = (48, 64), (8, 2**18)  # tensors and their sizes, which tell an engine's two costs apart
 
 
@@ -41,26 +44,31 @@ class Measured:
         parts: seconds of each part of a micro-batch, once.
         micro: seconds of the engine per tensor and per number, for a micro-batch that is not the last.
         last: the same for the last micro-batch of a step with the update, collectives included.
-        process: bytes of a worker without a model.
+        peaks: most bytes of a process that trains models of the run's shape with one and with three layers.
         disk: bytes/s of writing a file and hashing it.
     """
 
     parts: dict[str, float]
     micro: tuple[float, float]
     last: tuple[float, float]
-    process: float
+    peaks: tuple[float, float]
     disk: float
 
 
 def measure(
-    settings: Pretrain, model: dict[str, Any], rows: int, length: int, dtype: str, environment: dict[str, str]
+    settings: Pretrain,
+    model: dict[str, Any],
+    batch: BatchPlan,
+    length: int,
+    dtype: str,
+    environment: dict[str, str],
 ) -> Measured:
     """Start a process per worker and return the slowest one's figures.
 
     Args:
         settings: of the run.
         model: the decoder's configuration as plain data.
-        rows: of a micro-batch; ``length``: tokens of a row.
+        batch: rows of a micro-batch and accumulation; ``length``: tokens of a row.
         dtype: compute precision.
         environment: what workers are started with.
 
@@ -68,7 +76,14 @@ def measure(
         CodexRayError: a process failed or took too long; the sentence has its last line.
     """
     run = {field.name: asdict(settings)[field.name] for field in fields(Pretrain)}  # no more than a run's
-    task = {"settings": run, "model": model, "rows": rows, "length": length, "dtype": dtype}
+    task = {
+        "settings": run,
+        "model": model,
+        "rows": batch.micro_rows,
+        "accumulation": batch.accumulation,
+        "length": length,
+        "dtype": dtype,
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -84,7 +99,7 @@ def measure(
         parts={name: max(each["parts"][name] for each in found) for name in found[0]["parts"]},
         micro=tuple(max(each["micro"][index] for each in found) for index in range(2)),
         last=tuple(max(each["last"][index] for each in found) for index in range(2)),
-        process=max(each["process"] for each in found),
+        peaks=tuple(max(each["peaks"][index] for each in found) for index in range(2)),
         disk=min(each["disk"] for each in found),
     )
 
@@ -124,11 +139,12 @@ def _figures(process: subprocess.Popen[str], deadline: float) -> dict[str, Any]:
 
 def main(rank: int, world: int, port: str) -> None:
     """Measure as one of ``world`` workers and print the figures as one line of JSON."""
+    import torch
     import torch.distributed as dist
 
     task = json.load(sys.stdin)
     settings = build(Pretrain, task["settings"])
-    process = _import_as_workers_do()
+    _import_as_workers_do()
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
@@ -137,21 +153,54 @@ def main(rank: int, world: int, port: str) -> None:
     }
     os.environ["WORLD_SIZE"] = str(world)
     dist.init_process_group("gloo", rank=rank, world_size=world)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    peaks = [_peak(settings, task, layers) for layers in LAYERS]  # first, while the heap is as a worker's
     parts = _parts(task)
     micro, last = _engine(settings, task["dtype"])
-    found = {"parts": parts, "micro": micro, "last": last, "process": process, "disk": _disk()}
+    found = {"parts": parts, "micro": micro, "last": last, "peaks": peaks, "disk": _disk()}
     dist.destroy_process_group()
     print(json.dumps(found), flush=True)
 
 
-def _import_as_workers_do() -> int:
-    """Import what a training worker imports; return the bytes that the process then holds."""
+def _import_as_workers_do() -> None:
+    """Import what a training worker imports, which is most of a small worker's memory."""
     import ray.train.torch  # noqa: F401
 
     from codex_ray.train.engine import import_deepspeed
     from codex_ray.train.worker import train_worker  # noqa: F401
 
     import_deepspeed("cpu")
+
+
+def _peak(settings: Pretrain, task: dict[str, Any], layers: int) -> int:
+    """Train a few steps of a model with so many layers; return the most bytes that this process has held."""
+    import torch
+    import torch.distributed as dist
+
+    from codex_ray.model import CodexRayConfig, CodexRayForCausalLM
+    from codex_ray.train.engine import Engine
+    from codex_ray.train.objectives.next_token import NextToken
+    from codex_ray.train.start import ready_for_training
+
+    config = CodexRayConfig.from_dict({**task["model"], "num_hidden_layers": layers})
+    rows, again = task["rows"], min(2, task["accumulation"])
+    model = CodexRayForCausalLM(config).float()
+    ready_for_training(model, settings.train)
+    engine = Engine(
+        model,
+        optimizer=settings.optimizer,
+        deepspeed=settings.deepspeed,
+        batch=BatchPlan(rows * again * dist.get_world_size(), rows * again, rows, again),
+        device=torch.device("cpu"),
+        dtype=getattr(torch, task["dtype"]),
+    )
+    objective = NextToken()
+    for _ in range(STEPS):
+        for _ in range(again):
+            ids_BS = torch.randint(4, config.vocab_size, (rows, task["length"]))
+            engine.backward(objective.loss(engine.forward, ids_BS, again * objective.weight(ids_BS)))
+        engine.step(1.0)
+    engine.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -161,18 +210,20 @@ def _parts(task: dict[str, Any]) -> dict[str, float]:
     from codex_ray.model import CodexRayConfig
     from codex_ray.plan.operators import Operators
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config, dtype = CodexRayConfig.from_dict(task["model"]), getattr(torch, task["dtype"])
     sets = [Operators(config, task["rows"], task["length"], dtype).named() for _ in range(SETS)]
-    return {name: _seconds([each[name] for each in sets]) for name in sets[0]}
+    taken: dict[str, list[float]] = {name: [] for name in sets[0]}
+    for _ in range(ROUNDS):  # so that a moment in which the machine is busy falls on all parts alike
+        for name in taken:
+            taken[name] += _times([each[name] for each in sets])
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def _seconds(operators: list[Callable[[], object]]) -> float:
-    """Median seconds of one call, all processes at it together."""
+def _times(operators: list[Callable[[], object]]) -> list[float]:
+    """Seconds of single calls, all processes at it together; the first call only warms up."""
     import torch.distributed as dist
 
-    for operator in operators:
-        operator()
+    operators[0]()
     dist.barrier()
     taken: list[float] = []
     end = time.perf_counter() + PART_SECONDS
@@ -181,7 +232,7 @@ def _seconds(operators: list[Callable[[], object]]) -> float:
         operators[len(taken) % len(operators)]()
         taken.append(time.perf_counter() - started)
     dist.barrier()
-    return statistics.median(taken)
+    return taken
 
 
 def _engine(settings: Pretrain, dtype: str) -> tuple[list[float], list[float]]:
@@ -204,7 +255,6 @@ def _engine_seconds(settings: Pretrain, dtype: str, tensors: int, size: int) -> 
     import torch.distributed as dist
     from torch import nn
 
-    from codex_ray.config.check import BatchPlan
     from codex_ray.train.engine import Engine
 
     class Touched(nn.Module):

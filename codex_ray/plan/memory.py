@@ -41,6 +41,7 @@ class Memory:
         buckets: gradients on their way to other workers.
         update: the most that the optimizer step holds beside its state; activations are free by then.
         process: the process itself, without any model.
+        heap: bytes that the allocator takes for each that is asked for.
     """
 
     weights: float
@@ -52,11 +53,17 @@ class Memory:
     buckets: float
     update: float
     process: float
+    heap: float = 1.0
 
     @property
     def total(self) -> float:
         """The peak over a step."""
-        state = self.process + self.weights + self.gradients + self.masters + self.moments
+        return self.process + self.heap * self.model
+
+    @property
+    def model(self) -> float:
+        """The peak over a step of what is asked for, without the process."""
+        state = self.weights + self.gradients + self.masters + self.moments
         return state + max(self.activations + self.passing + self.buckets, self.update)
 
 
@@ -71,7 +78,8 @@ def memory(
     dtype: str,
     stage: int,
     on_cpu: bool,
-    process: float,
+    process: float = 0.0,
+    heap: float = 1.0,
     recompute: str | None = None,
 ) -> Memory:
     """Return what one worker holds.
@@ -85,7 +93,7 @@ def memory(
         dtype: compute precision.
         stage: ZeRO's.
         on_cpu: whether attention over short rows keeps its weights, as ours on a CPU does.
-        process: bytes of a worker without a model.
+        process: bytes of a worker without a model; ``heap``: that its allocator takes per byte asked for.
         recompute: in place of ``train.recompute``.
     """
     workers, size = settings.cluster.workers, BYTES[dtype]
@@ -109,6 +117,7 @@ def memory(
         buckets=bucket,
         update=update(matrices, size, stage, shards, muon=muon),
         process=process,
+        heap=heap,
     )
 
 

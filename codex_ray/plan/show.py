@@ -38,7 +38,7 @@ def show(planned: Planned, settings: Plan, not_counted: list[str]) -> None:
 def _show_memory(console: Console, planned: Planned) -> None:
     stages = planned.memory
     rows = table("memory of a worker", *(f"ZeRO-{stage}" for stage in stages))
-    for field in fields(Memory):
+    for field in (field for field in fields(Memory) if field.name != "heap"):
         values = (getattr(kinds[planned.recompute], field.name) for kinds in stages.values())
         rows.add_row(field.name, *(scaled(value, "B") for value in values))
     for kind in ("none", "streams", "layers"):
@@ -46,6 +46,8 @@ def _show_memory(console: Console, planned: Planned) -> None:
         totals = (kinds[kind].total for kinds in stages.values())
         rows.add_row(f"peak, recompute={kind}{mark}", *(scaled(total, "B") for total in totals))
     console.print(rows)
+    if planned.chosen.heap > 1:
+        console.print(f"in the peaks the allocator takes {planned.chosen.heap:.2f} times what is asked for")
     needed, available = planned.chosen.total, planned.available
     verdict = "fits" if needed < available else "does not fit"
     console.print(f"{scaled(needed, 'B')} {verdict} in {scaled(available, 'B')}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from codex_ray.model.build import model_config
 from codex_ray.model.flops import flops_per_token
 from codex_ray.model.inspect import Inspection, inspected, zero_shares
 from codex_ray.plan.cards import CARDS, DISK_BYTES_PER_SECOND, PROCESS_BYTES, Card
-from codex_ray.plan.measure import Measured, measure
+from codex_ray.plan.measure import LAYERS, Measured, measure
 from codex_ray.plan.memory import Memory, memory
 from codex_ray.plan.reliability import daly_interval, goodput, young_interval
 from codex_ray.plan.show import show
@@ -142,7 +142,7 @@ def planned_run(settings: Plan) -> Planned:
     if seconds is not None and settings.node_price is not None:
         price = seconds / 3600 * nodes * settings.node_price
     peak = card.flops if card else measure_matmul(subject.dtype, _threads(settings))
-    process = measured.process if measured else PROCESS_BYTES
+    process, heap = _process(subject, measured) if measured else (PROCESS_BYTES, 1.0)
     return Planned(
         card=card.name if card else "cpu",
         nodes=nodes,
@@ -151,7 +151,7 @@ def planned_run(settings: Plan) -> Planned:
         dtype=subject.dtype,
         sequence_length=subject.length,
         batch=subject.batch,
-        memory={stage: _memory(subject, stage, process, on_cpu=card is None) for stage in STAGES},
+        memory={stage: _memory(subject, stage, process, heap, on_cpu=card is None) for stage in STAGES},
         stage=settings.deepspeed.stage,
         recompute=settings.train.recompute,
         available=card.memory if card else _machine_bytes() / workers,
@@ -228,7 +228,7 @@ def _measured(subject: _Subject) -> Measured:
     return measure(
         settings,
         subject.config.to_dict(),
-        subject.batch.micro_rows,
+        subject.batch,
         subject.length,
         subject.dtype,
         worker_environment(settings, _threads(settings)),
@@ -256,7 +256,24 @@ def _step(subject: _Subject, card: Card | None, measured: Measured | None) -> St
     )
 
 
-def _memory(subject: _Subject, stage: int, process: float, *, on_cpu: bool) -> dict[str, Memory]:
+def _process(subject: _Subject, measured: Measured) -> tuple[float, float]:
+    """Bytes of a worker without a model, and that its allocator takes for each byte asked for.
+
+    The closed form for one and for three layers is laid beside what processes that trained such models held.
+    """
+    stage, kind = subject.settings.deepspeed.stage, subject.settings.train.recompute
+    asked = []
+    for layers in LAYERS:
+        config = CodexRayConfig.from_dict({**subject.config.to_dict(), "num_hidden_layers": layers})
+        found = inspected(config, name="planned", sequence_length=subject.length, workers=1)
+        small = replace(subject, config=config, found=found)
+        asked.append(_memory(small, stage, 0.0, 1.0, on_cpu=True)[kind].model)
+    few, more = measured.peaks
+    heap = max(1.0, (more - few) / (asked[1] - asked[0]))
+    return few - heap * asked[0], heap
+
+
+def _memory(subject: _Subject, stage: int, process: float, heap: float, *, on_cpu: bool) -> dict[str, Memory]:
     """Memory by kind of recomputation; stage 0 is in fp32, which is all that it can do here."""
     return {
         kind: memory(
@@ -270,6 +287,7 @@ def _memory(subject: _Subject, stage: int, process: float, *, on_cpu: bool) -> d
             stage=stage,
             on_cpu=on_cpu,
             process=process,
+            heap=heap,
             recompute=kind,
         )
         for kind in ("none", "streams", "layers")

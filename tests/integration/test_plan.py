@@ -15,16 +15,18 @@ from codex_ray.errors import CodexRayError
 SMALL = {"vocabulary_size": 256, "sequence_length": 32, "corpus": "none"}
 
 
-def test_a_run_of_two_workers_is_planned_for_this_machine(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.verify)])
+def test_a_run_is_planned_for_this_machine(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "plan.json"
     words = ["recipe=smoke", "train.batch_tokens=512", "compute.dtype=float32", "deepspeed=zero2"]
+    words.append(f"cluster.workers={workers}")
     planned = codex_ray.plan(*words, **SMALL, output=str(output))
     printed = capsys.readouterr().out
     assert "time of a step" in printed
     assert "20 steps in" in printed
-    assert (planned.card, planned.workers, planned.stage, planned.steps) == ("cpu", 2, 2, 20)
+    assert (planned.card, planned.workers, planned.stage, planned.steps) == ("cpu", workers, 2, 20)
     assert set(planned.step.parts) >= {"products", "attention", "connections", "loss"}
     assert all(seconds > 0 for seconds in planned.step.parts.values())
     assert planned.step.update > 0

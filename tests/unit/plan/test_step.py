@@ -96,7 +96,7 @@ def test_communication_is_added_and_hidden_where_it_overlaps() -> None:
 
 
 def test_a_step_on_this_machine_adds_up_what_was_measured() -> None:
-    measured = Measured({"products": 0.1, "loss": 0.05}, (1e-4, 1e-9), (2e-4, 3e-9), 1.0, 1.0)
+    measured = Measured({"products": 0.1, "loss": 0.05}, (1e-4, 1e-9), (2e-4, 3e-9), (1.0, 1.0), 1.0)
     work = [Part("products", 6, 0, 0, 1), Part("loss", 1, 0, 0, 1)]
     step = step_on_cpu(work, BatchPlan(8, 4, 2, 2), measured, tensors=100, numbers=10**6)
     assert step.parts == pytest.approx({"products": 1.2, "loss": 0.1})
