@@ -23,7 +23,7 @@ from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
-from codex_ray.config.train import Optimizer, Pretrain, Training
+from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training
 from codex_ray.config.use import Evaluate, Generate
 from codex_ray.errors import ConfigError
 
@@ -116,6 +116,7 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
         )
     _going_back(settings, prefix)
     refuse_ramps(settings.train, prefix)
+    _checkpoints(settings.checkpoints, f"{prefix}checkpoints.")
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
     _alerts(settings.track.alerts, f"{prefix}track.alerts.")
     _samples(settings, prefix)
@@ -142,6 +143,15 @@ def _going_back(settings: Pretrain, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}train.on_nonfinite={what} cannot go with {prefix}compute.dtype=float16, whose loss "
             "scale overflows now and then by design; give skip"
+        )
+
+
+def _checkpoints(checkpoints: Checkpoints, prefix: str) -> None:
+    scheme, separator, _ = (checkpoints.storage or "").partition("://")
+    if checkpoints.storage == "" or (separator and "/" not in scheme and scheme not in ("s3", "gs")):
+        raise ConfigError(
+            f"{prefix}storage={checkpoints.storage!r} is no place for checkpoints; give a folder, "
+            "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
         )
 
 

@@ -62,9 +62,24 @@ class Checkpoints:
         200, minimum=1, help="optimizer steps between checkpoints; the last is always written"
     )
     keep_last: int = setting(2, minimum=1, help="newest checkpoints kept")
-    keep_best: bool = setting(True, help="also keep the checkpoint with the lowest validation loss")
+    keep_best: int = setting(1, minimum=0, help="best checkpoints by `best_metric` kept as well; 0 is none")
+    best_metric: str = setting("validation_loss", help="figure of the metrics line that `keep_best` goes by")
+    best_mode: str = setting("min", choices=("min", "max"), help="whether a low or a high figure is good")
     keep_every: int = setting(
         0, minimum=0, help="also keep, for ever, checkpoints whose step is a multiple of this; 0 is none"
+    )
+    asynchronous: bool = setting(
+        True,
+        help="write beside training, from a copy in host memory as large as a worker's share of the state",
+    )
+    compression: str = setting("none", choices=("none", "zstd"), help="compression of checkpoint files")
+    storage: str | None = setting(
+        None, help="where each checkpoint is copied to as well: a folder, s3://BUCKET/PREFIX or gs://..."
+    )
+    timeout_seconds: float = setting(
+        600.0,
+        minimum=1.0,
+        help="longest wait for a checkpoint to be written, and for one answer of `storage`",
     )
 
 

@@ -8,9 +8,12 @@ the newest sound one is used. ``checkpoints/latest`` is an ordinary file for peo
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of, unwritable, write_json, write_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -28,9 +31,44 @@ class Found:
     """A sound checkpoint and what its manifest says."""
 
     folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Its optimizer step."""
+        step: int = self.manifest["step"]
+        return step
+
+    @property
+    def world_size(self) -> int:
+        """How many workers wrote it."""
+        size: int = self.manifest["world_size"]
+        return size
+
+    @property
+    def compression(self) -> str:
+        """How its files are compressed: ``none`` or ``zstd``."""
+        compression: str = self.manifest.get("compression", "none")
+        return compression
+
+    @classmethod
+    def read(cls, folder: Path) -> Found:
+        """Read a complete checkpoint's manifest."""
+        return cls(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What retention goes by: a checkpoint's optimizer step and the figures of that step."""
+
     step: int
-    world_size: int
-    validation_loss: float | None
+    figures: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, step: int, manifest: Mapping[str, Any]) -> Entry:
+        """Take it from a manifest, also of format 1, which knew one figure."""
+        known = {"validation_loss": manifest.get("validation_loss")}
+        return cls(step, manifest.get("figures", known))
 
 
 class CheckpointFolder:
@@ -41,11 +79,16 @@ class CheckpointFolder:
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of optimizer step ``step`` lies when complete."""
-        return self.folder / f"step_{step:08d}"
+        return self.folder / step_name(step)
 
-    def staging(self, step: int) -> Path:
-        """Where it is while being written."""
-        return self.folder / f".step_{step:08d}.partial"
+    def staging(self, step: int, writer: str) -> Path:
+        """Where ``writer`` works on it meanwhile; the name is that of a left-over if it goes no further."""
+        return self.folder / f".{step_name(step)}.{writer}.partial"
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        found = (step_of(folder.name) for folder in self.folder.glob("step_*"))
+        return sorted(step for step in found if step is not None)
 
     def newest_sound(self, note: Callable[[str], None]) -> Found | None:
         """Return the newest checkpoint whose hashes hold, setting damaged newer ones aside.
@@ -55,10 +98,11 @@ class CheckpointFolder:
         """
         for leftover in self.folder.glob(".step_*.partial"):
             shutil.rmtree(leftover)
-        for folder in sorted(self.folder.glob("step_*"), reverse=True):
+        for step in reversed(self.steps()):
+            folder = self.path(step)
             reason = damage(folder)
             if reason is None:
-                return read(folder)
+                return Found.read(folder)
             aside = folder.with_name(f".damaged_{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
@@ -71,54 +115,92 @@ class CheckpointFolder:
         One that a stop has left is taken only where there is no other, so that a run goes back to the same
         step whether or not it was stopped in between. With none at all the step is 0.
         """
-        steps = sorted(int(folder.name[5:]) for folder in self.folder.glob("step_*"))
+        steps = self.steps()
         newest = max(steps, default=0)
         regular = [step for step in steps if step % every == 0 and newest - step < every]
         target = max(regular, default=newest)
         for step in steps:
             if step > target:
-                shutil.rmtree(self.path(step))
+                self.remove(step)
         if target:
             write_text(self.folder / "latest", f"{self.path(target).name}\n")
         return target
 
-    def commit(
-        self, step: int, hashes: dict[str, str], *, world_size: int, validation_loss: float | None
-    ) -> Path:
-        """Write the manifest of a staged checkpoint and give it its name (one rank only)."""
-        staging, target = self.staging(step), self.path(step)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "step": step,
-            "world_size": world_size,
-            "validation_loss": validation_loss,
-            "files": hashes,
-        }
-        write_json(staging / MANIFEST, manifest)
+    def commit(self, files: Path, manifest: Mapping[str, Any]) -> Path:
+        """Write the manifest of a checkpoint's complete ``files`` and give them its name (one rank only)."""
+        target = self.path(manifest["step"])
+        write_json(files / MANIFEST, signed({"format_version": FORMAT_VERSION, **manifest}))
         if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
+            self.remove(manifest["step"])
+        files.rename(target)
         write_text(self.folder / "latest", f"{target.name}\n")
         return target
 
-    def discard(self, step: int) -> None:
-        """Remove a staged checkpoint that could not be finished."""
-        shutil.rmtree(self.staging(step), ignore_errors=True)
+    def remove(self, step: int) -> None:
+        """Take a checkpoint away; interrupted, it leaves no half under a checkpoint's name."""
+        leftover = self.staging(step, "removed")
+        shutil.rmtree(leftover, ignore_errors=True)
+        self.path(step).rename(leftover)
+        shutil.rmtree(leftover)
+
+    def discard(self, writer: str) -> None:
+        """Remove what ``writer`` could not finish."""
+        for leftover in self.folder.glob(f".step_*.{writer}.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def prune(self, settings: Checkpoints) -> None:
-        """Keep the newest, and, if asked, the one with the lowest validation loss and every so-many-th."""
-        folders = sorted(self.folder.glob("step_*"))
-        kept = set(folders[-settings.keep_last :])
-        if settings.keep_best:
-            scored = [(found.validation_loss, folder) for folder in folders if (found := read(folder))]
-            best = [(loss, folder) for loss, folder in scored if loss is not None]
-            if best:
-                kept.add(min(best)[1])
-        if settings.keep_every:
-            kept |= {folder for folder in folders if int(folder.name[5:]) % settings.keep_every == 0}
-        for folder in folders:
-            if folder not in kept:
-                shutil.rmtree(folder)
+        """Remove what :func:`surplus` names."""
+        for step in surplus([self._entry(step) for step in self.steps()], settings):
+            self.remove(step)
+
+    def _entry(self, step: int) -> Entry:
+        try:
+            return Entry.of(step, Found.read(self.path(step)).manifest)
+        except (OSError, ValueError, AttributeError):
+            return Entry(step, {})  # damaged, which whoever looks for a sound one will say
+
+
+def step_name(step: int) -> str:
+    """Name the folder of an optimizer step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the optimizer step that a folder's name says, if it is a checkpoint's."""
+    found = re.fullmatch(r"step_(\d{8,})", name)
+    return int(found[1]) if found else None
+
+
+def surplus(entries: Sequence[Entry], settings: Checkpoints) -> list[int]:
+    """Return the steps of checkpoints that need not be kept.
+
+    Kept are the newest, the best by a figure, and every so-many-th.
+    """
+    steps = sorted(entry.step for entry in entries)
+    kept = set(steps[-settings.keep_last :])
+    scored = [(score, entry.step) for entry in entries if (score := _score(entry, settings)) is not None]
+    kept |= {step for _, step in sorted(scored)[: settings.keep_best]}
+    if settings.keep_every:
+        kept |= {step for step in steps if step % settings.keep_every == 0}
+    return [step for step in steps if step not in kept]
+
+
+def _score(entry: Entry, settings: Checkpoints) -> float | None:
+    """Return the figure that says how good a checkpoint is, lower is better; None where it has none."""
+    value = entry.figures.get(settings.best_metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return -value if settings.best_mode == "max" else value
+
+
+def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with its own SHA-256, by which a changed figure in it is found."""
+    return {**manifest, "sha256": _digest(manifest)}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    plain = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def damage(folder: Path) -> str | None:
@@ -127,6 +209,8 @@ def damage(folder: Path) -> str | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, str] = manifest["files"]
         version = manifest["format_version"]
+        if version == FORMAT_VERSION and manifest["sha256"] != _digest(manifest):
+            return "its manifest has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError):
         return "its manifest is missing or unreadable"
     if version > FORMAT_VERSION:
@@ -141,18 +225,6 @@ def damage(folder: Path) -> str | None:
         if sha256_of(path) != expected:
             return f"{name} has changed since it was written"
     return None
-
-
-def read(folder: Path) -> Found:
-    """Read a complete checkpoint's manifest."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return Found(folder, manifest["step"], manifest["world_size"], manifest["validation_loss"])
-
-
-def hash_share(folder: Path, rank: int, world_size: int) -> dict[str, str]:
-    """Hash this rank's share of the files under ``folder``, so that large checkpoints hash in parallel."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): sha256_of(path) for path in files[rank::world_size]}
 
 
 def writable(folder: Path) -> None:

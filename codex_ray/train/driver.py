@@ -26,6 +26,7 @@ from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
 from codex_ray.config.train import Pretrain
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import CodexRayError, Interrupted
 from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
@@ -34,7 +35,7 @@ from codex_ray.track.tracker import Status
 from codex_ray.train.batches import Batches
 from codex_ray.train.books import Books
 from codex_ray.train.follow import Follower
-from codex_ray.train.resume import refuse_other_settings
+from codex_ray.train.resume import refuse_other_settings, refuse_used_storage
 
 POLL_SECONDS = 0.2
 MOST_WAITS = 100  # for workers of nodes that are lost, in one start
@@ -61,6 +62,9 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         Interrupted: the user stopped it; the last checkpoint is written.
     """
     refuse_relative_in_job(settings.runs, "runs")
+    storage = settings.checkpoints.storage
+    if storage is not None and not is_url(storage):
+        refuse_relative_in_job(storage, "checkpoints.storage")
     started = time.time()
     manifest = Manifest.load(Path(settings.corpus))
     manifest.verify(deep=False)
@@ -80,6 +84,7 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         Alerts(settings.track.alerts, run.name) as alerts,
     ):
         refuse_other_settings(run, settings)
+        refuse_used_storage(run, settings)
         return _in_folder(settings, manifest, run, alerts, shown, started)
 
 
@@ -92,6 +97,9 @@ def _in_folder(
     started: float,
 ) -> PretrainResult:
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
+    storage = settings.checkpoints.storage
+    if storage is not None and not is_url(storage):
+        absolute["checkpoints"]["storage"] = str(Path(storage).resolve())
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
     with open_session(settings.cluster) as resources:

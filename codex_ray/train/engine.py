@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,9 +163,20 @@ class Engine:
         """Current rate of each parameter group."""
         return [group["lr"] for group in self._inner.param_groups]
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write weights, optimizer and ``state`` into ``folder``; every rank takes part."""
-        self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+    def save(
+        self, folder: Path, state: dict[str, Any], write: Callable[[Any, Path], None] = torch.save
+    ) -> None:
+        """Write weights, optimizer and ``state`` into ``folder``; every rank takes part.
+
+        What each file is to hold goes to ``write``, with its path. Tensors in it are the engine's own, which
+        the next step changes.
+        """
+        writer = self._engine.checkpoint_engine
+        writer.save = lambda state_dict, path: write(state_dict, Path(path))
+        try:
+            self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+        finally:
+            del writer.save
 
     def load(self, folder: Path, written_by: int) -> dict[str, Any]:
         """Read what :meth:`save` wrote with ``written_by`` workers, any number; returns ``state``.

@@ -114,6 +114,11 @@ class Follower:
         if last["loss"] is not None:
             figures["loss"] = last["loss"]
         figures |= {name: value for name, value in last.items() if name.startswith("source/")}
+        stalls = [row["checkpoint_stall_seconds"] for row in rows if "checkpoint_stall_seconds" in row]
+        if stalls:
+            step_seconds = statistics.median(row["step_seconds"] for row in rows)
+            figures["checkpoint_stall_seconds"] = sum(stalls)
+            figures["checkpoint_stall_steps"] = statistics.mean(stalls) / step_seconds
         for row in reversed(rows):
             if "validation_loss" in row:
                 figures["validation_loss"] = row["validation_loss"]

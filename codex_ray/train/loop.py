@@ -1,8 +1,8 @@
 """The training loop. It knows neither the data nor the algorithm: it asks a source for the next
 batch and an objective for a loss, and calls the engine.
 
-All ranks run it in lockstep. One small reduction per step carries the loss, the batch's checksum
-and the wish to stop, so that every rank ends at the same step.
+All ranks run it in lockstep. One small reduction per step carries the loss, the batch's checksum,
+the wish to stop and whether a save has failed, so that every rank ends at the same step.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class State:
     step: int = 0
     elapsed: float = 0.0
     plan: Plan = field(default_factory=lambda: Plan(None))
-    validation_loss: float | None = None
     lowest_validation_loss: float = math.inf
     validations_since_lowest: int = 0
     recent_losses: list[float] = field(default_factory=list)
@@ -91,11 +90,17 @@ class State:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls beside the step itself, on all ranks together."""
+    """What the loop calls beside the step itself, on all ranks together.
+
+    ``save`` begins a checkpoint and returns the seconds that the loop stood still; ``saved`` waits until it
+    is complete, or raises its error on all ranks; ``save_failed`` says whether this rank knows of one.
+    """
 
     validate: Callable[[bool], dict[str, float]]  # told whether this is the last
     measure_mixing: Callable[[Batch], dict[str, float]]
-    save: Callable[[State], None]
+    save: Callable[[State, dict[str, Any]], float]
+    saved: Callable[[], None]
+    save_failed: Callable[[], bool]
     sample: Callable[[int], None] | None
 
 
@@ -125,12 +130,12 @@ def train(parts: Parts, state: State) -> bool:
         is to go on at once, elsewhere.
 
     Raises:
-        CodexRayError: a loss or gradient was not finite and ``train.on_nonfinite`` is ``stop``.
+        CodexRayError: a loss or gradient was not finite and ``train.on_nonfinite`` is ``stop``, or a
+            checkpoint could not be written.
         SpikeError: the run is to go back to its newest checkpoint.
     """
     settings = parts.settings
     began = time.perf_counter() - state.elapsed
-    saved_at = state.step if state.step else -1
     stopping = False
     while not stopping and not state.done(settings.validation.patience):
         figures, stopping = _step(parts, state)
@@ -148,18 +153,17 @@ def train(parts: Parts, state: State) -> bool:
                 figures |= parts.hooks.validate(finished)
         if "validation_loss" in figures:
             state.validated(figures["validation_loss"])
-        state.validation_loss = figures.get("validation_loss")
-        if _due(settings.track.every, state.step) or finished or stopping or "validation_loss" in figures:
-            parts.watcher.row(figures)
         if parts.hooks.sample and (finished or _due(settings.track.samples.every, state.step)):
             state.phase = "samples"
             with parts.spans.measure("samples", state.step):
                 parts.hooks.sample(state.step)
-        if _due(settings.checkpoints.every, state.step):
-            _save(parts, state)
-            saved_at = state.step
-    if saved_at != state.step:
-        _save(parts, state)
+        saving = _due(settings.checkpoints.every, state.step)
+        if saving or stopping or state.done(settings.validation.patience):
+            figures["checkpoint_stall_seconds"] = _save(parts, state, figures)
+        due = _due(settings.track.every, state.step)
+        if due or figures.keys() & {"validation_loss", "checkpoint_stall_seconds"}:
+            parts.watcher.row(figures)
+    _wait_for_save(parts, state)
     complete = state.done(settings.validation.patience)
     if complete and not state.plan.done(state.step):
         parts.watcher.note(
@@ -169,10 +173,16 @@ def train(parts: Parts, state: State) -> bool:
     return complete
 
 
-def _save(parts: Parts, state: State) -> None:
+def _save(parts: Parts, state: State, figures: dict[str, Any]) -> float:
     state.phase = "checkpoint"
     with parts.spans.measure("checkpoint", state.step):
-        parts.hooks.save(state)
+        return parts.hooks.save(state, figures)
+
+
+def _wait_for_save(parts: Parts, state: State) -> None:
+    state.phase = "checkpoint"
+    with parts.spans.measure("checkpoint", state.step):
+        parts.hooks.saved()
 
 
 def _due(every: int, step: int) -> bool:
@@ -208,7 +218,10 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     _enter(parts, state, "optimizer step")
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     _enter(parts, state, "reduction")
-    global_loss, digest, stop_votes, leave_votes, waited, *forward = _add_up(parts, batch, loss)
+    added = _add_up(parts, batch, loss)
+    global_loss, digest, stop_votes, leave_votes, failed_saves, waited, *forward = added
+    if failed_saves:
+        _wait_for_save(parts, state)
     state.step += 1
     spent = parts.spans.settle(state.step)
     parts.watcher.forward_seconds(forward)
@@ -243,8 +256,12 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
-    """Add up over ranks: loss, digest, votes to stop and to leave, data wait; each one's forward time."""
-    votes = [float(parts.watcher.stop_wanted()), float(parts.watcher.leaving())]
+    """Add up over ranks: loss, digest, votes, data wait; each one's forward time.
+
+    The votes are to stop, to leave, and that a save has failed.
+    """
+    watcher = parts.watcher
+    votes = [float(watcher.stop_wanted()), float(watcher.leaving()), float(parts.hooks.save_failed())]
     own = [0.0, float(batch.digest), *votes, batch.wait_seconds]
     forward = [0.0] * dist.get_world_size()
     forward[dist.get_rank()] = parts.spans.last.get("forward", 0.0)

@@ -1,11 +1,12 @@
-"""Writing a checkpoint or the final model from all ranks together, and reading a checkpoint back."""
+"""Reading a checkpoint back on all ranks together, and writing the final model."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +15,12 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from codex_ray.config.train import Checkpoints
-from codex_ray.errors import CodexRayError
-from codex_ray.files import SMALLEST_FREE_BYTES, unwritable
 from codex_ray.tokenizer import Tokenizer
-from codex_ray.train.checkpoint import CheckpointFolder, Found, hash_share, writable
+from codex_ray.train.checkpoint import Found, writable
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import State
+from codex_ray.train.packed import unpack
 from codex_ray.train.schedule import Plan
-
-
-def save_checkpoint(engine: Engine, folder: CheckpointFolder, settings: Checkpoints, state: State) -> None:
-    """Write and commit a checkpoint of ``state``; all ranks call it at the same step.
-
-    Raises:
-        CodexRayError: the disk is full or the folder cannot be written; nothing half-written
-            is left under a checkpoint's name, and earlier checkpoints stay.
-    """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    staging = folder.staging(state.step)
-    try:
-        if rank == 0:
-            writable(staging)
-        dist.barrier()
-        engine.save(staging, asdict(state))
-        torch.save(_random_state(), staging / f"random_{rank}.pt")
-        dist.barrier()
-        shares: list[dict[str, str] | None] = [None] * world
-        dist.all_gather_object(shares, hash_share(staging, rank, world))
-        if rank == 0:
-            hashes = {name: value for share in shares if share for name, value in share.items()}
-            folder.commit(state.step, hashes, world_size=world, validation_loss=state.validation_loss)
-            folder.prune(settings)
-        dist.barrier()
-    except OSError as error:
-        folder.discard(state.step)
-        raise unwritable(staging, error) from error
-    except RuntimeError as error:
-        # torch's archive writer reports a failed write as a RuntimeError without a reason.
-        if shutil.disk_usage(folder.folder).free < SMALLEST_FREE_BYTES:
-            folder.discard(state.step)
-            raise CodexRayError(
-                f"the disk is full while writing {staging}; free some space and run it again with resume=auto"
-            ) from error
-        raise
 
 
 def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
@@ -66,9 +29,31 @@ def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
     With another number of workers than wrote it, each begins a random stream of its own.
 
     Raises:
-        CodexRayError: the checkpoint cannot be cut anew for this number of workers.
+        CodexRayError: the checkpoint cannot be cut anew for this number of workers, or the disk is full.
     """
-    saved = engine.load(found.folder, found.world_size)
+    with _plain(found) as folder:
+        _load(engine, found, folder, state)
+
+
+@contextmanager
+def _plain(found: Found) -> Iterator[Path]:
+    """Give a folder of the checkpoint's files without compression; one made for it goes afterwards."""
+    if found.compression == "none":
+        yield found.folder
+        return
+    staging = found.folder.with_name(f".{found.folder.name}.unpacked.partial")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    names = sorted(found.manifest["files"])
+    unpack(found.folder, staging / found.folder.name, names[rank::world], found.compression)
+    dist.barrier()
+    yield staging / found.folder.name
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(staging)
+
+
+def _load(engine: Engine, found: Found, folder: Path, state: State) -> None:
+    saved = engine.load(folder, found.world_size)
     state.step, state.elapsed = saved["step"], saved["elapsed"]
     for name in ("lowest_validation_loss", "validations_since_lowest", "recent_losses"):
         setattr(state, name, saved.get(name, getattr(state, name)))  # a checkpoint may be older than they are
@@ -81,7 +66,7 @@ def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
         np.random.seed(seed)
         return
     # The manifest's hash was checked; these are tensors, numbers and tuples only.
-    stored = torch.load(found.folder / f"random_{dist.get_rank()}.pt", weights_only=True)
+    stored = torch.load(folder / f"random_{dist.get_rank()}.pt", weights_only=True)
     torch.set_rng_state(stored["torch"])
     if "cuda" in stored:
         torch.cuda.set_rng_state(stored["cuda"])
@@ -107,7 +92,8 @@ def save_model(engine: Engine, model: PreTrainedModel, folder: Path, tokenizer: 
     dist.barrier()
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """Return the state of this rank's random generators, as :func:`load_checkpoint` puts it back."""
     kind, numbers, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),

@@ -31,12 +31,12 @@ from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, m
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.gauges import RunGauges
 from codex_ray.track.hardware import choose_dtype, peak_flops
-from codex_ray.track.metrics import MetricsWriter
+from codex_ray.track.metrics import MetricsWriter, metrics_at
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
 from codex_ray.train.batches import Batches
-from codex_ray.train.checkpoint import CheckpointFolder
+from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.documents import Documents
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
@@ -44,14 +44,17 @@ from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
+from codex_ray.train.resume import facts, refuse_other_checkpoint
 from codex_ray.train.samples import Sampler
-from codex_ray.train.saving import load_checkpoint, save_checkpoint, save_model
+from codex_ray.train.saver import Saver
+from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.slow import SlowRanks
 from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.start import ready_for_training, start_config, start_model
+from codex_ray.train.store import Store, newest
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -137,6 +140,7 @@ class Worker:
         self.corpus = Path(settings.corpus)
         self.manifest = Manifest.load(self.corpus)
         self.checkpoints = CheckpointFolder(run.checkpoints)
+        self.store = Store.of(settings.checkpoints, run.name)
         self.device = _device(settings)
         self.batches = Batches.of(settings.train, self.manifest.sequence_length, self.world)
         spans = run.spans(self.rank) if settings.track.spans else None
@@ -149,8 +153,8 @@ class Worker:
 
     def work(self) -> dict[str, Any]:
         """Train from the newest sound checkpoint to the end, or to where the run is asked to stop."""
-        found = self._agree(lambda: self.checkpoints.newest_sound(self.messages.note))
-        self.decided = self._agree(self._decide)
+        found = self._agree(self._newest)
+        self.decided = self._agree(lambda: self._decide(found))
         self.batches = replace(self.batches, skips=self.decided["skips"])
         self._resumed = found is not None
         self.state.step = found.step if found else 0
@@ -160,19 +164,28 @@ class Worker:
         self._mark("checkpoint search")
         source = self._source()
         recorder = Recorder(self)
+        saver = Saver(
+            self.checkpoints,
+            self.store,
+            self.settings.checkpoints,
+            lambda: facts(self.run, self.settings, self.decided),
+            self.device,
+        )
         try:
-            parts = self._parts(source, recorder)
+            parts = self._parts(source, recorder, saver)
             if found:
                 load_checkpoint(parts.engine, found, self.state)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
                 self.note(f"resumed from step {self.state.step}{others}")
-            recorder.continue_after(self.state.step)
+            recorder.continue_after(self.state.step, found.manifest.get("figures") if found else None)
             self._mark("checkpoint load")
-            try:
-                complete = train(parts, self.state)
-            except SpikeError as spike:
-                parts.engine.close()
-                return self._go_back(spike)
+            with saver:
+                try:
+                    complete = train(parts, self.state)
+                except SpikeError as spike:
+                    saver.wait()
+                    parts.engine.close()
+                    return self._go_back(spike)
             if self.state.leaving and not complete:
                 self._leave()
             if complete:
@@ -222,6 +235,8 @@ class Worker:
         dist.barrier()  # no rank reads on before all have come here
         if self.rank == 0:
             step = self.checkpoints.back(self.settings.checkpoints.every)
+            if self.store is not None:
+                self.store.back(step)
             skips = after_rollback(skips, step, spike.step)
             write_json(self.run.path / "decided.json", self.decided | {"skips": skips})
             text = f"{spike.reason}: back to step {step}, {skips[-1][1]} batches are left out"
@@ -274,7 +289,7 @@ class Worker:
             device=self.device,
         )
 
-    def _parts(self, source: CorpusSource, recorder: Recorder) -> Parts:
+    def _parts(self, source: CorpusSource, recorder: Recorder, saver: Saver) -> Parts:
         settings = self.settings
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
         self._model = self._initial_model(tokenizer).to(self.device)
@@ -328,7 +343,9 @@ class Worker:
             hooks=Hooks(
                 validate=validate,
                 measure_mixing=measure_mixing,
-                save=lambda state: save_checkpoint(engine, self.checkpoints, settings.checkpoints, state),
+                save=lambda state, figures: saver.save(engine, state, figures),
+                saved=saver.wait,
+                save_failed=lambda: saver.failed,
                 sample=self._sampling(engine, tokenizer),
             ),
         )
@@ -377,9 +394,22 @@ class Worker:
         padded = any(packing_method(self.manifest, source.source) == BEST_FIT for source in sources)
         return Documents.of(tokenizer, separate=separate) if separate or padded else None
 
-    def _decide(self) -> dict[str, Any]:
+    def _newest(self) -> Found | None:
+        """Return the newest sound checkpoint, if it is of these settings."""
+        found = newest(self.checkpoints, self.store, self.messages.note)
+        if found is not None:
+            others = refuse_other_checkpoint(found, self.run, self.settings)
+            if others:
+                self.note(
+                    f"checkpoint {found.folder.name} was written with other versions: {'; '.join(others)}"
+                )
+        return found
+
+    def _decide(self, found: Found | None) -> dict[str, Any]:
         """Settle what depends on the machine or the clock, once per run; a resumed run keeps it."""
         path = self.run.path / "decided.json"
+        if found is not None and not path.exists() and "decided" in found.manifest:
+            write_json(path, found.manifest["decided"])  # the run's folder was lost, its checkpoints were not
         if path.exists():
             decided: dict[str, Any] = read_json(path, "run decisions")
             if decided["corpus_fingerprint"] != self.manifest.fingerprint:
@@ -448,10 +478,12 @@ class Recorder:
         self._gauges = RunGauges(run.name) if self._leads else None
         self._slow = SlowRanks(worker.settings.track.slow_factor)
 
-    def continue_after(self, step: int) -> None:
-        """Forget figures of steps that will be done again."""
+    def continue_after(self, step: int, figures: dict[str, Any] | None) -> None:
+        """Forget figures of steps that will be done again; the checkpoint has those of its own step."""
         if self._writer:
             self._writer.truncate_after(step)
+            if figures and metrics_at(self._writer.path, step) is None:
+                self.row(figures)
 
     def stop_wanted(self) -> bool:
         """Whether the driver asked to stop; the loop's reduction tells the other ranks.

@@ -24,6 +24,7 @@ from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.runs.state import states
 from codex_ray.track.metrics import Row, read_metrics
 from codex_ray.track.spans import read_spans
+from codex_ray.train.checkpoint import CheckpointFolder, Found, damage
 from codex_ray.train.driver import PretrainResult, pretrain
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.source import sources_used
@@ -135,6 +136,25 @@ def logged_losses(runs: Path, run: Path) -> list[float]:
 
 def test_losses_follow_the_golden_curve(undisturbed: Path) -> None:
     assert losses(undisturbed) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+def test_a_save_costs_the_loop_a_copy_and_says_so(undisturbed: Path) -> None:
+    rows = read_metrics(undisturbed / "metrics.jsonl")
+    name = "checkpoint_stall_seconds"
+    stalls = {int(row["step"]): float(row[name]) for row in rows if name in row}  # type: ignore[arg-type]
+    assert list(stalls) == [4, 8, 12] and all(seconds > 0 for seconds in stalls.values())
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    assert summary[name] == pytest.approx(sum(stalls.values())) and summary["checkpoint_stall_steps"] > 0
+    folder = CheckpointFolder(undisturbed / "checkpoints")
+    assert folder.steps() == [8, 12] and not list(folder.folder.glob(".*"))
+    for step in folder.steps():
+        path, row = folder.path(step), rows[step - 1]
+        manifest = Found.read(path).manifest
+        assert damage(path) is None and manifest["asynchronous"] is True
+        assert manifest["figures"].items() <= row.items() and manifest["figures"]["loss"] == row["loss"]
+        assert manifest["bytes"] == sum((path / name).stat().st_size for name in manifest["files"])
+        assert manifest["commit"] == json.loads((undisturbed / "environment.json").read_text())["commit"]
+        assert manifest["config"]["seed"] == 1234 and manifest["environment"]["torch"]
 
 
 @pytest.mark.verify

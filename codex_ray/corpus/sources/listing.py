@@ -49,8 +49,10 @@ def list_url(url: str) -> tuple[list[Entry], bool]:
     return entries, is_file or pattern is not None
 
 
-def within_deadline(action: Callable[[], Result], path: str) -> Result:
-    """Wait for an answer of a store, but not longer than ``DEADLINE_SECONDS``.
+def within_deadline(
+    action: Callable[[], Result], path: str, *, seconds: float | None = None, verb: str = "read"
+) -> Result:
+    """Wait for an answer of a store, but not longer than ``seconds``, or else ``DEADLINE_SECONDS``.
 
     Raises:
         CodexRayError: there was none, or it was an error.
@@ -66,19 +68,20 @@ def within_deadline(action: Callable[[], Result], path: str) -> Result:
 
     thread = threading.Thread(target=ask, daemon=True)  # a library may wait for longer than we do
     thread.start()
-    thread.join(DEADLINE_SECONDS)
+    seconds = DEADLINE_SECONDS if seconds is None else seconds
+    thread.join(seconds)
     if answer:
         return answer[0]
     if not failure:
         raise CodexRayError(
-            f"{shown(path)} did not answer in {DEADLINE_SECONDS:g} s; check the address and the network"
+            f"{shown(path)} did not answer in {seconds:g} s; check the address and the network"
         )
     error = failure[0]
     if isinstance(error, CodexRayError):
         raise error
     if isinstance(error, FileNotFoundError):
         raise CodexRayError(f"{shown(path)} does not exist; check the address") from error
-    raise unreachable(path, error) from error
+    raise unreachable(path, error, verb) from error
 
 
 def _list_arrow(url: str) -> tuple[list[Entry], bool]:

@@ -143,11 +143,11 @@ def _open_url(url: str, anywhere: bool) -> Any:
         raise unreachable(url, error) from error
 
 
-def unreachable(path: str, error: Exception) -> CodexRayError:
-    """Say that a store does not answer as it should."""
+def unreachable(path: str, error: Exception, verb: str = "read") -> CodexRayError:
+    """Say that a store does not answer as it should when something is ``read`` or ``written``."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return CodexRayError(
-        f"{shown(path)} cannot be read ({lines[0][:200]}); check the address, the network and your rights"
+        f"{shown(path)} cannot be {verb} ({lines[0][:200]}); check the address, the network and your rights"
     )
 
 

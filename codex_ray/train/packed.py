@@ -1,0 +1,91 @@
+"""A checkpoint's files on disk: written, hashed and compressed in one go, and unpacked again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codex_ray.files import unwritable
+
+
+def write_packed(contents: Any, path: Path, compression: str) -> str:
+    """Write ``contents`` as ``torch.save`` does, compressed with ``compression`` (``none`` or ``zstd``).
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    with path.open("wb", buffering=0) as file:
+        hashed = _Hashed(file)
+        with _compressed(hashed, compression) as stream:
+            torch.save(contents, stream)
+    return hashed.digest()
+
+
+def unpack(folder: Path, target: Path, names: Sequence[str], compression: str) -> None:
+    """Write the files ``names`` of a checkpoint's folder into ``target`` as they were before compression.
+
+    Raises:
+        CodexRayError: the disk is full or the folder cannot be written.
+    """
+    import pyarrow as pa
+
+    for name in names:
+        try:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with (
+                pa.OSFile(str(folder / name)) as file,
+                pa.CompressedInputStream(file, compression) as packed,
+                (target / name).open("wb") as plain,
+            ):
+                shutil.copyfileobj(packed, plain, 2**20)
+        except OSError as error:
+            raise unwritable(target / name, error) from error
+
+
+class _Hashed:
+    """A file being written, and the hash of what goes into it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Take no more; the file itself is closed by who opened it."""
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def _compressed(file: _Hashed, compression: str) -> Iterator[Any]:
+    if compression == "none":
+        yield file
+        return
+    import pyarrow as pa
+
+    with pa.PythonFile(file, mode="w") as raw, pa.CompressedOutputStream(raw, compression) as stream:
+        yield stream

@@ -1,0 +1,205 @@
+"""Checkpoints written beside training: what they cost, what a kill leaves, where else they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from codex_ray.config.common import Device
+from codex_ray.config.model import Model, Residual
+from codex_ray.config.train import Checkpoints, DeepSpeed, Optimizer, Pretrain, Training
+from codex_ray.errors import CodexRayError
+from codex_ray.track.metrics import read_metrics
+from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.driver import pretrain
+from codex_ray.train.messages import MessageReader
+from tests.integration.training import (
+    GLOBAL_ROWS,
+    LENGTH,
+    QUIET,
+    STEPS,
+    TWO_WORKERS,
+    assert_same_end,
+    losses,
+    run_settings,
+)
+
+TRAINING = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket on an S3 server of this machine; Ray's workers inherit the keys."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.verify,
+    pytest.mark.usefixtures("bucket", "ray_session"),
+    pytest.mark.timeout(900),
+]
+
+
+def notes_of(run: Path, attempt: int) -> list[str]:
+    messages = MessageReader(run / "attempts" / str(attempt)).new()
+    return [item["text"] for item in messages if item["kind"] == "note"]
+
+
+def wide(corpus: Path, runs: Path, name: str, **changes: object) -> Pretrain:
+    """A run whose checkpoints take long enough to write that a kill can fall in between."""
+    model = Model(
+        hidden_size=256, intermediate_size=1024, layers=4, heads=4, key_value_heads=2, head_size=64,
+        residual=Residual(kind="plain", streams=1),
+    )  # fmt: skip
+    optimizer = Optimizer(kind="adamw", learning_rate=1e-3)
+    return run_settings(corpus, runs, name, model=model, optimizer=optimizer, **changes)
+
+
+@contextmanager
+def killer_in_a_save(run: Path, rank: int, step: int) -> Iterator[list[bool]]:
+    """Kill ``rank`` when its share of the checkpoint of ``step`` is begun and not yet whole.
+
+    Gives whether the checkpoint was complete then.
+    """
+    seen: list[bool] = []
+    done = threading.Event()
+    folder = CheckpointFolder(run / "checkpoints")
+
+    def watch() -> None:
+        reader, pids = MessageReader(run / "attempts" / "1"), {}
+        while not done.is_set() and not seen:
+            pids |= {item["rank"]: item["pid"] for item in reader.new() if item["kind"] == "worker"}
+            begun = list(folder.folder.glob(f".step_{step:08d}.*.partial/files/engine/*_rank_{rank}_*"))
+            if begun and rank in pids:
+                os.kill(pids[rank], signal.SIGKILL)
+                said = list(folder.folder.glob(f".step_{step:08d}.*.partial/written_{rank}.json"))
+                seen.append(bool(said) or folder.path(step).exists())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (3, "bfloat16")])
+def test_a_kill_while_a_checkpoint_is_written_ends_alike(
+    stage: int, dtype: str, rank: int, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    changes = {"deepspeed": DeepSpeed(stage=stage), "compute": Device(device="cpu", dtype=dtype)}
+    whole = pretrain(
+        wide(tiny_corpus, tmp_path, "whole", checkpoints=Checkpoints(every=4, asynchronous=False), **changes)
+    ).run
+    with killer_in_a_save(tmp_path / "killed", rank, step=8) as complete:
+        result = pretrain(wide(tiny_corpus, tmp_path, "killed", **changes))
+    assert complete == [False] and result.completed
+    assert "resumed from step 4" in notes_of(result.run, 1)
+    assert_same_end(result.run, whole)
+    assert not list((result.run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("workers", [2, 1])
+def test_compressed_checkpoints_continue_alike(workers: int, tiny_corpus: Path, tmp_path: Path) -> None:
+    """Written with and without compression in turn, and by another number of workers."""
+    whole = pretrain(run_settings(tiny_corpus, tmp_path, "whole")).run
+    settings = run_settings(tiny_corpus, tmp_path, "packed")
+    for stop_after, compression in ((3, "zstd"), (6, "none"), (9, "zstd"), (None, "zstd")):
+        result = pretrain(
+            replace(
+                settings,
+                train=replace(TRAINING, stop_after=stop_after),
+                checkpoints=Checkpoints(every=100, keep_last=9, compression=compression),
+                cluster=replace(TWO_WORKERS, workers=workers if stop_after == 9 else 2),
+            )
+        )
+    folder = CheckpointFolder(result.run / "checkpoints")
+    found = [Found.read(folder.path(step)) for step in folder.steps()]
+    assert [one.compression for one in found] == ["zstd", "none", "zstd", "zstd"]
+    assert found[0].manifest["bytes"] < found[1].manifest["bytes"]
+    assert not list(folder.folder.glob(".*"))
+    if workers == 2:
+        assert_same_end(result.run, whole)
+    else:
+        assert losses(result.run) == pytest.approx(losses(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["s3", "folder"])
+def test_a_run_goes_on_from_its_storage(kind: str, bucket: str, tiny_corpus: Path, tmp_path: Path) -> None:
+    whole = pretrain(run_settings(tiny_corpus, tmp_path, "whole")).run
+    storage = bucket if kind == "s3" else str(tmp_path / "other disk")
+    checkpoints = Checkpoints(every=2, keep_last=1, keep_best=0, keep_every=4, storage=storage)
+    settings = run_settings(tiny_corpus, tmp_path, f"kept in {kind}", checkpoints=checkpoints)
+    stopped = pretrain(replace(settings, train=replace(TRAINING, stop_after=7)))
+    shutil.rmtree(stopped.run / "checkpoints")
+    result = pretrain(settings)
+    notes = notes_of(result.run, 2)
+    assert notes[0].startswith("checkpoint step_00000007 was fetched from ")
+    assert notes[1] == "resumed from step 7"
+    assert_same_end(result.run, whole)
+    folder = CheckpointFolder(result.run / "checkpoints")
+    assert folder.steps() == [8, 12]
+    # The whole folder is lost: what the run had decided comes back with the checkpoint.
+    decided = (result.run / "decided.json").read_text()
+    shutil.rmtree(result.run)
+    with pytest.raises(CodexRayError, match=r"holds checkpoints up to step 12 of a run of this name"):
+        pretrain(replace(settings, resume="never"))
+    shutil.rmtree(result.run)
+    again = pretrain(settings)
+    assert again.completed and CheckpointFolder(again.run / "checkpoints").steps() == [12]
+    assert json.loads((again.run / "decided.json").read_text()) == json.loads(decided)
+    assert [row["step"] for row in read_metrics(again.run / "metrics.jsonl")] == [12]
+
+
+def test_a_storage_that_fails_ends_the_run_in_one_sentence(tiny_corpus: Path, tmp_path: Path) -> None:
+    """It turns into a file while the run is on: the upload fails in the thread, and all ranks end."""
+    storage = tmp_path / "disk"
+    checkpoints = Checkpoints(every=4, keep_last=9, storage=str(storage))
+    settings = run_settings(
+        tiny_corpus, tmp_path, "lost disk", checkpoints=checkpoints, track=replace(QUIET, mixing_every=1),
+        train=replace(TRAINING, steps=300),
+    )  # fmt: skip
+
+    def harm() -> None:
+        while not (storage / "lost disk" / "step_00000004" / "manifest.json").exists():
+            time.sleep(0.005)
+        storage.rename(tmp_path / "aside")
+        storage.write_text("in the way")
+
+    thread = threading.Thread(target=harm, daemon=True)
+    thread.start()
+    with pytest.raises(CodexRayError, match=r"disk/lost disk cannot be (written|read)") as caught:
+        pretrain(settings)
+    assert "\n" not in str(caught.value)
+    newest = CheckpointFolder(tmp_path / "lost disk" / "checkpoints").steps()[-1]
+    assert 4 <= newest < 300
+    (storage).unlink()
+    (tmp_path / "aside").rename(storage)
+    ended = pretrain(replace(settings, train=replace(TRAINING, steps=newest + 2)))
+    assert ended.completed and f"resumed from step {newest}" in notes_of(ended.run, 2)
