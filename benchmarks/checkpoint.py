@@ -23,7 +23,7 @@ from codex_ray.track.metrics import read_metrics
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.driver import PretrainResult, pretrain
 
-STEPS, EVERY, TURNS = 20, 4, 2
+STEPS, EVERY, TURNS = 20, 4, 1
 WAYS = {
     "synchronous": Checkpoints(EVERY, asynchronous=False),
     "asynchronous": Checkpoints(EVERY),

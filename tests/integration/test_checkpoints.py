@@ -108,27 +108,36 @@ def killer_in_a_save(run: Path, rank: int, step: int) -> Iterator[list[bool]]:
         thread.join()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (3, "bfloat16")])
 def test_a_kill_while_a_checkpoint_is_written_ends_alike(
-    stage: int, dtype: str, rank: int, tiny_corpus: Path, tmp_path: Path
+    stage: int, dtype: str, tiny_corpus: Path, tmp_path: Path
 ) -> None:
+    """Beside one that saves in the loop: of each rank, its share begun and not yet whole."""
     changes = {"deepspeed": DeepSpeed(stage=stage), "compute": Device(device="cpu", dtype=dtype)}
     whole = pretrain(
         wide(tiny_corpus, tmp_path, "whole", checkpoints=Checkpoints(every=4, asynchronous=False), **changes)
     ).run
-    with killer_in_a_save(tmp_path / "killed", rank, step=8) as complete:
-        result = pretrain(wide(tiny_corpus, tmp_path, "killed", **changes))
-    assert complete == [False] and result.completed
-    assert "resumed from step 4" in notes_of(result.run, 1)
-    assert_same_end(result.run, whole)
-    assert not list((result.run / "checkpoints").glob(".*"))
+    for rank in (0, 1):
+        name = f"killed_{rank}"
+        with killer_in_a_save(tmp_path / name, rank, step=8) as complete:
+            result = pretrain(wide(tiny_corpus, tmp_path, name, **changes))
+        assert complete == [False] and result.completed
+        assert "resumed from step 4" in notes_of(result.run, 1)
+        assert_same_end(result.run, whole)
+        assert not list((result.run / "checkpoints").glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbs."""
+    return pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "whole")).run
 
 
 @pytest.mark.parametrize("workers", [2, 1])
-def test_compressed_checkpoints_continue_alike(workers: int, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_compressed_checkpoints_continue_alike(
+    workers: int, whole: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
     """Written with and without compression in turn, and by another number of workers."""
-    whole = pretrain(run_settings(tiny_corpus, tmp_path, "whole")).run
     settings = run_settings(tiny_corpus, tmp_path, "packed")
     for stop_after, compression in ((3, "zstd"), (6, "none"), (9, "zstd"), (None, "zstd")):
         result = pretrain(
@@ -151,8 +160,9 @@ def test_compressed_checkpoints_continue_alike(workers: int, tiny_corpus: Path, 
 
 
 @pytest.mark.parametrize("kind", ["s3", "folder"])
-def test_a_run_goes_on_from_its_storage(kind: str, bucket: str, tiny_corpus: Path, tmp_path: Path) -> None:
-    whole = pretrain(run_settings(tiny_corpus, tmp_path, "whole")).run
+def test_a_run_goes_on_from_its_storage(
+    kind: str, bucket: str, whole: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
     storage = bucket if kind == "s3" else str(tmp_path / "other disk")
     checkpoints = Checkpoints(every=2, keep_last=1, keep_best=0, keep_every=4, storage=storage)
     settings = run_settings(tiny_corpus, tmp_path, f"kept in {kind}", checkpoints=checkpoints)
@@ -199,7 +209,7 @@ def test_a_storage_that_fails_ends_the_run_in_one_sentence(tiny_corpus: Path, tm
     assert "\n" not in str(caught.value)
     newest = CheckpointFolder(tmp_path / "lost disk" / "checkpoints").steps()[-1]
     assert 4 <= newest < 300
-    (storage).unlink()
+    storage.unlink()
     (tmp_path / "aside").rename(storage)
     ended = pretrain(replace(settings, train=replace(TRAINING, steps=newest + 2)))
     assert ended.completed and f"resumed from step {newest}" in notes_of(ended.run, 2)
