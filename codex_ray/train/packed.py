@@ -33,22 +33,26 @@ def write_packed(contents: Any, path: Path, compression: str) -> str:
 def unpack(folder: Path, target: Path, names: Sequence[str], compression: str) -> None:
     """Write the files ``names`` of a checkpoint's folder into ``target`` as they were before compression.
 
+    With ``none`` they are copied.
+
     Raises:
         CodexRayError: the disk is full or the folder cannot be written.
     """
-    import pyarrow as pa
-
     for name in names:
         try:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            with (
-                pa.OSFile(str(folder / name)) as file,
-                pa.CompressedInputStream(file, compression) as packed,
-                (target / name).open("wb") as plain,
-            ):
-                shutil.copyfileobj(packed, plain, 2**20)
+            with _plain(folder / name, compression) as source, (target / name).open("wb") as plain:
+                shutil.copyfileobj(source, plain, 2**20)
         except OSError as error:
             raise unwritable(target / name, error) from error
+
+
+def _plain(path: Path, compression: str) -> Any:
+    if compression == "none":
+        return path.open("rb")
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.OSFile(str(path)), compression)
 
 
 class _Hashed:

@@ -229,10 +229,12 @@ class Saver:
 
     def _commit(self, save: _Save, shares: Shares) -> None:
         hashes = {name: value for share in shares.hear("written") for name, value in share.items()}
-        for path in sorted(save.files.rglob("*")):  # what DeepSpeed has written on its own
+        plain = []  # what DeepSpeed has written on its own
+        for path in sorted(save.files.rglob("*")):
             name = str(path.relative_to(save.files))
             if path.is_file() and name not in hashes:
                 hashes[name] = save.hashes[name] = sha256_of(path)
+                plain.append(name)
         manifest = {
             "step": save.step,
             "world_size": self._world,
@@ -243,6 +245,7 @@ class Saver:
             "figures": save.figures,
             **self._facts(),
             "files": hashes,
+            "plain": plain,
         }
         self._folder.commit(save.files, manifest)
         self._folder.prune(self._settings)

@@ -43,8 +43,11 @@ def _plain(found: Found) -> Iterator[Path]:
         return
     staging = found.folder.with_name(f".{found.folder.name}.unpacked.partial")
     rank, world = dist.get_rank(), dist.get_world_size()
-    names = sorted(found.manifest["files"])
-    unpack(found.folder, staging / found.folder.name, names[rank::world], found.compression)
+    names = sorted(found.manifest["files"])[rank::world]
+    plain = [name for name in names if name in found.manifest["plain"]]
+    unpack(found.folder, staging / found.folder.name, plain, "none")
+    packed = [name for name in names if name not in plain]
+    unpack(found.folder, staging / found.folder.name, packed, found.compression)
     dist.barrier()
     yield staging / found.folder.name
     dist.barrier()

@@ -50,6 +50,8 @@ class Numbers:
 
     def save(self, folder: Path, state: dict[str, Any], write: Any) -> None:
         path = folder / f"part_{self.rank}.pt"
+        if self.rank == 0:
+            (folder / "script.py").write_text("never compressed")
         if self.disk_is_full:
             path.symlink_to("/dev/full")
         write({"weights": self.weights, "slow": Slow(self.seconds), "state": state}, path)
@@ -101,7 +103,10 @@ def beside_the_loop(rank: int, folder: Path) -> None:
     assert checkpoints.steps() == [2, 3] and not list(checkpoints.folder.glob(".*"))
     found = Found.read(checkpoints.path(3))
     assert damage(found.folder) is None and found.manifest["figures"] == {"loss": 1 / 3, "bad": None}
-    assert sorted(found.manifest["files"]) == ["part_0.pt", "part_1.pt", "random_0.pt", "random_1.pt"]
+    assert sorted(found.manifest["files"]) == [
+        *("part_0.pt", "part_1.pt", "random_0.pt", "random_1.pt"),
+        "script.py",
+    ]
     assert found.manifest["commit"] == "c0ffee" and 0.2 < found.manifest["write_seconds"] < 20
     for step in (2, 3):
         part = torch.load(checkpoints.path(step) / f"part_{rank}.pt", weights_only=False)
@@ -117,6 +122,7 @@ def in_the_loop(rank: int, folder: Path) -> None:
     saver.save(engine, State(step=1), {})  # type: ignore[arg-type]
     found = Found.read(checkpoints.path(1))
     assert found.manifest["asynchronous"] is False and found.compression == "zstd"
+    assert found.manifest["plain"] == ["script.py"]
     engine.disk_is_full = rank == 1
     with pytest.raises(CodexRayError, match="the disk is full while writing"):
         saver.save(engine, State(step=2), {})  # type: ignore[arg-type]
