@@ -152,17 +152,16 @@ class Arms:
 
     def put_on(self) -> None:
         """Stand around the calls at which something may happen."""
-        import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
         from transformers import PreTrainedModel
 
-        from codex_ray.train import worker
+        from codex_ray.train import saver, worker
         from codex_ray.train.engine import Engine
         from codex_ray.train.source import CorpusSource
 
         train, following = worker.train, CorpusSource.next
         forward, backward, weights = Engine.forward, Engine.backward, Engine.full_weights
-        save_pretrained, rename, save = PreTrainedModel.save_pretrained, Path.rename, torch.save
+        save_pretrained, rename, save = PreTrainedModel.save_pretrained, Path.rename, saver.write_packed
 
         def keep_state(parts: Any, state: Any) -> bool:
             self._state = state
@@ -202,21 +201,21 @@ class Arms:
                 self.at("after rename", int(step[1]))
             return done
 
-        def write(value: Any, file: Any, *args: Any, **options: Any) -> None:
-            step = re.search(r"step_(\d+).*optim_states", str(file))
+        def write(contents: Any, path: Path, compression: str) -> str:
+            step = re.search(r"step_(\d+).*optim_states", str(path))
             if step and self._wants("write", int(step[1])):
-                save(value, file, *args, **options)
-                with Path(file).open("r+b") as half:
-                    half.truncate(Path(file).stat().st_size // 2)
+                save(contents, path, compression)
+                with path.open("r+b") as half:
+                    half.truncate(path.stat().st_size // 2)
                 self.at("write", int(step[1]))
-            save(value, file, *args, **options)
+            return save(contents, path, compression)
 
         worker.train = keep_state
         CorpusSource.next = next_batch
         Engine.forward, Engine.backward, Engine.full_weights = pass_forward, pass_backward, gather
         PreTrainedModel.save_pretrained = write_model
         Path.rename = give_name
-        torch.save = write
+        saver.write_packed = write
         register_optimizer_step_post_hook(lambda *_: self._during("update"))
 
     def _during(self, event: str) -> str | None:

@@ -62,7 +62,8 @@ class Saver:
         folder: where checkpoints are kept.
         store: where they are copied to as well, or None.
         settings: of checkpoints.
-        facts: returns what the manifest says beside the files; called on rank 0.
+        facts: returns what the manifest says beside the files; called on rank 0 before a checkpoint is given
+            its name, which an error prevents.
         device: where the loop's reductions are done.
     """
 

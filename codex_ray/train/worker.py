@@ -168,7 +168,7 @@ class Worker:
             self.checkpoints,
             self.store,
             self.settings.checkpoints,
-            lambda: facts(self.run, self.settings, self.decided),
+            self._facts,
             self.device,
         )
         try:
@@ -405,6 +405,20 @@ class Worker:
                 )
         return found
 
+    def _facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of this run, which must still be this start's.
+
+        Raises:
+            CodexRayError: the run goes on in another start.
+        """
+        self.refuse_superseded()
+        return facts(self.run, self.settings, self.decided)
+
+    def refuse_superseded(self) -> None:
+        """End where the run goes on in another start, as after the driver was killed."""
+        if self.run.superseded():
+            raise CodexRayError("the run has been started again, so this start of it ends")
+
     def _decide(self, found: Found | None) -> dict[str, Any]:
         """Settle what depends on the machine or the clock, once per run; a resumed run keeps it."""
         path = self.run.path / "decided.json"
@@ -491,8 +505,8 @@ class Recorder:
         Raises:
             CodexRayError: the run goes on in another start, as after the driver was killed.
         """
-        if self._leads and self._worker.run.superseded():
-            raise CodexRayError("the run has been started again, so this start of it ends")
+        if self._leads:
+            self._worker.refuse_superseded()
         return self._leads and self._worker.run.stop.exists()
 
     def leaving(self) -> bool:

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +17,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from codex_ray.config.common import Device
-from codex_ray.config.model import Model, Residual
-from codex_ray.config.train import Checkpoints, DeepSpeed, Optimizer, Pretrain, Training
+from codex_ray.config.train import Checkpoints, DeepSpeed, Training
 from codex_ray.errors import CodexRayError
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.driver import pretrain
 from codex_ray.train.messages import MessageReader
+from tests.faults import Fault, armed, fail_at
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
@@ -68,63 +67,31 @@ def notes_of(run: Path, attempt: int) -> list[str]:
     return [item["text"] for item in messages if item["kind"] == "note"]
 
 
-def wide(corpus: Path, runs: Path, name: str, **changes: object) -> Pretrain:
-    """A run whose checkpoints take long enough to write that a kill can fall in between."""
-    model = Model(
-        hidden_size=256, intermediate_size=1024, layers=4, heads=4, key_value_heads=2, head_size=64,
-        residual=Residual(kind="plain", streams=1),
-    )  # fmt: skip
-    optimizer = Optimizer(kind="adamw", learning_rate=1e-3)
-    return run_settings(corpus, runs, name, model=model, optimizer=optimizer, **changes)
-
-
-@contextmanager
-def killer_in_a_save(run: Path, rank: int, step: int) -> Iterator[list[bool]]:
-    """Kill ``rank`` when its share of the checkpoint of ``step`` is begun and not yet whole.
-
-    Gives whether the checkpoint was complete then.
-    """
-    seen: list[bool] = []
-    done = threading.Event()
-    folder = CheckpointFolder(run / "checkpoints")
-
-    def watch() -> None:
-        reader, pids = MessageReader(run / "attempts" / "1"), {}
-        while not done.is_set() and not seen:
-            pids |= {item["rank"]: item["pid"] for item in reader.new() if item["kind"] == "worker"}
-            begun = list(folder.folder.glob(f".step_{step:08d}.*.partial/files/engine/*_rank_{rank}_*"))
-            if begun and rank in pids:
-                os.kill(pids[rank], signal.SIGKILL)
-                said = list(folder.folder.glob(f".step_{step:08d}.*.partial/written_{rank}.json"))
-                seen.append(bool(said) or folder.path(step).exists())
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
 @pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (3, "bfloat16")])
-def test_a_kill_while_a_checkpoint_is_written_ends_alike(
-    stage: int, dtype: str, tiny_corpus: Path, tmp_path: Path
+def test_a_kill_while_training_goes_on_and_a_checkpoint_is_written(
+    stage: int, dtype: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside one that saves in the loop: of each rank, its share begun and not yet whole."""
+    """Half of a rank's state of step 8 is written when step 11 is done, and then it dies."""
     changes = {"deepspeed": DeepSpeed(stage=stage), "compute": Device(device="cpu", dtype=dtype)}
-    whole = pretrain(
-        wide(tiny_corpus, tmp_path, "whole", checkpoints=Checkpoints(every=4, asynchronous=False), **changes)
-    ).run
-    for rank in (0, 1):
-        name = f"killed_{rank}"
-        with killer_in_a_save(tmp_path / name, rank, step=8) as complete:
-            result = pretrain(wide(tiny_corpus, tmp_path, name, **changes))
-        assert complete == [False] and result.completed
-        assert "resumed from step 4" in notes_of(result.run, 1)
-        assert_same_end(result.run, whole)
-        assert not list((result.run / "checkpoints").glob(".*"))
+    in_the_loop = Checkpoints(every=4, asynchronous=False)
+    whole = pretrain(run_settings(tiny_corpus, tmp_path, "whole", checkpoints=in_the_loop, **changes)).run
+    table = fail_at(tmp_path / "table", Fault(1, 8, "write", "wait"))
+    run = tmp_path / "killed"
+
+    def kill() -> None:
+        pid = table.wait_for(0)
+        while int(read_metrics(run / "metrics.jsonl")[-1]["step"] or 0) < 11:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    monkeypatch.setattr("codex_ray.train.worker.train_worker", armed(table))
+    result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", **changes))
+    assert table.struck() == [0] and result.completed
+    assert "resumed from step 4" in notes_of(run, 1)
+    assert_same_end(run, whole)
+    assert not list((run / "checkpoints").glob(".*"))
 
 
 @pytest.fixture(scope="module")
