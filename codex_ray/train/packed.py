@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,17 @@ def write_packed(contents: Any, path: Path, compression: str) -> str:
         The SHA-256 of the file.
 
     Raises:
-        OSError: as the file system says.
+        OSError: as the file system says; what is written of the file is taken away.
     """
-    with path.open("wb", buffering=0) as file:
-        hashed = _Hashed(file)
-        with _compressed(hashed, compression) as stream:
-            torch.save(contents, stream)
+    try:
+        with path.open("wb", buffering=0) as file:
+            hashed = _Hashed(file)
+            with _compressed(hashed, compression) as stream:
+                torch.save(contents, stream)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
     return hashed.digest()
 
 

@@ -11,6 +11,7 @@ At most one save is in flight: the next one, going back, the export and the end 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -117,12 +118,11 @@ class Saver:
         try:
             engine.save(save.files, asdict(state), take)
         except OSError as error:  # of a small file that DeepSpeed writes on its own
+            self._folder.discard(self._token)
             raise unwritable(staging, error) from error
         take(random_state(), save.files / f"random_{self._rank}.pt")
         self._copies.settle()
-        self._thread = threading.Thread(
-            target=self._noting_errors, args=(staging, lambda: self._finish(save)), name="saver", daemon=True
-        )
+        self._thread = threading.Thread(target=self._beside, args=(save,), name="saver", daemon=True)
         self._thread.start()
         if not self._settings.asynchronous:
             self.wait()
@@ -155,6 +155,8 @@ class Saver:
         if self._thread is not None and (error is None or isinstance(error, CodexRayError)):
             self._thread.join(self._settings.timeout_seconds)
         self._given_up.set()
+        if self.failed:
+            self._folder.discard(self._token)
 
     def _tally(self) -> bool:
         """Vote with all ranks; returns whether any still writes.
@@ -210,16 +212,24 @@ class Saver:
         digest = write_packed(contents, path, self._settings.compression)
         save.hashes[str(path.relative_to(save.files))] = digest
 
-    def _finish(self, save: _Save) -> None:
-        """Write, commit and upload: what a save does beside the loop."""
-        if self.failed:  # the others learn of it by the next vote
-            return
+    def _beside(self, save: _Save) -> None:
+        """What a thread does while the loop goes on."""
+        waits = (self._settings.timeout_seconds, self._given_up)
+        shares = Shares(save.staging, self._rank, self._world, *waits)
+        if not self.failed:
+            self._noting_errors(save.staging, lambda: self._finish(save, shares))
+        if self.failed:
+            # The loop's vote tells the others; but it may have ended, and they should not wait for us then.
+            with contextlib.suppress(OSError):
+                shares.say("failed")
+
+    def _finish(self, save: _Save, shares: Shares) -> None:
+        """Write, commit and upload."""
         for contents, path in save.pending:
             self._write(save, contents(), path)
             if self._given_up.is_set():
                 raise GivenUp
         save.pending.clear()
-        shares = Shares(save.staging, self._rank, self._world, self._settings.timeout_seconds, self._given_up)
         shares.say("written", save.hashes)
         if self._rank == 0:
             self._commit(save, shares)

@@ -47,12 +47,13 @@ class Shares:
 
         Raises:
             CodexRayError: naming the ranks that have not, after the longest wait.
-            GivenUp: somebody gave the save up meanwhile.
+            GivenUp: somebody gave the save up meanwhile, ``failed``, or took the folder away.
         """
         deadline = time.monotonic() + self._seconds
         paths = {rank: self._folder / f"{word}_{rank}.json" for rank in ranks or range(self._world)}
         while missing := [rank for rank, path in paths.items() if not path.exists()]:
-            if self._given_up.wait(LOOK_SECONDS):
+            gone = not self._folder.exists() or any(self._folder.glob("failed_*.json"))
+            if self._given_up.wait(LOOK_SECONDS) or gone:
                 raise GivenUp
             if time.monotonic() > deadline:
                 raise CodexRayError(

@@ -141,6 +141,11 @@ def test_what_is_possible_passes(words):
         ("pretrain", ["train.spike_factor=0.9"], "give more than 1, such as 3"),
         (
             "pretrain",
+            ["checkpoints.storage=http://host/x"],
+            "is no place for checkpoints; give a folder, s3://",
+        ),
+        (
+            "pretrain",
             ["train.on_nonfinite=rollback", "compute.dtype=float16", "compute.device=cuda", "cluster=gpu"],
             "scale overflows now and then",
         ),

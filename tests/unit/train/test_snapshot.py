@@ -82,9 +82,11 @@ def test_files_are_hashed_as_they_are_on_disk_and_come_back(compression: str, tm
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_a_disk_that_is_full_is_told_as_the_system_says_it(compression: str) -> None:
+def test_a_disk_that_is_full_is_told_as_the_system_says_it(compression: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        write_packed(contents(), Path("/dev/full"), compression)
+        write_packed(contents(), tmp_path / "a.pt", compression)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unpacking_onto_a_full_disk_is_one_sentence(tmp_path: Path) -> None:

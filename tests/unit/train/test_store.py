@@ -145,6 +145,10 @@ def test_ranks_hear_of_each_other_or_say_who_is_missing(tmp_path: Path) -> None:
     late.start()
     assert ranks[0].hear("written") == [{"a": "0"}, {"b": "1"}, {"c": "2"}]
     late.join()
+    ranks[1].say("failed")
+    with pytest.raises(GivenUp):
+        ranks[2].hear("uploaded")
+    (tmp_path / "failed_1.json").unlink()
     given_up.set()
     with pytest.raises(GivenUp):
         ranks[0].hear("uploaded")
