@@ -72,6 +72,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(stream, pickle.HIGHEST_PROTOCOL)
         self._copy, self._storages = copy, storages
         self._places: dict[int, int] = {}
+        self._sources: list[UntypedStorage] = []  # held, so that no address stands for two of them
 
     def persistent_id(self, thing: Any) -> tuple[int, torch.dtype] | None:
         if not isinstance(thing, TypedStorage):
@@ -79,6 +80,7 @@ class _Pickler(pickle.Pickler):
         storage = thing._untyped_storage
         if storage._cdata not in self._places:
             self._places[storage._cdata] = len(self._storages)
+            self._sources.append(storage)
             self._storages.append(self._copy(storage))
         return self._places[storage._cdata], thing.dtype
 
