@@ -397,8 +397,7 @@ def _samples(settings: Pretrain, prefix: str) -> None:
 
 
 def _alerts(alerts: Alerts, prefix: str) -> None:
-    parts = urlsplit(alerts.url or "")
-    if alerts.url not in (None, MASK) and (parts.scheme not in ("http", "https") or not parts.hostname):
+    if alerts.url not in (None, MASK) and not _is_address(alerts.url or ""):
         raise ConfigError(
             f"{prefix}url must be an address that begins with https:// or http:// and a host; give the "
             "webhook's whole address"
@@ -408,6 +407,14 @@ def _alerts(alerts: Alerts, prefix: str) -> None:
             f"{prefix}spike_factor={alerts.spike_factor:g} calls ordinary losses spikes; give more than 1, "
             "such as 3"
         )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as of half a bracket
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 _RULES: dict[type[Any], Callable[[Any, str], None]] = {

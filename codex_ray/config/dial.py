@@ -67,6 +67,7 @@ def derived(depth: int, tokens_per_parameter: float, given: Mapping[str, Any]) -
     steps = max(1, math.ceil(tokens / batch))
     if not any(f"train.{name}" in given for name in ("steps", "epochs", "seconds")):
         rule("train.steps", steps)
+    steps = given.get("train.steps", steps)
     rule("schedule.warmup_steps", max(1, min(WARMUP_STEPS, round(WARMUP_SHARE * steps))))
     rule("optimizer.learning_rate", learning_rate(parameters, tokens))
     rule("optimizer.matrix_learning_rate", MUON_RATE)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from codex_ray.config import saved
+from codex_ray.config.common import Cluster
 from codex_ray.config.runs import AttachRun
+from codex_ray.errors import ConfigError
 from codex_ray.runs.state import RUNNING, find_run, last_attempt, locked, outcome, states, total_steps
 from codex_ray.track.metrics import MetricsFollower
 from codex_ray.track.progress import Progress
@@ -44,6 +48,7 @@ def _follow(run: Path, shown: Progress) -> str:
     """Show what comes until the run has ended; returns how."""
     display, metrics = Display(shown), MetricsFollower(run / "metrics.jsonl")
     attempt, messages, heard = None, None, time.monotonic()
+    seen = locked(run)  # where its driver's lock can be seen, it tells of the driver's end
     while True:
         newest = last_attempt(run)
         if newest is not None and newest != attempt:
@@ -59,9 +64,23 @@ def _follow(run: Path, shown: Progress) -> str:
             heard = time.monotonic()
         if ended is not None and attempt == last_attempt(run):
             return str(ended["status"])
-        if time.monotonic() - heard > QUIET_SECONDS and not locked(run):
+        if time.monotonic() - heard > QUIET_SECONDS and not locked(run) and (seen or _long_quiet(run)):
             state = states([run])[run]
             if state != RUNNING:
                 return state
             heard = time.monotonic()
         time.sleep(POLL_SECONDS)
+
+
+def _long_quiet(run: Path) -> bool:
+    """Whether nothing was written for longer than the start of a driver on another machine may take."""
+    places = [run, run / "metrics.jsonl", *run.glob("attempts/*"), *run.glob("attempts/*/*")]
+    written = 0.0
+    for place in places:
+        with suppress(OSError):
+            written = max(written, place.stat().st_mtime)
+    try:
+        patience = saved.read(run / "config.yaml")["cluster"]["start_timeout_seconds"]
+    except (ConfigError, KeyError, TypeError):
+        patience = Cluster().start_timeout_seconds
+    return time.time() - written > float(patience)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from codex_ray.config.runs import ListRuns, ShowRun
 from codex_ray.errors import CodexRayError
 from codex_ray.runs.state import (
     RUNNING,
+    UNREADABLE,
     find_run,
     is_run,
     last_attempt,
@@ -49,24 +51,30 @@ def list_verb(settings: ListRuns, progress: Progress | None = None) -> list[dict
             f"there is no run in {folder}; give the folder that holds run folders as runs=FOLDER"
         )
     stand = states(runs)
-    found = []
-    for run in runs:
-        row, total = last_row(run), total_steps(run)
-        found.append(
-            {
-                "run": run.name,
-                "state": stand[run],
-                "step": row.get("step", 0),
-                "total": total,
-                "loss": row.get("loss"),
-                "tokens/s": row.get("tokens_per_second"),
-                "age": time.time() - _touched(run, row),
-            }
-        )
+    found = [_listed(run, stand[run]) for run in runs]
     found.sort(key=lambda one: (one["state"] != RUNNING, one["age"]))
     with Progress("off") if progress is None else progress as shown:
         shown.table(f"runs in {folder}", [_cells(one) for one in found], COLUMNS)
     return found
+
+
+def _listed(run: Path, state: str) -> dict[str, Any]:
+    """Return a run's line of the table; one that cannot be read does not hide the others."""
+    row: Row = {}
+    total = None
+    try:
+        row, total = last_row(run), total_steps(run)
+    except (CodexRayError, OSError):
+        state = UNREADABLE
+    return {
+        "run": run.name,
+        "state": state,
+        "step": row.get("step", 0),
+        "total": total,
+        "loss": row.get("loss"),
+        "tokens/s": row.get("tokens_per_second"),
+        "age": time.time() - _touched(run, row),
+    }
 
 
 def show_verb(settings: ShowRun, progress: Progress | None = None) -> None:
@@ -131,8 +139,9 @@ def _touched(run: Path, row: Row) -> float:
     at = row.get("time")
     if isinstance(at, int | float):
         return float(at)
-    attempt = last_attempt(run)
-    return (attempt or run).stat().st_mtime
+    with suppress(OSError):
+        return (last_attempt(run) or run).stat().st_mtime
+    return run.stat().st_mtime
 
 
 def _of(step: Any, total: int | None) -> str:

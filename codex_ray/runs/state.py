@@ -16,6 +16,7 @@ from codex_ray.files import read_json
 from codex_ray.track.metrics import Row
 
 RUNNING, COMPLETED, STOPPED, FAILED = "running", "completed", "stopped", "failed"
+UNREADABLE = "unreadable"
 PULSE_SECONDS = 2.5  # in which every pulse of a running run changes
 TAIL_BYTES = 1 << 16
 
@@ -28,6 +29,8 @@ def find_run(name: str, runs: str) -> Path:
     """
     for folder in (Path(name).expanduser(), Path(runs).expanduser() / name):
         if is_run(folder):
+            if not _may_read(folder):
+                raise CodexRayError(f"you may not read run {folder}; ask its owner, or give another")
             return folder.absolute()
     hint = nearest(name, [folder.name for folder in run_folders(Path(runs).expanduser())])
     raise CodexRayError(
@@ -36,8 +39,11 @@ def find_run(name: str, runs: str) -> Path:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is one that a run made."""
-    return (folder / "attempts").is_dir()
+    """Whether a folder is one that a run made, or one that this user may not look into."""
+    try:
+        return (folder / "attempts").is_dir()
+    except PermissionError:
+        return True
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -52,7 +58,7 @@ def last_attempt(run: Path) -> Path | None:
 
 
 def states(runs: Iterable[Path]) -> dict[Path, str]:
-    """Say of each run whether it is running, completed, stopped or failed.
+    """Say of each run whether it is running, completed, stopped or failed, or cannot be read.
 
     A run whose driver holds its folder is running. The lock of a driver on another machine may not be seen
     here: where the newest start has not written how it ended, the pulses of its workers are looked at twice.
@@ -62,8 +68,14 @@ def states(runs: Iterable[Path]) -> dict[Path, str]:
     unknown: dict[Path, dict[str, Any]] = {}
     for run in runs:
         attempt = last_attempt(run)
-        ended = outcome(attempt) if attempt else None
-        if locked(run):
+        try:
+            ended = outcome(attempt) if attempt else None
+        except (CodexRayError, OSError):
+            found[run] = UNREADABLE
+            continue
+        if not _may_read(run):
+            found[run] = UNREADABLE
+        elif locked(run):
             found[run] = RUNNING
         elif ended is not None:
             found[run] = ended["status"]
@@ -78,9 +90,18 @@ def states(runs: Iterable[Path]) -> dict[Path, str]:
 
 
 def outcome(attempt: Path) -> dict[str, Any] | None:
-    """Return how a start ended: ``status`` and ``time``; None where it has not, or was killed."""
+    """Return how a start ended: ``status`` and ``time``; None where it has not, or was killed.
+
+    Raises:
+        CodexRayError: the file is damaged.
+    """
     path = attempt / "outcome.json"
-    return read_json(path, "how the run ended") if path.exists() else None
+    if not path.exists():
+        return None
+    ended = read_json(path, "how the run ended")
+    if not isinstance(ended, dict) or not isinstance(ended.get("status"), str):
+        raise CodexRayError(f"how the run ended {path} is damaged (it has no status); remove it")
+    return ended
 
 
 def locked(run: Path) -> bool:
@@ -91,11 +112,17 @@ def locked(run: Path) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks, where pulses tell
+        return False
     finally:
         os.close(handle)  # the lock goes with it
     return False
+
+
+def _may_read(run: Path) -> bool:
+    return os.access(run / "attempts", os.R_OK | os.X_OK)
 
 
 def last_row(run: Path) -> Row:
@@ -109,21 +136,27 @@ def last_row(run: Path) -> Row:
     for line in reversed(lines):
         with suppress(ValueError):
             row: Row = json.loads(line)
-            return row
+            if isinstance(row, dict):
+                return row
     return {}
 
 
 def total_steps(run: Path) -> int | None:
-    """Return how many steps the run is to have, once that is decided."""
+    """Return how many steps the run is to have, once that is decided.
+
+    Raises:
+        CodexRayError: the file is damaged.
+    """
     path = run / "decided.json"
-    total = read_json(path, "run decisions").get("total_steps") if path.exists() else None
+    decided = read_json(path, "run decisions") if path.exists() else None
+    total = decided.get("total_steps") if isinstance(decided, dict) else None
     return total if isinstance(total, int) else None
 
 
 def _pulses(attempt: Path | None) -> dict[str, Any]:
     found = {}
     for path in attempt.glob("pulse_*.json") if attempt else ():
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             pulse = json.loads(path.read_text(encoding="utf-8"))
             found[path.name] = (pulse["key"], pulse["beats"])
     return found

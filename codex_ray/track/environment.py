@@ -32,6 +32,9 @@ COMMAND_SECONDS = 10.0
 
 _SECRET = re.compile(r"(keys?|token|secret|password|passwd|credentials?|auth|alerts[._]url)$", re.IGNORECASE)
 
+# A mapping that holds the address of alerts: given for track.alerts, for track, or for what holds track.
+_ALERTS = re.compile(r"([.+~]|^)(track(\.alerts)?=|[\w.+~]*=.*\btrack\b.*\balerts\b).*\burl\b", re.DOTALL)
+
 
 def write_environment(
     folder: Path,
@@ -91,7 +94,7 @@ def git_commit() -> dict[str, Any] | None:
 def masked(text: str) -> str:
     """Mask user, password and query values of a URI within ``text``, and the value of a secret setting."""
     setting = re.match(r"([\w.+~]+)=", text)
-    if setting and _SECRET.search(setting[1]):
+    if setting and (_SECRET.search(setting[1]) or _ALERTS.search(text)):
         return f"{setting[1]}=***"
     text = re.sub(r"(://)[^/\s]*@", r"\1***@", text)
     return re.sub(r"([?&][^=&\s]+=)[^&\s]*", r"\1***", text) if "://" in text else text

@@ -100,11 +100,17 @@ def _json(path: Path, what: str) -> Any:
     return read_json(path, what) if path.exists() else None
 
 
+def _lines(path: Path) -> list[str]:
+    """Return a file's lines, which only newlines end; a character that was torn is replaced."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return list(stream)
+
+
 def _errors(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in _lines(path) if line.strip()]
     except ValueError as error:
         raise CodexRayError(f"{path} is damaged ({error}); move it away to write the report") from error
 
@@ -167,11 +173,11 @@ def _step_of(sample: Mapping[str, Any]) -> str:
 def _samples_on_the_way(path: Path) -> list[dict[str, Any]]:
     """Choose some steps of those that have samples, from first to last; of steps done again, the newest."""
     by_step: dict[int, dict[str, dict[str, Any]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in _lines(path) if path.exists() else ():
         try:
             sample = json.loads(line)
             by_step.setdefault(sample["step"], {})[sample["prompt"]] = sample
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue  # torn when a worker was killed
     steps = sorted(by_step)
     parts = range(STEPS_SAMPLED) if steps else ()

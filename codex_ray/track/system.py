@@ -5,10 +5,12 @@ One worker of each node samples it, to ``system_NODE.jsonl`` in the attempt's fo
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,10 @@ class SystemSampler:
     def _run(self) -> None:
         import psutil
 
-        psutil.cpu_percent()  # the first call only starts the measurement
-        before = _counters()
-        self._stop.wait(min(0.2, self._interval))
         try:
+            psutil.cpu_percent()  # the first call only starts the measurement
+            before = _counters()
+            self._stop.wait(min(0.2, self._interval))
             with self._path.open("a", encoding="utf-8", buffering=1) as stream:
                 while True:
                     last = self._stop.is_set()
@@ -63,7 +65,7 @@ class SystemSampler:
                     if last:
                         return
                     self._stop.wait(self._interval)
-        except (OSError, psutil.Error, CodexRayError) as error:
+        except (OSError, psutil.Error, RuntimeError, CodexRayError) as error:  # psutil: not implemented here
             _LOG.warning("the machine's load is no longer sampled to %s (%s)", self._path, error)
 
 
@@ -90,15 +92,23 @@ def sample(folder: Path) -> dict[str, Any]:
 
 def newest_samples(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the newest whole sample of each node in an attempt's folder, by node."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in folder.glob("system_*.jsonl"):
-        with path.open("rb") as stream:
+        with suppress(OSError), path.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - 2 * LINE_BYTES))
             lines = stream.read().split(b"\n")[:-1]
-        if lines:
-            found[path.stem.removeprefix("system_")] = json.loads(lines[-1])
+            samples = (one for one in map(_parsed, reversed(lines)) if "time" in one)
+            found |= {path.stem.removeprefix("system_"): one for one in itertools.islice(samples, 1)}
     return found
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Return what a line holds; nothing where it was torn."""
+    with suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _counters() -> dict[str, float]:

@@ -68,12 +68,17 @@ class WandbRun(Tracker):
                     init_timeout=START_SECONDS,
                 ),
             )  # fmt: skip
+            self._run.define_metric("*", step_metric="step")
+            self._state["lines"] = max(self._state.get("lines", 0), self._run.step)
 
         self._launch(begin)
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        # W&B's own step may only rise, and validations and nodes' loads come out of order: it counts lines.
         for row in rows:
-            self._run.log(dict(numbers(row)), step=row["step"])
+            self._run.log({"step": row["step"], **dict(numbers(row))}, step=self._state["lines"])
+            self._state["lines"] += 1
+        write_json(self._state_path, self._state)
 
     def _finish(self, status: Status) -> None:
         self._run.finish(exit_code=0 if status == "FINISHED" else 1)

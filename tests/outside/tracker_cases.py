@@ -47,13 +47,14 @@ def test_an_offline_run_of_two_starts_is_one_run(tmp_path: Path, caplog: pytest.
     for first, last in ((1, 5), (1, 9)):  # a resumed run is given all rows again
         run = WandbRun(tmp_path, mode="offline", project="mine")
         run.start("first", parameters={"optimizer": {"kind": "muon"}}, life_id="life", commit="abc")
-        run.log_rows(rows(first, last))
         run.log_system([{"step": last, "system/node/cpu_percent": 12.5, "time": 1e9}])
+        run.log_rows(rows(first, last))  # older than the sample of the node's load
+        run.log_system([{"step": last - 2, "validation_loss": 2.5, "time": 1e9}])  # measured beside training
         run.end("FINISHED")
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2
     history: dict[int, dict[str, float]] = {}
-    ids = set()
+    ids, lines = set(), set()
     for record in (record for path in files for record in records(path)):
         if record.WhichOneof("record_type") == "run":
             ids.add(record.run.run_id)
@@ -62,11 +63,13 @@ def test_an_offline_run_of_two_starts_is_one_run(tmp_path: Path, caplog: pytest.
             assert config["optimizer.kind"] == "muon" and config["git_commit"] == "abc"
         if record.WhichOneof("record_type") == "history":
             items = {(i.key or i.nested_key[0]): json.loads(i.value_json) for i in record.history.item}
-            assert items["_step"] not in history and "batch" not in items
-            history[items["_step"]] = items
+            assert items["_step"] not in lines and "batch" not in items
+            lines.add(items["_step"])
+            history.setdefault(items["step"], {}).update(items)
     assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
     assert {step: items["loss"] for step, items in history.items()} == {s: 8.0 / s for s in range(1, 10)}
-    assert history[9]["system/node/cpu_percent"] == 12.5
+    assert [history[step]["system/node/cpu_percent"] for step in (5, 9)] == [12.5, 12.5]
+    assert [history[step]["validation_loss"] for step in (3, 7)] == [2.5, 2.5]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

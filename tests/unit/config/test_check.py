@@ -72,6 +72,7 @@ from codex_ray.errors import ConfigError
         (["validation.asynchronous=true", "validation.patience=3"], "losses come some steps late; leave one"),
         (["track.alerts.url=ftp://host/x"], "track.alerts.url must be an address that begins with https://"),
         (["track.alerts.url=https:///x"], "begins with https:// or http:// and a host"),
+        (["track.alerts.url='http://[x'"], "track.alerts.url must be an address that begins with https://"),
         (["track.alerts.spike_factor=1"], "track.alerts.spike_factor=1 calls ordinary losses spikes"),
         (["track.mlflow.uri=ftp://host"], "is not a tracking store that MLflow knows"),
     ],

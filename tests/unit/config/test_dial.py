@@ -69,6 +69,11 @@ def test_explicit_values_stand_and_later_rules_work_with_them() -> None:
     assert (found.train.epochs, found.train.steps) == (2, None)
 
 
+def test_the_warm_up_is_a_share_of_the_steps_that_are_given() -> None:
+    found = compose("pretrain", ["depth=12", "train.steps=100"])
+    assert (found.train.steps, found.schedule.warmup_steps) == (100, 5)
+
+
 def test_the_dial_lies_over_groups_and_keeps_what_it_does_not_derive() -> None:
     found = compose("pretrain", ["depth=3", "model=plain-small", "optimizer=muon"])
     assert (found.model.hidden_size, found.model.residual.kind) == (192, "plain")

@@ -48,8 +48,10 @@ def test_it_shows_what_comes_and_ends_with_the_run(
 
 def test_a_run_that_was_killed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "QUIET_SECONDS", 0.5)
-    run = write_run(tmp_path, "dead", 5, None)
+    run = write_run(tmp_path, "dead", 5, None, cluster={"start_timeout_seconds": 2.0})
+    began = time.monotonic()  # where it is driven from is not known, so it may be starting elsewhere
     assert attach_verb(AttachRun(run=str(run), progress="off")) == "failed"
+    assert time.monotonic() - began > 1.5
 
 
 def test_ctrl_c_detaches_and_leaves_the_run_alone(tmp_path: Path) -> None:

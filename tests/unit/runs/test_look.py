@@ -65,6 +65,23 @@ def test_each_state_is_told_from_the_folder(tmp_path: Path, capsys: pytest.Captu
         driver.kill()
 
 
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("decided", "ended", "empty", "rows", "good")
+    runs = {name: write_run(tmp_path, name, 5, "completed") for name in names}
+    (runs["decided"] / "decided.json").write_text("{")
+    (runs["ended"] / "attempts" / "1" / "outcome.json").write_text('{"sta')
+    (runs["empty"] / "attempts" / "1" / "outcome.json").write_text("{}")
+    (runs["rows"] / "metrics.jsonl").unlink()
+    (runs["rows"] / "metrics.jsonl").mkdir()
+    pulses = write_run(tmp_path, "pulses", 5, None)
+    (pulses / "attempts" / "1" / "pulse_0.json").write_text("{}")
+    assert main(["runs", "list", str(tmp_path)]) == 0
+    found = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:])
+    assert found == dict.fromkeys(names, "unreadable") | {"good": "completed", "pulses": "failed"}
+
+
 def test_pulses_tell_of_a_run_that_another_machine_drives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

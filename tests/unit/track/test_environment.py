@@ -44,6 +44,22 @@ def test_settings_named_like_tokens_are_not_secret() -> None:
     assert masked("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ('track.alerts={url: "https://hooks.host/T0/s3cret"}', "track.alerts=***"),
+        ("track={alerts: {url: https://hooks.host/T0/s3cret}}", "track=***"),
+        ("pretrain.track.alerts={on: [end], url: https://hooks.host/s3cret}", "pretrain.track.alerts=***"),
+        ("pretrain={track: {alerts: {url: https://hooks.host/s3cret}}}", "pretrain=***"),
+        ("track.alerts.url=https://hooks.host/T0/s3cret", "track.alerts.url=***"),
+        ("track.alerts={spike_factor: 3}", "track.alerts={spike_factor: 3}"),
+        ("track.mlflow={uri: sqlite:///a.db}", "track.mlflow={uri: sqlite:///a.db}"),
+    ],
+)
+def test_an_address_of_alerts_is_masked_in_every_spelling(word: str, kept: str) -> None:
+    assert masked(word) == kept
+
+
 def test_commit_is_this_checkouts() -> None:
     root = Path(codex_ray.__file__).resolve().parents[1]
     head = subprocess.run(

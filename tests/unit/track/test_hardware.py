@@ -105,7 +105,12 @@ def test_the_sampler_writes_lines_and_stops_promptly(tmp_path: Path) -> None:
     with path.open("a") as stream:
         stream.write('{"time": 1')  # a torn last line
     (node,) = newest_samples(tmp_path)
-    assert node == "10.0.0.7" and newest_samples(tmp_path)[node]["time"] > lines[-1]["time"]
+    newest = newest_samples(tmp_path)
+    assert node == "10.0.0.7" and newest[node]["time"] > lines[-1]["time"]
+    with path.open("a") as stream:
+        stream.write('{"time": 12, "cpu_\n')  # another process went on behind it
+    (tmp_path / "system_folder.jsonl").mkdir()  # cannot be read
+    assert newest_samples(tmp_path) == newest
 
 
 def test_a_sampler_without_an_interval_samples_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from codex_ray.errors import CodexRayError
 from codex_ray.track import MetricsWriter, RunFolder, write_environment, write_report
 from codex_ray.track.plots import downsample, smooth
+from codex_ray.track.report import _samples_on_the_way
 from tests.unit.track.pages import Page
 
 
@@ -123,6 +124,14 @@ def test_long_runs_stay_small_and_quick(tmp_path: Path) -> None:
     path = write_report(tmp_path)
     assert time.monotonic() - began < 20
     assert path.stat().st_size < 600_000
+
+
+def test_samples_of_any_text_are_read_past_a_torn_line(tmp_path: Path) -> None:
+    sample = {"step": 5, "prompt": "once", "completion": "one\u2028two\x85three \u00e9"}
+    line = json.dumps(sample, ensure_ascii=False).encode()
+    torn = json.dumps({**sample, "step": 6}, ensure_ascii=False).encode()[:-3]
+    (tmp_path / "samples.jsonl").write_bytes(line + b"\n" + torn)
+    assert _samples_on_the_way(tmp_path / "samples.jsonl") == [sample]
 
 
 def test_damaged_inputs_are_named(tmp_path: Path) -> None:
