@@ -82,10 +82,7 @@ class MetricsWriter:
         """Drop every row after optimizer step ``step``, in all formats; what is kept is unchanged."""
         self._close_files()
         try:
-            with _replacing(self.path) as temporary, temporary.open("wb") as kept:
-                for line, row in _complete_lines(self.path):
-                    if _step(row) <= step:
-                        kept.write(line)
+            drop_after(self.path, step)
             self._open()
             self._write_parquet()
         except OSError as error:
@@ -227,6 +224,23 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
             stream.seek(0, os.SEEK_END)
             clean = {name: _plain(name, value) for name, value in row.items()}
             stream.write(json.dumps(clean, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Drop the rows after optimizer step ``step`` from a file of JSON lines, if it is there.
+
+    Raises:
+        CodexRayError: the file cannot be written, or a line before the last is damaged.
+    """
+    if not path.exists():
+        return
+    try:
+        with _replacing(path) as temporary, temporary.open("wb") as kept:
+            for line, row in _complete_lines(path):
+                if _step(row) <= step:
+                    kept.write(line)
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -27,7 +27,8 @@ class Alarms:
     def __init__(self, settings: common.Alerts, alerts: Alerts) -> None:
         self._settings, self._alerts = settings, alerts
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._gaps: deque[float] = deque(maxlen=WINDOW)
+        self._paces: deque[float] = deque(maxlen=WINDOW)  # seconds per step
+        self._strides: deque[int] = deque(maxlen=WINDOW)  # steps per row
         self._last: tuple[int, float] | None = None  # the last row's step, and when it was seen
         self._stalled = False
         self._quiet_until = 0
@@ -37,19 +38,23 @@ class Alarms:
         now = time.monotonic() if now is None else now
         for row in rows:
             self._judge(row["step"], row["loss"], bool(row["applied"]))
-        if self._last is not None:
-            self._gaps.extend([(now - self._last[1]) / len(rows)] * len(rows))
-        self._last, self._stalled = (rows[-1]["step"], now), False
-        self._alerts.step = rows[-1]["step"]
+        step = rows[-1]["step"]
+        if self._last is not None and step > self._last[0]:  # else the run went back
+            steps = step - self._last[0]
+            self._paces.extend([(now - self._last[1]) / steps] * len(rows))
+            self._strides.extend([math.ceil(steps / len(rows))] * len(rows))
+        self._last, self._stalled = (step, now), False
+        self._alerts.step = step
 
     def look(self, now: float | None = None) -> None:
         """Send an alert where no step has been done for unusually long, once."""
         now = time.monotonic() if now is None else now
-        if self._last is None or self._stalled or not self._gaps:
+        if self._last is None or self._stalled or not self._paces:
             return
         step, seen = self._last
-        usual = statistics.median(self._gaps)
-        if now - seen > max(SHORTEST_STALL_SECONDS, self._settings.stall_factor * usual):
+        usual = statistics.median(self._paces)
+        longest = self._settings.stall_factor * usual * max(self._strides)
+        if now - seen > max(SHORTEST_STALL_SECONDS, longest):
             self._stalled = True
             self._alerts.send(
                 "stall", f"no step was done for {now - seen:.0f} s, and one usually takes {usual:.3g} s", step

@@ -97,7 +97,7 @@ class CheckpointFolder:
         damaged checkpoint.
         """
         for leftover in self.folder.glob(".step_*.partial"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)  # a writer that was cut off may still be there
         for step in reversed(self.steps()):
             folder = self.path(step)
             reason = damage(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codex_ray.config.train import Pretrain
@@ -101,12 +102,10 @@ class Follower:
             "tokens": float(last["tokens"]),
             "tokens_per_second": statistics.median(row["tokens_per_second"] for row in rows),
             "mfu": statistics.median(row["mfu"] for row in rows),
-            "train_seconds": sum(row["step_seconds"] for row in rows),
-            "data_wait_share": sum(row["data_seconds"] for row in rows)
-            / sum(row["step_seconds"] for row in rows),
+            "train_seconds": over_steps(rows, "step_seconds"),
+            "data_wait_share": over_steps(rows, "data_seconds") / over_steps(rows, "step_seconds"),
             "wall_seconds": seconds,
-            "effective_time_ratio": sum(row["step_seconds"] for row in rows if row["step"] > self._first_step)
-            / seconds,
+            "effective_time_ratio": over_steps(rows, "step_seconds", after=self._first_step) / seconds,
             **self._failures.figures(),
         }
         if self._parameters is not None:
@@ -175,3 +174,16 @@ class Follower:
                 for node, sample in samples.items()
             ]
         )
+
+
+def over_steps(rows: Sequence[Mapping[str, Any]], name: str, after: int = 0) -> float:
+    """Add up a figure over the optimizer steps after ``after``.
+
+    Steps without a row of their own, as ``track.every`` leaves them, count as the next row's.
+    """
+    total, before = 0.0, after
+    for row in rows:
+        if row["step"] > before:
+            total += row[name] * (row["step"] - before)
+            before = row["step"]
+    return total

@@ -8,6 +8,8 @@ the user's asks for it on every node; Ray is told what it finds, so that nothing
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -69,9 +71,15 @@ class Notice:
 
 def announced(command: str) -> bool:
     """Whether a shell command says, by status 0, that this machine is about to be taken away."""
+    silent = subprocess.DEVNULL
+    # A session of its own, so that what the shell has started, such as a pipeline's parts, ends with it.
+    shell = subprocess.Popen(
+        command, shell=True, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+    )
     try:
-        done = subprocess.run(command, shell=True, capture_output=True, timeout=COMMAND_SECONDS, check=False)
+        return shell.wait(COMMAND_SECONDS) == 0
     except subprocess.TimeoutExpired:
         logging.warning("cluster.preemption_command took more than %g s", COMMAND_SECONDS)
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
         return False
-    return done.returncode == 0

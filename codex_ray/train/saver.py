@@ -29,7 +29,7 @@ import torch.distributed as dist
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of, unwritable
-from codex_ray.train.checkpoint import CheckpointFolder, surplus, writable
+from codex_ray.train.checkpoint import CheckpointFolder, writable
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import State
 from codex_ray.train.packed import write_packed
@@ -272,8 +272,7 @@ class Saver:
         if self._rank == 0:
             shares.hear("uploaded")
             store.complete(save.step, target)
-            for step in surplus(store.entries(), self._settings):
-                store.remove(step)
+            store.prune(self._settings)
 
 
 def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,18 @@ class SpareValidation:
             self._note(f"step {self._pending[0]} is not validated: no figures within {END_SECONDS:g} s")
             self._pending = None
 
+    def drop(self) -> None:
+        """Write down what has come and give up what is under way, where training does not wait for it."""
+        self.look(now=True)
+        if self._pending is None:
+            return
+        import ray
+
+        step, task = self._pending
+        ray.cancel(task, force=True)
+        self._pending = None
+        self._note(f"step {step} is not validated: training stopped before the spare worker was done")
+
     def _submit(self, weights: Mapping[str, torch.Tensor]) -> Any:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -146,7 +158,10 @@ def measure(measurement: Measurement, weights: Mapping[str, Any]) -> dict[str, f
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
     model.tie_weights()
     dtype, autocast = getattr(torch, measurement.dtype), measurement.autocast
-    whole = _Whole(model.to(device, torch.float32 if autocast else dtype))
+    if not autocast:  # as DeepSpeed does: buffers stay as they are
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    whole = _Whole(model.to(device))
     manifest = Manifest.load(measurement.corpus)
     validator = Validator(manifest, measurement.rows, measurement.batch, device, chosen_for=measurement.world)
     with torch.autocast(device.type, dtype, enabled=autocast and dtype != torch.float32):

@@ -6,10 +6,11 @@ is there, which is put last and taken away first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from codex_ray.train.checkpoint import (
     damage,
     step_name,
     step_of,
+    surplus,
 )
 
 Result = TypeVar("Result")
@@ -59,23 +61,7 @@ class Store:
         Raises:
             CodexRayError: it cannot be reached, or does not answer in time; as all methods do.
         """
-        from pyarrow import fs
-
-        def look() -> list[Entry]:
-            files, root = self._root()
-            found = []
-            for item in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-                step = step_of(item.base_name)
-                if step is None:
-                    continue
-                try:
-                    with files.open_input_stream(f"{root}/{item.base_name}/{MANIFEST}") as stream:
-                        found.append(Entry.of(step, json.loads(stream.read())))
-                except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-                    continue  # not complete, or damaged: the same to who looks for a sound one
-            return sorted(found, key=lambda entry: entry.step)
-
-        return self._within(look, "read")
+        return _complete(self._within(self._manifests, "read"))
 
     def put(self, step: int, folder: Path, names: Iterable[str]) -> None:
         """Copy files of a checkpoint's folder there."""
@@ -102,6 +88,13 @@ class Store:
 
         self._within(take_away, "written")
 
+    def prune(self, settings: Checkpoints) -> None:
+        """Remove what :func:`surplus` names, and halves that a kill has left; not while one is written."""
+        manifests = self._within(self._manifests, "read")
+        halves = [step for step, manifest in manifests.items() if manifest is None]
+        for step in surplus(_complete(manifests), settings) + halves:
+            self.remove(step)
+
     def back(self, step: int) -> None:
         """Remove what is newer than a run that goes back."""
         for entry in self.entries():
@@ -120,6 +113,23 @@ class Store:
                 if not get(name):
                     return f"{name} is missing"
         return damage(target)
+
+    def _manifests(self) -> dict[int, bytes | None]:
+        """Read all manifests, by step in order; None where a folder has none."""
+        from pyarrow import fs
+
+        files, root = self._root()
+        found: dict[int, bytes | None] = {}
+        for item in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
+            step = step_of(item.base_name)
+            if step is None:
+                continue
+            try:
+                with files.open_input_stream(f"{root}/{item.base_name}/{MANIFEST}") as stream:
+                    found[step] = stream.read()
+            except FileNotFoundError:
+                found[step] = None
+        return dict(sorted(found.items()))
 
     def _root(self) -> tuple[Any, str]:
         if self._files is None:
@@ -190,6 +200,16 @@ def newest(folder: CheckpointFolder, store: Store | None, note: Callable[[str], 
             return Found.read(target)
         shutil.rmtree(staging)
         note(f"checkpoint {step_name(entry.step)} in {store.name} is damaged ({reason}); it is passed over")
+    return found
+
+
+def _complete(manifests: Mapping[int, bytes | None]) -> list[Entry]:
+    """Leave out what is not complete, or damaged: the same to who looks for a sound one."""
+    found = []
+    for step, manifest in manifests.items():
+        if manifest is not None:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                found.append(Entry.of(step, json.loads(manifest)))
     return found
 
 

@@ -31,7 +31,7 @@ from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, m
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.gauges import RunGauges
 from codex_ray.track.hardware import choose_dtype, peak_flops
-from codex_ray.track.metrics import MetricsWriter, metrics_at
+from codex_ray.track.metrics import MetricsWriter, drop_after, metrics_at
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
@@ -200,6 +200,8 @@ class Worker:
             source.close()
             recorder.close()
             self.spans.close()
+            if self.spare:
+                self.spare.drop()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
 
@@ -496,6 +498,7 @@ class Recorder:
         """Forget figures of steps that will be done again; the checkpoint has those of its own step."""
         if self._writer:
             self._writer.truncate_after(step)
+            drop_after(self._worker.run.validation, step)
             if figures and metrics_at(self._writer.path, step) is None:
                 self.row(figures)
 

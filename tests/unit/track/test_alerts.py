@@ -181,6 +181,18 @@ def test_a_stall_is_told_once_until_steps_go_on() -> None:
     assert len(kept.sent) == 2
 
 
+def test_a_stall_is_measured_in_steps_where_not_each_has_a_row() -> None:
+    kept = Kept()
+    alarms = Alarms(Settings(stall_factor=20), kept)
+    for step in range(10, 310, 10):
+        alarms.rows([row(step)], 10.0 * step)
+    alarms.rows([row(290)], 3010.0)  # the run went back
+    alarms.look(3010.0 + 20 * 100.0)
+    assert kept.sent == []
+    alarms.look(3010.0 + 20 * 100.0 + 1.0)
+    assert kept.sent == [("stall", "no step was done for 2001 s, and one usually takes 10 s", 290)]
+
+
 def test_jumps_are_told_once() -> None:
     kept = Kept()
     alarms = Alarms(Settings(spike_factor=3.0), kept)

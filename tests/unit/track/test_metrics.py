@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from codex_ray.errors import CodexRayError
 from codex_ray.track import MetricsFollower, MetricsWriter, read_metrics
-from codex_ray.track.metrics import Row, append_row, read_run
+from codex_ray.track.metrics import Row, append_row, drop_after, read_run
 
 FORMATS = ["jsonl", "csv", "parquet"]
 VALUES = st.one_of(
@@ -239,5 +239,8 @@ def test_validations_that_came_late_join_their_steps(tmp_path: Path) -> None:
     rows = read_run(tmp_path)
     assert [row.get("validation_loss") for row in rows] == [2.0, None, None]
     assert [row["time"] for row in rows] == [11.0, 12.0, 13.0]
+    drop_after(later, 1)  # the run goes back
+    assert [row["validation_loss"] for row in read_metrics(later)] == [3.0, 2.0]
+    drop_after(tmp_path / "gone" / "validation.jsonl", 1)
     with pytest.raises(CodexRayError, match="cannot be written"):
         append_row(tmp_path / "gone" / "validation.jsonl", {"step": 1})

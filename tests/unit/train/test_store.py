@@ -100,6 +100,20 @@ def test_going_back_and_removing(store: Store, tmp_path: Path) -> None:
     assert store.entries() == []
 
 
+def test_pruning_takes_halves_away_as_well(store: Store, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    for step in (5, 10, 15):
+        copied(store, folder, step)
+    half = commit(folder, 20)
+    store.put(20, half, ["random_0.pt"])
+    damaged = commit(folder, 25)
+    (damaged / MANIFEST).write_text("{")
+    store.put(25, damaged, [MANIFEST])
+    store.prune(Checkpoints(keep_last=2, keep_best=0))
+    assert [entry.step for entry in store.entries()] == [10, 15]
+    assert list(store._manifests()) == [10, 15, 25]  # one that is damaged is left for people to look at
+
+
 def test_a_new_run_does_not_take_up_another_of_its_name(store: Store, tmp_path: Path) -> None:
     copied(store, CheckpointFolder(tmp_path / "checkpoints"), 10)
     settings = Checkpoints(storage=store._url)
