@@ -108,11 +108,12 @@ _IN_LIFE_ORDER = (
         examples=(
             ("plan corpus recipe=cpu-tiny", "the smallest recipe on this machine"),
             (
-                "plan recipe=h200-7b card=H200 vocabulary_size=32768 sequence_length=4096",
+                "plan none recipe=h200-7b card=H200 vocabulary_size=32768 sequence_length=4096",
                 "7 B parameters on eight H200, without a corpus",
             ),
             (
-                "plan recipe=multinode-70b card=H200 vocabulary_size=32768 node_price=25 output=plan.json",
+                "plan none recipe=multinode-70b card=H200 vocabulary_size=32768 train.steps=500000 "
+                "node_price=25 output=plan.json",
                 "a long run and its price",
             ),
         ),

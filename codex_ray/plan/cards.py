@@ -27,6 +27,7 @@ class Card:
     Attributes:
         name: as data sheets call it.
         memory: bytes.
+        fp32: dense fp32 FLOP/s, without TF32, which nothing here turns on.
         bandwidth: of the memory, bytes/s.
         link: to the other cards of a node, bytes/s each way.
         network: to other nodes, bytes/s each way, per card.
@@ -36,6 +37,7 @@ class Card:
 
     name: str
     memory: float
+    fp32: float
     bandwidth: float
     link: float
     network: float
@@ -49,13 +51,17 @@ class Card:
         assert found is not None
         return found
 
+    def rate(self, dtype: str) -> float:
+        """FLOP/s of products in a precision."""
+        return self.fp32 if dtype == "float32" else self.flops
+
 
 CARDS = {
     card.name: card
     for card in (
-        Card("A100", 80e9, 2.039e12, 300e9, 25e9, "A100 80GB SXM and DGX A100 data sheets"),
-        Card("H100", 80e9, 3.35e12, 450e9, 50e9, "H100 SXM and DGX H100 data sheets"),
-        Card("H200", 141e9, 4.8e12, 450e9, 50e9, "H200 SXM and DGX H200 data sheets"),
-        Card("B200", 180e9, 8e12, 900e9, 50e9, "DGX B200 data sheet, an eighth of it"),
+        Card("A100", 80e9, 19.5e12, 2.039e12, 300e9, 25e9, "A100 80GB SXM and DGX A100 data sheets"),
+        Card("H100", 80e9, 67e12, 3.35e12, 450e9, 50e9, "H100 SXM and DGX H100 data sheets"),
+        Card("H200", 141e9, 67e12, 4.8e12, 450e9, 50e9, "H200 SXM and DGX H200 data sheets"),
+        Card("B200", 180e9, 75e12, 8e12, 900e9, 50e9, "DGX B200 data sheet, an eighth of it"),
     )
 }

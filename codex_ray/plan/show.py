@@ -83,6 +83,9 @@ def _show_checkpoints(console: Console, planned: Planned, settings: Plan) -> Non
     if planned.best_goodput < POOR_GOODPUT:
         line += "; faster recovery (recovery_seconds) or fewer nodes would help"
     console.print(line)
+    if not planned.goodput:
+        console.print(f"so rarely saved the run would not end; give checkpoints.every={every}")
+        return
     if planned.seconds is None:
         console.print(
             "the length of the run is not known without a corpus; give train.steps to have its time"

@@ -79,7 +79,7 @@ def step_on_card(
 ) -> StepTime:
     """Return the step of a worker with one card of a kind, by its data sheet."""
     bandwidth = card.bandwidth * MEMORY_SHARE
-    products = card.flops * PRODUCT_SHARE * (1.0 if BYTES[dtype] == 2 else 0.5)
+    products = card.rate(dtype) * PRODUCT_SHARE
     seconds = {
         part.name: batch.accumulation
         * part.count

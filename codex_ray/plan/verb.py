@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from codex_ray.files import write_json
 from codex_ray.model import CodexRayConfig
 from codex_ray.model.build import model_config
 from codex_ray.model.flops import flops_per_token
-from codex_ray.model.inspect import Inspection, inspected, zero_shares
+from codex_ray.model.inspect import BYTES, Inspection, inspected, zero_shares
 from codex_ray.plan.cards import CARDS, DISK_BYTES_PER_SECOND, PROCESS_BYTES, Card
 from codex_ray.plan.measure import LAYERS, Measured, measure
 from codex_ray.plan.memory import Memory, memory
@@ -24,8 +25,8 @@ from codex_ray.plan.show import show
 from codex_ray.plan.step import StepTime, step_on_card, step_on_cpu
 from codex_ray.plan.work import parts
 from codex_ray.tokenizer import Tokenizer
-from codex_ray.track.environment import nvidia_smi
-from codex_ray.track.hardware import choose_dtype, measure_matmul
+from codex_ray.track.environment import memory_bytes, nvidia_smi
+from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul
 from codex_ray.train.driver import threads_per_worker, worker_environment
 
 SPECIAL_IDS = {"bos": 1, "eos": 2, "pad": 3}
@@ -141,7 +142,7 @@ def planned_run(settings: Plan) -> Planned:
     price = None
     if seconds is not None and settings.node_price is not None:
         price = seconds / 3600 * nodes * settings.node_price
-    peak = card.flops if card else measure_matmul(subject.dtype, _threads(settings))
+    peak = card.rate(subject.dtype) if card else measure_matmul(subject.dtype, _threads(settings))
     process, heap = _process(subject, measured) if measured else (PROCESS_BYTES, 1.0)
     return Planned(
         card=card.name if card else "cpu",
@@ -177,11 +178,16 @@ def _card(settings: Plan) -> Card | None:
     on_gpu = settings.compute.device == "cuda" or settings.cluster.gpus_per_worker > 0
     if settings.card == "cpu" or not on_gpu:
         return None
-    names = [gpu["name"] for gpu in nvidia_smi("name")]
-    for name in CARDS:
-        if names and name in names[0].upper().split():
-            return CARDS[name]
-    seen = f"this machine's {names[0]} is not known" if names else "this machine has no GPU"
+    found = nvidia_smi("name", "memory.total", "mig.mode.current")
+    name = found[0]["name"] if found else ""
+    words = name.upper().replace("-", " ").split()
+    whole = bool(found) and found[0].get("mig.mode.current") != "Enabled"
+    for card in CARDS.values():
+        if whole and card.name in words and data_sheet_flops(name) == card.flops:
+            with suppress(ValueError):  # "[N/A]" leaves the data sheet's
+                return replace(card, memory=float(found[0].get("memory.total", "")) * 2**20)
+            return card
+    seen = f"this machine's {name} is not known" if found else "this machine has no GPU"
     raise CodexRayError(f"the run is for GPUs and {seen}; say what is planned for: card={' or '.join(CARDS)}")
 
 
@@ -201,7 +207,11 @@ def _subject(settings: Plan, card: Card | None) -> _Subject:
             "sequence_length; give them, such as vocabulary_size=32768 sequence_length=4096, or name a corpus"
         )
     batch = derive_batch(
-        settings.train.batch_tokens, length, settings.cluster.workers, settings.train.micro_batch_rows
+        settings.train.batch_tokens,
+        length,
+        settings.cluster.workers,
+        settings.train.micro_batch_rows,
+        fewest=settings.cluster.min_workers,
     )
     config = model_config(
         settings.model, vocabulary_size=vocabulary, sequence_length=length, special_ids=SPECIAL_IDS
@@ -298,20 +308,23 @@ def _checkpoint(subject: _Subject, nodes: int, measured: Measured | None) -> tup
     """Bytes of a checkpoint, weights, masters and moments, and the seconds of writing it on all nodes."""
     shares = zero_shares(subject.found.parameters, subject.dtype, subject.settings.deepspeed.stage, 1)
     size = shares[0] + shares[2] + shares[3]
+    if subject.settings.optimizer.kind == "muon":
+        size -= BYTES["float32"] * subject.found.roles["matrix"]  # which have one moment
     rate = subject.settings.disk_bytes_per_second or (measured.disk if measured else DISK_BYTES_PER_SECOND)
     return size, size / (rate * nodes)
 
 
 def not_counted(settings: Plan) -> list[str]:
     """Name the settings of this run that change its memory or time and that the plan leaves out."""
-    zero = settings.deepspeed.config.get("zero_optimization", {})
+    config = settings.deepspeed.config
+    further = [*config.get("zero_optimization", {}), *(key for key in config if key != "zero_optimization")]
     found = {
         "train.batch_ramp": settings.train.batch_ramp,
         "train.sequence_ramp": settings.train.sequence_ramp,
         "train.ema_decay": settings.train.ema_decay,
         "train.compile": settings.train.compile,
         "deepspeed.autocast": settings.deepspeed.autocast,
-    } | {f"deepspeed.config ({key})": key in zero for key in zero if key != "overlap_comm"}
+    } | {f"deepspeed.config ({key})": True for key in further if key != "overlap_comm"}
     return [name for name, value in found.items() if value]
 
 
@@ -323,6 +336,5 @@ def _steps(subject: _Subject) -> int | None:
 
 
 def _machine_bytes() -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().total)
+    found = memory_bytes()
+    return float(min(limit for limit in found.values() if limit is not None))

@@ -61,7 +61,7 @@ def write_environment(
         "platform": {"system": platform.platform(), "host": platform.node(), "container": _container()},
         "commit": git_commit(),
         "cpu": _cpu(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory_bytes(),
         "gpus": _gpus(),
         "torch": _torch(),
         "seeds": _seeds(settings),
@@ -160,7 +160,8 @@ def _number_pair(path: Path) -> tuple[float, float] | None:
         return None
 
 
-def _memory_bytes() -> dict[str, int | None]:
+def memory_bytes() -> dict[str, int | None]:
+    """Return this machine's memory, ``total``, and what the control group allows of it, ``limit``."""
     import psutil
 
     try:

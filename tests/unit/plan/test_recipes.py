@@ -14,7 +14,7 @@ from codex_ray.config.groups import group_choices
 from codex_ray.config.plan import CARDS as CARD_NAMES
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.plan.cards import CARDS
-from codex_ray.plan.verb import not_counted, planned_run
+from codex_ray.plan.verb import _card, _machine_bytes, not_counted, planned_run
 
 # Recipe: vocabulary, card, and bounds of its parameters.
 ON_CARDS = {
@@ -69,6 +69,63 @@ def test_a_run_for_gpus_needs_a_card_to_be_named(monkeypatch: pytest.MonkeyPatch
         compose("plan", ["none", "recipe=h200-7b", "card=cpu"])
 
 
+@pytest.mark.parametrize(
+    ("name", "mebibytes", "mig", "memory"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "81920", "Disabled", 81920 * 2**20),
+        ("NVIDIA A100-SXM4-40GB", "40960", "[N/A]", 40960 * 2**20),
+        ("NVIDIA H100 80GB HBM3", "[N/A]", "Disabled", CARDS["H100"].memory),
+        ("NVIDIA H100 80GB HBM3", "81559", "Enabled", None),
+        ("NVIDIA H100 PCIe", "81559", "Disabled", None),
+        ("NVIDIA H100 NVL", "95830", "Disabled", None),
+        ("NVIDIA GB200", "189471", "Disabled", None),
+    ],
+)
+def test_this_machine_s_card_is_known_by_its_name(
+    name: str, mebibytes: str, mig: str, memory: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"name": name, "memory.total": mebibytes, "mig.mode.current": mig}
+    monkeypatch.setattr("codex_ray.plan.verb.nvidia_smi", lambda *_: [told])
+    settings = compose("plan", ["none", "recipe=gpu-120m"])
+    if memory is None:
+        with pytest.raises(CodexRayError, match=f"this machine's {name} is not known"):
+            _card(settings)
+    else:
+        card = _card(settings)
+        assert card is not None and card.memory == memory and card.name in name
+
+
+def test_a_checkpoint_of_muon_has_one_moment_of_matrices() -> None:
+    words = ["none", "recipe=gpu-120m", "card=H100", "vocabulary_size=32768"]
+    adamw, muon = (
+        planned_run(compose("plan", [*words, f"optimizer={kind}"])).checkpoint_bytes
+        for kind in ("adamw", "muon")
+    )
+    parameters = adamw / 14
+    assert 10 * parameters < muon < 11.5 * parameters
+
+
+def test_a_run_that_is_saved_too_rarely_does_not_end(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recipe=h200-7b", "card=H200", "vocabulary_size=32768", "train.steps=1000"]
+    words += ["node_failure_hours=0.01", "checkpoints.every=1000"]
+    assert main(["plan", "none", *words]) == 0
+    told = capsys.readouterr().out
+    assert "the run would not end; give checkpoints.every=" in told and "not known" not in told
+
+
+def test_the_batch_must_divide_over_every_number_of_workers() -> None:
+    words = ["none", "recipe=h200-7b", "card=H200", "vocabulary_size=32768", "cluster.min_workers=7"]
+    with pytest.raises(ConfigError, match="over 7 to 8 workers"):
+        planned_run(compose("plan", words))
+
+
+def test_memory_of_this_machine_is_what_its_control_group_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codex_ray.plan.verb.memory_bytes", lambda: {"total": 64 * 2**30, "limit": 2**30})
+    assert _machine_bytes() == 2**30
+    monkeypatch.setattr("codex_ray.plan.verb.memory_bytes", lambda: {"total": 64 * 2**30, "limit": None})
+    assert _machine_bytes() == 64 * 2**30
+
+
 def test_more_nodes_fail_more_often_and_cost_more() -> None:
     words = [
         "none",
@@ -87,7 +144,10 @@ def test_more_nodes_fail_more_often_and_cost_more() -> None:
 
 def test_what_a_plan_leaves_out_is_named() -> None:
     words = ["none", "recipe=h200-7b", "train.ema_decay=0.99"]
-    words.append("deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}}")
+    words.append(
+        "deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}, wall_clock_breakdown: true}"
+    )
     named = ["train.ema_decay", "deepspeed.config (offload_optimizer)"]
+    named.append("deepspeed.config (wall_clock_breakdown)")
     assert not_counted(compose("plan", words)) == named
     assert not_counted(compose("plan", ["none", "recipe=h200-7b"])) == []

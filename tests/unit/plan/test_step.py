@@ -73,6 +73,22 @@ def test_a_part_takes_the_longest_of_products_memory_and_launches() -> None:
     assert step.total == pytest.approx(6.0 + 2000 * LAUNCH_SECONDS + step.update)
 
 
+def test_fp32_products_run_at_their_own_rate() -> None:
+    settings = compose("pretrain", ["recipe=gpu-120m"])
+    work = [Part("products", 1, 67e12 * PRODUCT_SHARE, 0, 1)]
+    step = step_on_card(
+        work,
+        BatchPlan(1, 1, 1, 1),
+        CARDS["H100"],
+        settings,
+        tensors=1,
+        numbers=1,
+        matrices=1,
+        dtype="float32",
+    )
+    assert step.parts == pytest.approx({"products": 1.0})
+
+
 def test_communication_is_added_and_hidden_where_it_overlaps() -> None:
     card = CARDS["H200"]
     words = ["recipe=h200-7b", "deepspeed=zero1"]
