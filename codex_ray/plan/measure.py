@@ -88,7 +88,13 @@ def measure(
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     world = settings.cluster.workers
-    with _processes(world, port, os.environ | environment | {"GLOO_SOCKET_IFNAME": "lo"}) as processes:
+    # What is not installed, as when a script of jobs/ runs elsewhere, is found where this is.
+    here = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = environment | {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(filter(None, here)),
+    }
+    with _processes(world, port, os.environ | environment) as processes:
         for process in processes:
             assert process.stdin is not None
             process.stdin.write(json.dumps(task))

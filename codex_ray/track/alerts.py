@@ -48,7 +48,7 @@ class Alerts:
         self._on, self._run = settings.on, run
         self._warned = False
         self._url = settings.url if settings.url != MASK else None
-        self._url = self._url or os.environ.get(URL_VARIABLE)
+        self._url = self._url or os.environ.get(URL_VARIABLE) or None
         self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if self._url is not None:

@@ -31,7 +31,13 @@ def drawn() -> AbstractContextManager[None]:
     import matplotlib
 
     return matplotlib.rc_context(
-        {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "report"}
+        {
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 9,
+            "svg.hashsalt": "report",
+            "text.parse_math": False,  # names may hold dollar signs
+        }
     )
 
 

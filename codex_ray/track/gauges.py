@@ -37,13 +37,31 @@ class RunGauges:
         self._tags = {"run": run}
         self._gauges = {name: Gauge(name, what, tag_keys=("run",)) for name, (_, what) in GAUGES.items()}
         self._set_at = 0.0
+        self._validated = 0  # the step of the newest validation
+        self._left: Mapping[str, Any] = {}  # a row that came too soon after the one before
 
     def set(self, row: Mapping[str, Any]) -> None:
         """Show the figures of a row; those that it does not have stay as they are."""
         now = time.monotonic()
         if now - self._set_at < EVERY_SECONDS and "validation_loss" not in row:
+            self._left = row
             return
-        self._set_at = now
+        self._set_at, self._left = now, {}
+        if "validation_loss" in row:
+            self._validated = row["step"]
+        self._show(row)
+
+    def validated(self, step: int, loss: float) -> None:
+        """Show the loss of an earlier step that was measured beside training, unless a newer one is known."""
+        if step > self._validated:
+            self._validated = step
+            self._show({"validation_loss": loss})
+
+    def close(self) -> None:
+        """Show the last row."""
+        self._show(self._left)
+
+    def _show(self, row: Mapping[str, Any]) -> None:
         for name, (figure, _) in GAUGES.items():
             value = row.get(figure)
             if isinstance(value, int | float):

@@ -13,6 +13,7 @@ from codex_ray.track.metrics import Row
 from codex_ray.track.progress import figure
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -191,22 +192,29 @@ def _steps_axes(
 def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    shown = [series for series in plot.series if series.steps]
+    # A curve without points keeps its colour, which is the same in every plot of a page.
+    colored = [
+        (series, colors.get(placeholder, placeholder))
+        for series, placeholder in zip(plot.series, SERIES, strict=False)
+        if series.steps
+    ]
+    shown = [series for series, _ in colored]
+    handles: list[Artist] = []
     if plot.stacked:
-        areas = [colors.get(placeholder, placeholder) for placeholder in SERIES]
         heights = [series.values for series in shown]
-        axes.stackplot(shown[0].steps, heights, colors=areas, labels=[series.label for series in shown])
-    for series, placeholder in zip(() if plot.stacked else shown, SERIES, strict=False):
-        color = colors.get(placeholder, placeholder)
+        handles += axes.stackplot(shown[0].steps, heights, colors=[color for _, color in colored])
+    for series, color in () if plot.stacked else colored:
         faint = series.smoothed and len(series.values) > 20
         steps, values = downsample(series.steps, series.values)
         marker = "o" if series.marked else None
-        label = None if faint else series.label
-        axes.plot(steps, values, color=color, linewidth=0.7 if faint else 1.6, alpha=0.3 if faint else 1,
-                  marker=marker, markersize=3.5, label=label)  # fmt: skip
+        width, alpha = (0.7, 0.3) if faint else (1.6, 1.0)
+        (line,) = axes.plot(
+            steps, values, color=color, linewidth=width, alpha=alpha, marker=marker, markersize=3.5
+        )
         if faint:
             steps, values = downsample(series.steps, smooth(series.values))
-            axes.plot(steps, values, color=color, linewidth=1.6, label=series.label)
+            (line,) = axes.plot(steps, values, color=color, linewidth=1.6)
+        handles.append(line)
     if plot.logarithmic:
         axes.set_yscale("log")
     else:
@@ -217,4 +225,7 @@ def _draw(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
         axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1.01 * max(series.steps[-1] for series in shown))
     if len(shown) > 1:
-        axes.legend(frameon=False, labelcolor=colors[INK], fontsize=8, loc="best", handlelength=1.4)
+        labels = [series.label for series in shown]
+        axes.legend(
+            handles, labels, frameon=False, labelcolor=colors[INK], fontsize=8, loc="best", handlelength=1.4
+        )

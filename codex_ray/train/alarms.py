@@ -22,10 +22,11 @@ class Alarms:
     Args:
         settings: the ``track.alerts`` settings.
         alerts: where alerts go.
+        scaled: whether losses are scaled (float16), so that gradients overflow now and then by design.
     """
 
-    def __init__(self, settings: common.Alerts, alerts: Alerts) -> None:
-        self._settings, self._alerts = settings, alerts
+    def __init__(self, settings: common.Alerts, alerts: Alerts, *, scaled: bool = False) -> None:
+        self._settings, self._alerts, self._scaled = settings, alerts, scaled
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._paces: deque[float] = deque(maxlen=WINDOW)  # seconds per step
         self._strides: deque[int] = deque(maxlen=WINDOW)  # steps per row
@@ -62,7 +63,7 @@ class Alarms:
 
     def _judge(self, step: int, loss: float | None, applied: bool) -> None:
         sentence = None
-        if not applied or loss is None:
+        if loss is None or not (applied or self._scaled):
             sentence = f"the loss or a gradient was not finite at step {step}, which was left out"
         elif is_spike(loss, self._losses, self._settings.spike_factor):
             sentence = (

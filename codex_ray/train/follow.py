@@ -43,7 +43,8 @@ class Follower:
         self._messages = MessageReader(run.attempt_folder)
         self._watch = HangWatch(run.attempt_folder, settings.cluster.hang_seconds)
         self._alerts = alerts
-        self._alarms = Alarms(settings.track.alerts, alerts)
+        scaled = settings.compute.dtype == "float16"
+        self._alarms = Alarms(settings.track.alerts, alerts, scaled=scaled)
         self._failures = Failures(settings.cluster.max_failures, run.name)
         self._run = run
         self._first_step = 0  # that this start began from

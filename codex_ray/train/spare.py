@@ -72,12 +72,20 @@ class SpareValidation:
         path: where rows are appended.
         note: tells the user one sentence.
         gpus: GPUs of the spare worker.
+        measured: is given the step and loss of each that comes.
     """
 
     def __init__(
-        self, measurement: Measurement, path: Path, note: Callable[[str], None], *, gpus: float
+        self,
+        measurement: Measurement,
+        path: Path,
+        note: Callable[[str], None],
+        *,
+        gpus: float,
+        measured: Callable[[int, float], None],
     ) -> None:
         self._measurement, self._path, self._note, self._gpus = measurement, path, note, gpus
+        self._measured = measured
         self._pending: tuple[int, Any] | None = None
         self._looked = 0.0
 
@@ -114,6 +122,8 @@ class SpareValidation:
             self._note(f"step {step} is not validated: {str(error).strip().splitlines()[-1][:200]}")
             return
         append_row(self._path, {"step": step, "time": time.time(), **figures})
+        if "validation_loss" in figures:
+            self._measured(step, figures["validation_loss"])
 
     def close(self) -> None:
         """Wait for what is under way, as long as that may take at the end."""

@@ -316,7 +316,7 @@ class Worker:
         torch.manual_seed(settings.seed + self.rank)
 
         if settings.validation.asynchronous:
-            self.spare = self._spare_validation(documents)
+            self.spare = self._spare_validation(documents, recorder.validated)
 
         def measure_mixing(batch: Batch) -> dict[str, float]:
             row = batch.micro_batches[0][:1]
@@ -352,7 +352,9 @@ class Worker:
             ),
         )
 
-    def _spare_validation(self, documents: Documents | None) -> SpareValidation:
+    def _spare_validation(
+        self, documents: Documents | None, measured: Callable[[int, float], None]
+    ) -> SpareValidation:
         settings = self.settings
         measurement = Measurement(
             corpus=self.corpus,
@@ -366,7 +368,7 @@ class Worker:
             threads=torch.get_num_threads(),
         )
         gpus = settings.cluster.gpus_per_worker
-        return SpareValidation(measurement, self.run.validation, self.note, gpus=gpus)
+        return SpareValidation(measurement, self.run.validation, self.note, gpus=gpus, measured=measured)
 
     def _sampling(self, engine: Engine, tokenizer: Tokenizer) -> Callable[[int], None] | None:
         """Return what writes samples after a step; None on other ranks, or where none are wanted."""
@@ -530,6 +532,11 @@ class Recorder:
             self._writer.write(figures | self._worker.used(figures["step"]))
             self._gauges.set(figures)
 
+    def validated(self, step: int, loss: float) -> None:
+        """Show a loss measured beside training."""
+        if self._gauges:
+            self._gauges.validated(step, loss)
+
     def forward_seconds(self, by_rank: list[float]) -> None:
         """Have the driver name ranks that are slower than the others."""
         for slow in self._slow.look(by_rank) if self._leads else ():
@@ -547,6 +554,8 @@ class Recorder:
         """Finish the metrics files."""
         if self._writer:
             self._writer.close()
+        if self._gauges:
+            self._gauges.close()
 
 
 def _device(settings: Pretrain) -> torch.device:

@@ -10,6 +10,7 @@ from codex_ray.cli import main
 from codex_ray.config.compose import compose
 from codex_ray.errors import ConfigError
 from codex_ray.runs.compare import _places
+from codex_ray.track.plots import Plot, Series, svg_of
 from tests.unit.runs.folders import write_run
 from tests.unit.track.pages import Page
 
@@ -30,6 +31,15 @@ def test_a_page_of_three_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "optimizer.rate0.010.020.01" in page.text and "optimizer.kind" not in page.text
     assert "name" not in page.text.split("Settings that differ")[1].split("Closing")[0]
     assert "steps404040" in page.text
+
+
+def test_any_name_is_in_the_legend_and_keeps_its_colour() -> None:
+    names = ["_first", r"a$\x$", "third"]
+    curves = [Series(name, [1.0, 2.0], [3.0, float(place)]) for place, name in enumerate(names)]
+    drawn = svg_of(Plot("Loss", "", curves))
+    assert all(f">{name}<" in drawn for name in names)
+    without = svg_of(Plot("Loss", "", [Series("_first", [], []), *curves[1:]]))
+    assert "--series-1" not in without and "--series-3" in without
 
 
 def test_rows_stand_where_their_steps_are() -> None:

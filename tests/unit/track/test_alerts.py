@@ -142,7 +142,7 @@ def test_the_address_is_a_secret_everywhere(
     with Alerts(again.track.alerts, "again") as sender:
         sender.send("failure", "from the variable")
     assert [body["sentence"] for body in webhook.bodies] == ["from the variable"]
-    monkeypatch.delenv(URL_VARIABLE)
+    monkeypatch.setenv(URL_VARIABLE, "")  # no address
     with Alerts(again.track.alerts, "again") as sender:
         sender.send("failure", "nowhere")
     assert len(webhook.bodies) == 1
@@ -203,3 +203,12 @@ def test_jumps_are_told_once() -> None:
     assert [(kind, step) for kind, _, step in kept.sent] == [("spike", 40), ("spike", 120)]
     assert kept.sent[0][1] == "the loss at step 40 is 7.000 and was about 2.000"
     assert "was not finite" in kept.sent[1][1] and kept.step == 120
+
+
+def test_overflows_of_a_loss_scale_are_no_spikes() -> None:
+    kept = Kept()
+    alarms = Alarms(Settings(), kept, scaled=True)
+    alarms.rows([row(1, applied=0), row(2, applied=0), row(3)], 1.0)
+    assert kept.sent == []
+    alarms.rows([row(4, None, applied=0)], 2.0)
+    assert [step for _, _, step in kept.sent] == [4]
