@@ -62,6 +62,11 @@ class Cluster:
     start_timeout_seconds: float = setting(
         300.0, minimum=1.0, help="longest wait for the cluster and for workers to start"
     )
+    replacement_timeout_seconds: float = setting(
+        1800.0,
+        minimum=1.0,
+        help="longest wait for workers to begin again after some were lost",
+    )
     hang_seconds: float = setting(
         240.0, minimum=5.0, help="how long a rank may not answer, or no rank move in a step, before a restart"
     )

@@ -38,7 +38,6 @@ from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings, refuse_used_storage
 
 POLL_SECONDS = 0.2
-MOST_WAITS = 100  # for workers of nodes that are lost, in one start
 ELASTIC_START_SECONDS = 20  # until workers that cannot be placed are tried with fewer
 
 
@@ -247,8 +246,7 @@ def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
             storage_path=str(run.attempt_folder),
             failure_config=FailureConfig(
                 max_failures=-1,  # the driver counts them, from the newest checkpoint on
-                # Each wait for workers that a lost node would have held counts as one.
-                controller_failure_limit=MOST_WAITS if cluster.elastic else 2,
+                controller_failure_limit=-1,  # waits for room; the driver has a deadline for them
             ),
             callbacks=[FailureReport(run.attempt_folder)],
             worker_runtime_env={"env_vars": worker_environment(settings, job["threads"])},

@@ -30,6 +30,7 @@ class Failures:
         self._leaving = False
         self._stepped_at = time.monotonic()
         self._down_since: float | None = None
+        self._waiting_since: float | None = None  # for workers to begin again
 
     @property
     def begun(self) -> bool:
@@ -40,7 +41,7 @@ class Failures:
         """Workers begin from the checkpoint of ``step``."""
         if step > self._farthest:
             self._farthest, self._without_progress = step, 0
-        self._leaving = False
+        self._leaving, self._waiting_since = False, None
 
     def stepped(self) -> None:
         """New steps have been recorded."""
@@ -63,7 +64,10 @@ class Failures:
         """
         if self._down_since is None:
             self._down_since = self._stepped_at
-        if self._leaving or message["preempted"]:
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        leaving, self._leaving = self._leaving, False  # those that come after have no such excuse
+        if leaving or message["preempted"]:
             return None
         self._without_progress += 1
         ranks = ", ".join(str(rank) for rank in message["ranks"])
@@ -78,6 +82,16 @@ class Failures:
         return (
             f"{who} failed ({message['reason']}); the workers begin anew from the newest checkpoint "
             f"(failure {self._without_progress} of at most {self._most} without a new one)"
+        )
+
+    def overdue(self, seconds: float) -> CodexRayError | None:
+        """Return the error that ends a run whose workers have not begun again for ``seconds``."""
+        if self._waiting_since is None or time.monotonic() - self._waiting_since <= seconds:
+            return None
+        return CodexRayError(
+            "workers were lost and could not begin again within cluster.replacement_timeout_seconds="
+            f"{seconds:g}, for the cluster has no room for them; add nodes, then continue with "
+            f"resume=auto name={self._name}"
         )
 
     def figures(self) -> dict[str, float]:

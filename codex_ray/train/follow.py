@@ -81,6 +81,7 @@ class Follower:
             self._display.validated(later)
             self._tracker.log_system(later)
         self._alarms.look()
+        self.fatal = self.fatal or self._failures.overdue(self._settings.cluster.replacement_timeout_seconds)
         if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:
             self._send()
         if time.monotonic() - self._load_sent_at > LOAD_SECONDS:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -58,6 +59,7 @@ from codex_ray.train.store import Store, newest
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
+AGREE_SECONDS = 1.0  # between two words of rank 0 that it is still at work
 OPEN_END = 2**40  # steps asked of the stream when the run's end is not decided yet
 
 
@@ -460,13 +462,28 @@ class Worker:
     def _agree(self, decide: Callable[[], Value]) -> Value:
         """Let rank 0 decide for all; its error is everyone's."""
         box: list[Any] = [None]
-        if self.rank == 0:
+
+        def work() -> None:
             try:
                 box[0] = decide()
             except CodexRayError as error:
                 box[0] = error
+            except Exception as error:  # whatever it is, it can be sent as text
+                logging.exception("rank 0 could not decide")
+                box[0] = RuntimeError(f"rank 0 could not decide: {type(error).__name__}: {error}")
+
+        thread = threading.Thread(target=work, name="decision")
+        if self.rank == 0:
+            thread.start()
+        # Fetching and hashing a checkpoint may take longer than the ranks wait for each other.
+        working = torch.ones(1, device=self.device)
+        while working.item():
+            if self.rank == 0:
+                thread.join(AGREE_SECONDS)
+                working.fill_(thread.is_alive())
+            dist.broadcast(working, src=0)
         dist.broadcast_object_list(box, src=0)
-        if isinstance(box[0], CodexRayError):
+        if isinstance(box[0], Exception):
             raise box[0]
         value: Value = box[0]
         return value

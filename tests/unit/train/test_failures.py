@@ -52,6 +52,9 @@ def test_leaving_and_announced_losses_are_no_failures() -> None:
     failures.leaving()
     assert failures.failed(died(0), None) is None
     assert failures.fatal is None
+    failures.failed(died(0), None)  # before it has begun again: leaving excuses one end only
+    assert failures.fatal is not None
+    failures = Failures(0, "name")
     failures.began(0)
     failures.failed(died(0), None)
     assert failures.fatal is not None
@@ -78,3 +81,19 @@ def test_the_controller_names_the_lost_rank_and_not_those_that_missed_it(tmp_pat
     lost, raised = MessageReader(tmp_path).new()
     assert (lost["kind"], lost["ranks"], lost["preempted"]) == ("failure", [1], False)
     assert (raised["ranks"], raised["reason"]) == ([1], "two")
+
+
+def test_workers_that_find_no_room_are_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    failures = Failures(3, "name")
+    failures.began(0)
+    failures.failed(died(1), None)
+    now += 50
+    failures.failed(died(1), None)  # does not begin the wait anew
+    now += 50
+    assert failures.overdue(100) is None
+    now += 1
+    assert "replacement_timeout_seconds=100" in str(failures.overdue(100))
+    failures.began(0)
+    assert failures.overdue(100) is None
