@@ -62,6 +62,15 @@ def _refuse_zero(settings: Pretrain, prefix: str) -> None:
     zero = settings.deepspeed.config.get("zero_optimization", {})
     begin, workers = f"{prefix}deepspeed.config.zero_optimization", settings.cluster.workers
     on_gpus = settings.cluster.gpus_per_worker > 0
+    if (
+        "tensor_parallel" in settings.deepspeed.config
+        or "sequence_parallel_size" in settings.deepspeed.config
+    ):
+        raise ConfigError(
+            f"{prefix}deepspeed.config.tensor_parallel and sequence_parallel_size share layers or rows among "
+            "workers, which then must be given equal rows, and runs do not do that; give "
+            f"{prefix}deepspeed.stage=3 for large models"
+        )
     if "mics_shard_size" in zero or "mics_hierarchical_params_gather" in zero:
         raise ConfigError(
             f"{begin}.mics_shard_size asks for MiCS, which DeepSpeed has removed; give "

@@ -81,9 +81,16 @@ def test_compiling_and_recomputing_change_no_loss(tmp_path: Path) -> None:
         assert losses == pytest.approx(results[0][0], rel=1e-4), run
 
 
-def test_autocast_loses_what_float32_does_and_continues_exactly(tmp_path: Path) -> None:
+KINDS = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
+
+
+@pytest.mark.parametrize(
+    "cases", [KINDS[5:7], pytest.param(KINDS, marks=pytest.mark.verify)], ids=["some", "all"]
+)
+def test_autocast_loses_what_float32_does_and_continues_exactly(
+    cases: list[tuple[int, str]], tmp_path: Path
+) -> None:
     """Weights stay fp32, products are bf16: near fp32's losses, the same at every stage, exact to resume."""
-    cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
     runs = []
     for stage, kind in cases:
         base = {"stage": stage, "kind": kind, "dtype": "bfloat16", "autocast": True}
@@ -99,9 +106,13 @@ def test_autocast_loses_what_float32_does_and_continues_exactly(tmp_path: Path) 
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
 
 
-def test_the_average_of_the_weights_is_what_its_definition_says(tmp_path: Path) -> None:
-    """At every stage, resumed by as many workers bit for bit, and by others after a cut."""
-    cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
+@pytest.mark.parametrize(
+    "cases", [KINDS[5:7], pytest.param(KINDS, marks=pytest.mark.verify)], ids=["some", "all"]
+)
+def test_the_average_of_the_weights_is_what_its_definition_says(
+    cases: list[tuple[int, str]], tmp_path: Path
+) -> None:
+    """Resumed by as many workers bit for bit, and by others after a cut."""
     runs = []
     for stage, kind in cases:
         base, folder = {"stage": stage, "kind": kind, "ema_decay": 0.9}, str(tmp_path / f"{stage}{kind}")
@@ -116,8 +127,8 @@ def test_the_average_of_the_weights_is_what_its_definition_says(tmp_path: Path) 
             for found in (weights, again[index][1]):
                 error = (found[f"average.{name}"] - average).norm() / (average.norm() + 1e-6)
                 assert error < (1e-5 if kind == "adamw" else 1e-3), (stage, kind, name, error)
-            distance = (weights[name] - average).norm() / (average.norm() + 1e-6)
-            assert distance > 1e-4, (stage, kind, name)
+        lag = [(weights[name] - average).abs().max().item() for name, average in plain[kind].items()]
+        assert max(lag) > 1e-3, (stage, kind)
 
 
 OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
@@ -130,12 +141,12 @@ SECOND_COPY = {"zero_optimization": {"zero_hpz_partition_size": 2}}
 @pytest.mark.parametrize(
     ("stage", "config", "kind"),
     [
-        (1, OFFLOAD, "adamw"),
-        (2, OFFLOAD, "muon"),
+        pytest.param(1, OFFLOAD, "adamw", marks=pytest.mark.verify),
+        pytest.param(2, OFFLOAD, "muon", marks=pytest.mark.verify),
         (3, OFFLOAD_ALL, "adamw"),
         pytest.param(2, OFFLOAD, "adamw", marks=pytest.mark.verify),
         pytest.param(3, OFFLOAD_ALL, "muon", marks=pytest.mark.verify),
-        (3, SECOND_COPY, "adamw"),
+        pytest.param(3, SECOND_COPY, "adamw", marks=pytest.mark.verify),
     ],
 )
 def test_offloading_and_a_second_copy_of_the_weights_change_no_loss(

@@ -16,7 +16,7 @@ from codex_ray.corpus.direct import OrderedReader, StepRows, digest
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.verbs.rows import rows_verb
 from codex_ray.track.metrics import read_metrics
-from codex_ray.train.driver import pretrain
+from codex_ray.train.driver import PretrainResult, pretrain
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
@@ -40,11 +40,14 @@ GROWING = Training(
 )
 
 
-def test_a_growing_run_takes_every_row_once_and_goes_on_with_other_workers(
-    tiny_corpus: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainResult:
+    """A growing run that nothing disturbs."""
+    return pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "whole", train=GROWING))
+
+
+def test_a_growing_run_takes_every_row_once(whole: PretrainResult, tiny_corpus: Path, tmp_path: Path) -> None:
     settings = run_settings(tiny_corpus, tmp_path, "whole", train=GROWING)
-    whole = pretrain(settings)
     manifest = Manifest.load(tiny_corpus)
     reader = OrderedReader(manifest, "train", settings.seed)
     first = 0
@@ -57,7 +60,14 @@ def test_a_growing_run_takes_every_row_once_and_goes_on_with_other_workers(
     last = read_metrics(whole.run / "metrics.jsonl")[-1]
     assert last["tokens"] == sum(ROWS) * LENGTH
     assert last["epoch"] == pytest.approx(sum(ROWS) / manifest.splits["train"].rows)
-    stopped = replace(settings, name="resized", train=replace(GROWING, stop_after=5))
+
+
+@pytest.mark.verify
+def test_a_growing_run_goes_on_with_other_workers(
+    whole: PretrainResult, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    settings = run_settings(tiny_corpus, tmp_path, "resized", train=GROWING)
+    stopped = replace(settings, train=replace(GROWING, stop_after=5))
     pretrain(stopped)
     one = replace(TWO_WORKERS, workers=1)
     resized = pretrain(replace(stopped, train=GROWING, cluster=one, resume="must"))

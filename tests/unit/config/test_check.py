@@ -52,6 +52,7 @@ from codex_ray.errors import ConfigError
         (["deepspeed=zero3-offload", "deepspeed.stage=2"], "offload_param needs deepspeed.stage=3"),
         (["deepspeed=zero2-offload", "deepspeed.stage=0"], "needs deepspeed.stage of 1, 2 or 3"),
         (["deepspeed.config.zero_optimization.mics_shard_size=2"], "MiCS, which DeepSpeed has removed"),
+        (["deepspeed.config.tensor_parallel.autotp_size=2"], "give deepspeed.stage=3 for large models"),
         (["cluster.gpu_kind=H100"], "give cluster.gpus_per_worker=1 (cluster=gpu)"),
         (["cluster.labels.rack=7"], "cluster.labels.rack must be text, not 7"),
         (["cluster=gpu", "compute.device=cpu"], "would leave 1 GPUs per worker idle"),
