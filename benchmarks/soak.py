@@ -115,6 +115,7 @@ def _settings(folder: Path, steps: int) -> Pretrain:
     quiet = {"progress": "off", "report": False, "mlflow": {"enabled": False}, "mixing_every": 0}
     corpus, text = folder / "corpus", Path(os.__file__).parent / "asyncio"
     words = [f"text={text}", "tokenizer.vocabulary_size=512", "pack.sequence_length=128"]
+    words += ["split.validation=0.2", "split.test=0.0"]
     prepare(compose("prepare", words, values={"output": str(corpus), "track": quiet}))
     words = [*SHAPE, f"train.steps={steps}", "train.batch_tokens=2048", "compute.dtype=float32"]
     words += ["compute.device=cpu", "checkpoints.every=10", "validation.every=100", "validation.rows=32"]
