@@ -43,8 +43,8 @@ class Fault:
         event: one of EVENTS.
         action: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``wait`` (until a test has done its work and the file
             ``go`` is there), ``slow`` (from then on), ``nan`` (the loss becomes that), ``clock`` (the wall
-            clock jumps back an hour), ``fill`` (the run's file system is filled up) or ``read-only`` (it is
-            remounted so).
+            clock jumps back an hour), ``fill`` (the run's file system is filled up) or ``read-only`` (its
+            checkpoints folder becomes so).
     """
 
     rank: int
@@ -147,7 +147,9 @@ class Arms:
             with (self._run / "ballast").open("wb") as ballast:
                 os.posix_fallocate(ballast.fileno(), 0, left.f_bavail * left.f_frsize)
         elif action == "read-only":
-            subprocess.run(["mount", "-o", "remount,ro", str(self._run.parent)], check=True)
+            folder = str(self._run / "checkpoints")
+            subprocess.run(["mount", "--bind", folder, folder], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
         return action
 
     def put_on(self) -> None:
