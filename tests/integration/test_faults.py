@@ -135,7 +135,7 @@ def test_failures_without_progress_end_the_run_and_a_rerun_completes_it(
     undisturbed: Path, tiny_corpus: Path, tmp_path: Path, disturb: Disturb
 ) -> None:
     settings = run_settings(tiny_corpus, tmp_path, "failing", cluster=replace(TWO_WORKERS, max_failures=1))
-    faults = [Fault(1, 6, "batch"), Fault(1, 9, "batch"), Fault(0, 9, "update"), Fault(1, 9, "update")]
+    faults = [Fault(1, 6, "batch"), *(Fault(1, 9, event) for event in ("batch", "backward", "update"))]
     table = fail_at(tmp_path / "table", *faults)
     sentence = (
         r"more than cluster.max_failures=1 times without a new checkpoint \(its process or node is gone\)"
