@@ -62,6 +62,7 @@ def plain_training(
     kind: str = "adamw", adapter: dict[str, Any] | None = None, ema_decay: float = 0.0
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses, and the average of the weights after each update as its definition has it."""
+    torch.set_num_threads(1)  # as the engine's processes: on a busy machine threads wait for one another
     average: dict[str, torch.Tensor] = {}
     model, objective = tiny_model(), NextToken()
     if adapter is not None:
