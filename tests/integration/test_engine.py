@@ -123,12 +123,16 @@ def test_the_average_of_the_weights_is_what_its_definition_says(
     for index, (stage, kind) in enumerate(cases):
         (_, weights), _, (_, resumed) = results[3 * index : 3 * index + 3]
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
-        for name, average in plain[kind].items():
-            for found in (weights, again[index][1]):
-                error = (found[f"average.{name}"] - average).norm() / (average.norm() + 1e-6)
-                assert error < (1e-5 if kind == "adamw" else 1e-3), (stage, kind, name, error)
-        lag = [(weights[name] - average).abs().max().item() for name, average in plain[kind].items()]
-        assert max(lag) > 1e-3, (stage, kind)
+        differences = {
+            which: max(float((found[name] - average).abs().max()) for name, average in plain[kind].items())
+            for which, found in {
+                "two": {name: weights[f"average.{name}"] for name in plain[kind]},
+                "three": {name: again[index][1][f"average.{name}"] for name in plain[kind]},
+                "weights themselves": weights,
+            }.items()
+        }
+        lag = differences.pop("weights themselves")
+        assert lag > 2e-4 and max(differences.values()) < 0.1 * lag, (stage, kind, differences, lag)
 
 
 OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
