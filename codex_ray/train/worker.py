@@ -10,10 +10,9 @@ import contextlib
 import gc
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +29,11 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, mixing_gains
 from codex_ray.tokenizer import Tokenizer
-from codex_ray.track.gauges import RunGauges
 from codex_ray.track.hardware import choose_dtype, peak_flops
-from codex_ray.track.metrics import MetricsWriter, drop_after, metrics_at
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
+from codex_ray.train.agree import agree
 from codex_ray.train.batches import Batches
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.documents import Documents
@@ -45,12 +43,12 @@ from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
+from codex_ray.train.recorder import Recorder
 from codex_ray.train.resume import facts, refuse_other_checkpoint
 from codex_ray.train.samples import Sampler
 from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
-from codex_ray.train.slow import SlowRanks
 from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
@@ -59,7 +57,6 @@ from codex_ray.train.store import Store, newest
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
-AGREE_SECONDS = 1.0  # between two words of rank 0 that it is still at work
 OPEN_END = 2**40  # steps asked of the stream when the run's end is not decided yet
 
 
@@ -460,33 +457,7 @@ class Worker:
         return decided
 
     def _agree(self, decide: Callable[[], Value]) -> Value:
-        """Let rank 0 decide for all; its error is everyone's."""
-        box: list[Any] = [None]
-
-        def work() -> None:
-            try:
-                box[0] = decide()
-            except CodexRayError as error:
-                box[0] = error
-            except Exception as error:  # whatever it is, it can be sent as text
-                logging.exception("rank 0 could not decide")
-                box[0] = RuntimeError(f"rank 0 could not decide: {type(error).__name__}: {error}")
-
-        thread = threading.Thread(target=work, name="decision")
-        if self.rank == 0:
-            thread.start()
-        # Fetching and hashing a checkpoint may take longer than the ranks wait for each other.
-        working = torch.ones(1, device=self.device)
-        while working.item():
-            if self.rank == 0:
-                thread.join(AGREE_SECONDS)
-                working.fill_(thread.is_alive())
-            dist.broadcast(working, src=0)
-        dist.broadcast_object_list(box, src=0)
-        if isinstance(box[0], Exception):
-            raise box[0]
-        value: Value = box[0]
-        return value
+        return agree(decide, self.device)
 
     def note(self, text: str) -> None:
         """Tell the user one sentence, from one rank."""
@@ -499,80 +470,6 @@ class Worker:
         self.spans.add(f"start: {stage}", self.state.step, self._marked, self._marks[stage])
         logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
-
-
-class Recorder:
-    """The loop's watcher: rank 0 writes figures and reads the wish to stop."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._leads = worker.rank == 0
-        self._started = False
-        run, formats = worker.run, worker.settings.track.metrics
-        self._writer = MetricsWriter(run.path, formats) if self._leads else None
-        self._gauges = RunGauges(run.name) if self._leads else None
-        self._slow = SlowRanks(worker.settings.track.slow_factor)
-
-    def continue_after(self, step: int, figures: dict[str, Any] | None) -> None:
-        """Forget figures of steps that will be done again; the checkpoint has those of its own step."""
-        if self._writer:
-            self._writer.truncate_after(step)
-            drop_after(self._worker.run.validation, step)
-            if figures and metrics_at(self._writer.path, step) is None:
-                self.row(figures)
-
-    def stop_wanted(self) -> bool:
-        """Whether the driver asked to stop; the loop's reduction tells the other ranks.
-
-        Raises:
-            CodexRayError: the run goes on in another start, as after the driver was killed.
-        """
-        if self._leads:
-            self._worker.refuse_superseded()
-        return self._leads and self._worker.run.stop.exists()
-
-    def leaving(self) -> bool:
-        """Whether this rank's node is about to be taken away."""
-        return self._worker.notice.given
-
-    def stepped(self) -> None:
-        """Note the first step of this start."""
-        if not self._started:
-            self._started = True
-            self._worker.first_step_done()
-        if self._worker.spare:
-            self._worker.spare.look()
-
-    def row(self, figures: dict[str, Any]) -> None:
-        """Write one optimizer step's figures, and what each source has given until it."""
-        if self._writer and self._gauges:
-            self._writer.write(figures | self._worker.used(figures["step"]))
-            self._gauges.set(figures)
-
-    def validated(self, step: int, loss: float) -> None:
-        """Show a loss measured beside training."""
-        if self._gauges:
-            self._gauges.validated(step, loss)
-
-    def forward_seconds(self, by_rank: list[float]) -> None:
-        """Have the driver name ranks that are slower than the others."""
-        for slow in self._slow.look(by_rank) if self._leads else ():
-            self._worker.messages.send("slow", **asdict(slow), step=self._worker.state.step)
-
-    def note(self, text: str) -> None:
-        """Pass on a sentence to the user, once."""
-        self._worker.note(text)
-
-    def planned(self, plan: Plan) -> None:
-        """Pass on that the end of the run is now fixed."""
-        self._worker.planned(plan)
-
-    def close(self) -> None:
-        """Finish the metrics files."""
-        if self._writer:
-            self._writer.close()
-        if self._gauges:
-            self._gauges.close()
 
 
 def _device(settings: Pretrain) -> torch.device:
