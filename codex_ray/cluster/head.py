@@ -19,6 +19,7 @@ class HeadWatch:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._looked = self._answered = time.monotonic()
+        self._missed = 0  # looks in a row; after a pause of this process the first says nothing
 
     def look(self) -> None:
         """Try to reach the head, at most every few seconds.
@@ -32,8 +33,10 @@ class HeadWatch:
         self._looked = now
         gone = self.gone()
         if gone is None:
-            self._answered = time.monotonic()
-        elif now - self._answered > SILENT_SECONDS:
+            self._answered, self._missed = time.monotonic(), 0
+            return
+        self._missed += 1
+        if self._missed > 1 and now - self._answered > SILENT_SECONDS:
             raise gone
 
     def gone(self) -> CodexRayError | None:

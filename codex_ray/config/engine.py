@@ -88,11 +88,18 @@ def _refuse_zero(settings: Pretrain, prefix: str) -> None:
             "of them unset"
         )
     part = zero.get("zero_hpz_partition_size", 1)
-    if settings.deepspeed.stage == 3 and isinstance(part, int) and part > 1 and workers % part:
-        raise ConfigError(
-            f"{begin}.zero_hpz_partition_size={part} does not divide {prefix}cluster.workers={workers}; give "
-            "the number of GPUs of a node, and whole nodes"
-        )
+    if settings.deepspeed.stage == 3 and isinstance(part, int) and part > 1:
+        if settings.cluster.elastic:  # one of two neighbouring numbers is not divided
+            raise ConfigError(
+                f"{begin}.zero_hpz_partition_size={part} does not divide every number of workers from "
+                f"{prefix}cluster.min_workers={settings.cluster.fewest_workers} to {workers}; leave one "
+                "of them unset"
+            )
+        if workers % part:
+            raise ConfigError(
+                f"{begin}.zero_hpz_partition_size={part} does not divide {prefix}cluster.workers={workers}; "
+                "give the number of GPUs of a node, and whole nodes"
+            )
     _refuse_offload(settings, zero, begin, prefix)
 
 

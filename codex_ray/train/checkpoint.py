@@ -123,7 +123,7 @@ class CheckpointFolder:
             if step > target:
                 self.remove(step)
         if target:
-            write_text(self.folder / "latest", f"{self.path(target).name}\n")
+            self.point(target)
         return target
 
     def commit(self, files: Path, manifest: Mapping[str, Any]) -> Path:
@@ -133,8 +133,12 @@ class CheckpointFolder:
         if target.exists():
             self.remove(manifest["step"])
         files.rename(target)
-        write_text(self.folder / "latest", f"{target.name}\n")
+        self.point(manifest["step"])
         return target
+
+    def point(self, step: int) -> None:
+        """Have ``latest`` name the checkpoint of a step."""
+        write_text(self.folder / "latest", f"{step_name(step)}\n")
 
     def remove(self, step: int) -> None:
         """Take a checkpoint away; interrupted, it leaves no half under a checkpoint's name."""
@@ -183,6 +187,21 @@ def surplus(entries: Sequence[Entry], settings: Checkpoints) -> list[int]:
     if settings.keep_every:
         kept |= {step for step in steps if step % settings.keep_every == 0}
     return [step for step in steps if step not in kept]
+
+
+def unjudged(entry: Entry, settings: Checkpoints) -> str | None:
+    """Say that a checkpoint has no figure to be judged by, where it could have one.
+
+    Validation's figures are there at some steps only, which is no fault.
+    """
+    wanted, figures = settings.best_metric, entry.figures
+    not_due = wanted.startswith("validation") and "validation_loss" not in figures
+    if not settings.keep_best or wanted in figures or not_due:
+        return None
+    return (
+        f"the checkpoint of step {entry.step} has no figure {wanted} for keep_best to go by; set "
+        f"checkpoints.best_metric to one of {', '.join(sorted(figures))}"
+    )
 
 
 def _score(entry: Entry, settings: Checkpoints) -> float | None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from codex_ray.cluster.session import open_session, refuse_relative_in_job
 from codex_ray.config.common import Cluster
 from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import Checkpoints, Pretrain
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import CodexRayError, Interrupted
@@ -61,9 +61,7 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         Interrupted: the user stopped it; the last checkpoint is written.
     """
     refuse_relative_in_job(settings.runs, "runs")
-    storage = settings.checkpoints.storage
-    if storage is not None and not is_url(storage):
-        refuse_relative_in_job(storage, "checkpoints.storage")
+    settings = replace(settings, checkpoints=with_absolute_storage(settings.checkpoints))
     started = time.time()
     manifest = Manifest.load(Path(settings.corpus))
     manifest.verify(deep=False)
@@ -87,6 +85,15 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         return _in_folder(settings, manifest, run, alerts, shown, started)
 
 
+def with_absolute_storage(checkpoints: Checkpoints) -> Checkpoints:
+    """Name a folder as the workers, and a later start from elsewhere, find it."""
+    storage = checkpoints.storage
+    if storage is None or is_url(storage):
+        return checkpoints
+    refuse_relative_in_job(storage, "checkpoints.storage")
+    return replace(checkpoints, storage=str(Path(storage).expanduser().absolute()))
+
+
 def _in_folder(
     settings: Pretrain,
     manifest: Manifest,
@@ -96,9 +103,6 @@ def _in_folder(
     started: float,
 ) -> PretrainResult:
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
-    storage = settings.checkpoints.storage
-    if storage is not None and not is_url(storage):
-        absolute["checkpoints"]["storage"] = str(Path(storage).resolve())
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
     with open_session(settings.cluster) as resources:

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of, unwritable
-from codex_ray.train.checkpoint import CheckpointFolder, writable
+from codex_ray.train.checkpoint import CheckpointFolder, Entry, unjudged, writable
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import State
 from codex_ray.train.packed import write_packed
@@ -40,6 +40,7 @@ from codex_ray.train.store import Store
 
 LOOK_SECONDS = 0.02  # between two votes while a save is waited for
 GIVE_UP_SECONDS = 5.0
+WRITING = ("written", "its disk")  # what the thread is at, and what it waits for
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Saver:
         facts: returns what the manifest says beside the files; called on rank 0 before a checkpoint is given
             its name, which an error prevents.
         device: where the loop's reductions are done.
+        note: tells the user one sentence.
     """
 
     def __init__(
@@ -75,12 +77,15 @@ class Saver:
         settings: Checkpoints,
         facts: Callable[[], Mapping[str, Any]],
         device: torch.device,
+        note: Callable[[str], None],
     ) -> None:
+        self._note, self._noted = note, False
         self._folder, self._store, self._settings, self._facts = folder, store, settings, facts
         self._rank, self._world, self._device = dist.get_rank(), dist.get_world_size(), device
         self._copies = HostCopies()
         self._thread: threading.Thread | None = None
         self._began = 0.0
+        self._phase = WRITING
         self._error: Exception | None = None
         self._given_up = threading.Event()
         # Workers of an earlier start may still live, cut off: they must not write into our files.
@@ -100,9 +105,13 @@ class Saver:
         began = time.perf_counter()
         self.wait()
         self._began, self._error = time.monotonic(), None
+        self._phase = WRITING
         self._given_up.clear()
         staging = self._folder.staging(state.step, self._token)
         save = _Save(state.step, staging, staging / "files", _finite(figures))
+        if not self._noted and (told := unjudged(Entry(state.step, figures), self._settings)):
+            self._noted = True
+            self._note(told)
 
         def take(contents: Any, path: Path) -> None:
             """Keep a file's contents for the thread; or write them, when there is to be no copy."""
@@ -166,9 +175,10 @@ class Saver:
         """
         writing = self._thread is not None and self._thread.is_alive()
         if writing and time.monotonic() - self._began > 2 * self._settings.timeout_seconds:
+            word, place = self._phase
             self._error = CodexRayError(
-                f"rank {self._rank} had not written its share of a checkpoint after twice "
-                f"checkpoints.timeout_seconds={self._settings.timeout_seconds:g}; see whether its disk still "
+                f"rank {self._rank} had not {word} its share of a checkpoint after twice "
+                f"checkpoints.timeout_seconds={self._settings.timeout_seconds:g}; see whether {place} still "
                 "answers, and run it again with resume=auto"
             )
         votes = torch.tensor([int(writing), int(self.failed)], device=self._device)
@@ -266,11 +276,12 @@ class Saver:
             store.remove(save.step)  # of an earlier start, when this step is done again
             shares.say("committed")
         shares.hear("committed", range(1))
+        self._phase = ("uploaded", store.name)
         target = self._folder.path(save.step)
         store.put(save.step, target, save.hashes)
         shares.say("uploaded")
         if self._rank == 0:
-            shares.hear("uploaded")
+            shares.hear("uploaded", at=store.name)
             store.complete(save.step, target)
             store.prune(self._settings)
 

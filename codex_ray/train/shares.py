@@ -42,8 +42,10 @@ class Shares:
         with replacing(self._folder / f"{word}_{self._rank}.json") as path:
             path.write_text(json.dumps(value), encoding="utf-8")
 
-    def hear(self, word: str, ranks: range | None = None) -> list[Any]:
+    def hear(self, word: str, ranks: range | None = None, *, at: str = "its disk") -> list[Any]:
         """Wait until ``ranks``, all of them unless given, have said it; returns what they said.
+
+        ``at`` is what they wait for.
 
         Raises:
             CodexRayError: naming the ranks that have not, after the longest wait.
@@ -58,7 +60,7 @@ class Shares:
             if time.monotonic() > deadline:
                 raise CodexRayError(
                     f"rank {', '.join(map(str, missing))} had not {word} its share of the checkpoint after "
-                    f"checkpoints.timeout_seconds={self._seconds:g}; see whether its disk still answers, and "
+                    f"checkpoints.timeout_seconds={self._seconds:g}; see whether {at} still answers, and "
                     "run it again with resume=auto"
                 )
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths.values()]

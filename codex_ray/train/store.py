@@ -196,6 +196,7 @@ def newest(folder: CheckpointFolder, store: Store | None, note: Callable[[str], 
         if reason is None:
             target = folder.path(entry.step)
             staging.rename(target)
+            folder.point(entry.step)
             note(f"checkpoint {target.name} was fetched from {store.name}")
             return Found.read(target)
         shutil.rmtree(staging)

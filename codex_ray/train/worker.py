@@ -169,6 +169,7 @@ class Worker:
             self.settings.checkpoints,
             self._facts,
             self.device,
+            self.note,
         )
         try:
             parts = self._parts(source, recorder, saver)

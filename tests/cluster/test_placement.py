@@ -46,7 +46,7 @@ def test_workers_and_driver_land_where_labels_say(cluster: LocalCluster, tmp_pat
             workers=2,
             threads_per_worker=1,
             labels={"pool": "in(spot,fixed)"},
-            driver_labels={"pool": "!in(spot,fixed)"},
+            driver_labels={"pool": "fixed"},
             placement="strict_spread",
         ),
         "nowhere": Cluster(
@@ -60,7 +60,8 @@ def test_workers_and_driver_land_where_labels_say(cluster: LocalCluster, tmp_pat
         if name == "nowhere":
             settings = replace(settings, train=Training(steps=2, batch_tokens=10 * LENGTH))
         save(settings, tmp_path / f"{name}.yaml")
-        words = ["pretrain", "--config", str(tmp_path / f"{name}.yaml"), "--submit", cluster.state.dashboard]
+        words = ["pretrain", "--config", str(tmp_path / f"{name}.yaml"), f"name={name}"]
+        words += ["--submit", cluster.state.dashboard]
         done = python(cluster, "-m", "codex_ray", *words)
         if name == "nowhere":
             assert done.returncode == 1
@@ -69,11 +70,11 @@ def test_workers_and_driver_land_where_labels_say(cluster: LocalCluster, tmp_pat
         assert done.returncode == 0, done.stdout + done.stderr
         messages = MessageReader(tmp_path / "runs" / name / "attempts" / "1").new()
         addresses[name] = sorted(str(item["node"]) for item in messages if item["kind"] == "worker")
-    head, spot, fixed = (node.address for node in cluster.nodes)
+    _, spot, fixed = (node.address for node in cluster.nodes)
     assert addresses == {"spot": [spot, spot], "spread": sorted([spot, fixed])}
     listing = "from codex_ray.cluster.jobs import connect; import sys\n" + (
         "for job in connect(sys.argv[1]).list_jobs(): print(job.entrypoint, job.driver_info.node_ip_address)"
     )
     drivers = python(cluster, "-c", listing, cluster.state.dashboard).stdout.splitlines()
-    [spread] = [line for line in drivers if "spread.yaml" in line or "name=spread" in line] or drivers[:1]
-    assert head in spread, drivers
+    [spread] = [line for line in drivers if "name=spread" in line.split()]
+    assert spread.split()[-1] == fixed, drivers

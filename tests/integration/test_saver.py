@@ -84,7 +84,7 @@ def saver_in(folder: Path, **changes: Any) -> Saver:
     checkpoints = CheckpointFolder(folder / "checkpoints")
     facts = {"commit": "c0ffee"}
     store = Store.of(settings, "run")
-    return Saver(checkpoints, store, settings, lambda: facts, torch.device("cpu"))
+    return Saver(checkpoints, store, settings, lambda: facts, torch.device("cpu"), print)
 
 
 def beside_the_loop(rank: int, folder: Path) -> None:

@@ -19,10 +19,18 @@ def test_silence_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) ->
     for seconds in (10.0, 30.0, 60.0):
         now[0] = seconds
         watch.look()
+    paused = head.HeadWatch(f"127.0.0.1:{port}")
     listening.close()
+    now[0] = 95.0
+    paused.look()
+    now[0] = 98.0
+    with pytest.raises(CodexRayError, match="does not answer"):
+        paused.look()
     now[0] = 75.0
     watch.look()
     assert watch.gone() is not None
+    now[0] = 79.0
+    watch.look()
     now[0] = 81.0
     with pytest.raises(CodexRayError, match=rf"head at 127.0.0.1:{port} does not answer .*refused"):
         watch.look()

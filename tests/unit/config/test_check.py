@@ -43,6 +43,10 @@ from codex_ray.errors import ConfigError
         (["deepspeed=zeropp", "cluster.workers=8"], "zero_quantized_weights=true needs GPUs"),
         (["deepspeed=zeropp", "cluster=gpu", "cluster.workers=12"], "does not divide cluster.workers=12"),
         (
+            ["deepspeed=zeropp", "cluster=gpu", "cluster.workers=16", "cluster.min_workers=8"],
+            "does not divide every number of workers from cluster.min_workers=8 to 16; leave one of them",
+        ),
+        (
             ["deepspeed=zeropp", "cluster=gpu", "cluster.workers=8", "deepspeed.autocast=true"],
             "cannot go with deepspeed.autocast=true",
         ),

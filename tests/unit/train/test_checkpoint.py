@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of
-from codex_ray.train.checkpoint import CheckpointFolder, Entry, damage, surplus
+from codex_ray.train.checkpoint import CheckpointFolder, Entry, damage, surplus, unjudged
 
 
 def commit(folder: CheckpointFolder, step: int, loss: float | None = None) -> Path:
@@ -104,6 +105,18 @@ def test_the_best_are_those_of_a_figure(changes: dict[str, Any], kept: list[int]
     entries = [Entry(step, {"validation_loss": v, "loss": 5 - step / 100}) for step, v in losses.items()]
     gone = surplus(entries, Checkpoints(keep_last=1, **changes))
     assert sorted(losses.keys() - gone) == kept
+
+
+def test_a_figure_that_is_never_there_is_told() -> None:
+    trained, validated = Entry(5, {"loss": 2.0}), Entry(10, {"loss": 2.0, "validation_loss": 3.0})
+    assert unjudged(trained, Checkpoints()) is None  # only some steps are validated
+    assert unjudged(validated, Checkpoints(best_metric="loss")) is None
+    misspelt = Checkpoints(best_metric="validation_los")
+    assert unjudged(validated, replace(misspelt, keep_best=0)) is None
+    assert unjudged(validated, misspelt) == (
+        "the checkpoint of step 10 has no figure validation_los for keep_best to go by; set "
+        "checkpoints.best_metric to one of loss, validation_loss"
+    )
 
 
 def test_checkpoints_of_the_first_format_are_read_and_kept(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from codex_ray.config.train import Checkpoints, Pretrain
 from codex_ray.errors import CodexRayError
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.train.checkpoint import MANIFEST, CheckpointFolder, Found
+from codex_ray.train.driver import with_absolute_storage
 from codex_ray.train.resume import refuse_used_storage
 from codex_ray.train.shares import GivenUp, Shares
 from codex_ray.train.store import Store, newest
@@ -65,6 +66,7 @@ def test_a_checkpoint_is_there_with_its_manifest_and_comes_back(store: Store, tm
     notes: list[str] = []
     found = newest(folder, store, notes.append)
     assert found is not None and found.step == 10 and folder.steps() == [10]
+    assert (folder.folder / "latest").read_text() == "step_00000010\n"
     assert (found.folder / "engine/a.pt").read_bytes() == b"engine/a.pt at 10" * 100
     assert len(notes) == 1 and "step_00000010 was fetched from" in notes[0] and "endpoint" not in notes[0]
     assert newest(folder, store, pytest.fail) == found
@@ -125,6 +127,18 @@ def test_a_new_run_does_not_take_up_another_of_its_name(store: Store, tmp_path: 
         refuse_used_storage(run, Pretrain(checkpoints=settings))
 
 
+def test_a_folder_is_named_as_workers_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for given, meant in (
+        ("~/backup", f"{tmp_path}/home/backup"),
+        ("backup", f"{tmp_path}/backup"),
+        ("s3://bucket/x", "s3://bucket/x"),
+        (None, None),
+    ):
+        assert with_absolute_storage(Checkpoints(storage=given)).storage == meant
+
+
 def test_a_store_that_does_not_answer_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +173,11 @@ def test_ranks_hear_of_each_other_or_say_who_is_missing(tmp_path: Path) -> None:
     late.start()
     assert ranks[0].hear("written") == [{"a": "0"}, {"b": "1"}, {"c": "2"}]
     late.join()
+    ranks[0].say("uploaded")
+    with pytest.raises(
+        CodexRayError, match=r"^rank 1, 2 had not uploaded its .* whether s3://b/run still ans"
+    ):
+        ranks[0].hear("uploaded", at="s3://b/run")
     ranks[1].say("failed")
     with pytest.raises(GivenUp):
         ranks[2].hear("uploaded")
