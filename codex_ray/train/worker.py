@@ -198,10 +198,10 @@ class Worker:
                 self.spare.close()
         finally:
             source.close()
-            recorder.close()
-            self.spans.close()
             if self.spare:
                 self.spare.drop()
+            recorder.close()
+            self.spans.close()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
 
