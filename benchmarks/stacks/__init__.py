@@ -1,0 +1,1 @@
+"""Other ways to run the same training, one process per rank, for ``benchmarks.stack``."""
