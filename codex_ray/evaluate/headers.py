@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from codex_ray.evaluate.ngram import NgramModel
-from codex_ray.rollout.generate import generate, max_positions, prompt_ids
+from codex_ray.rollout.generate import generate, prompt_ids
+from codex_ray.rollout.sampler import max_positions
 from codex_ray.rollout.sampling import Sampling, row_seeds, sample
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def complete_with_ngram(
             contexts = [[*prompts[row][-ngram.order :], *drawn[row]] for row in running]
             probabilities_BV = np.stack([ngram.distribution(context) for context in contexts])
             uniforms = [generators[row].random() for row in running]
-            tokens_B = sample(torch.from_numpy(np.log(probabilities_BV)), uniforms, SAMPLING).tolist()
+            tokens_B = sample(torch.from_numpy(np.log(probabilities_BV)), uniforms, SAMPLING)[0].tolist()
             for row, token in zip(running, tokens_B, strict=True):
                 drawn[row].append(token)
             running = [row for row in running if drawn[row][-1] != tokenizer.eos_id]

@@ -18,8 +18,8 @@ from codex_ray.evaluate.documents import measured_documents
 from codex_ray.evaluate.headers import Header, HeaderResult, complete_with_model, find_headers, share_parsed
 from codex_ray.evaluate.likelihood import Likelihood, score_documents
 from codex_ray.files import write_json, write_text
-from codex_ray.rollout.generate import max_positions
 from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.sampler import max_positions
 from codex_ray.track import MlflowRun, Progress, open_progress, write_environment, write_report
 
 if TYPE_CHECKING:

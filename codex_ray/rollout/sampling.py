@@ -26,7 +26,13 @@ SHORTLIST = 256
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn: temperature first, then the ``top_k`` likeliest, then ``top_p`` of what is left.
+    """How a token is drawn: temperature first, then ``top_k``, ``top_p`` and ``min_p``, each of what is left.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with this probability.
+        min_p: drop tokens less likely than this share of the likeliest one.
 
     Raises:
         ConfigError: a value that cannot be right.
@@ -35,6 +41,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -43,6 +50,8 @@ class Sampling:
             raise ConfigError(f"top_k must be at least 0, not {self.top_k}; 0 keeps every token")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}; 1 keeps every token")
+        if not 0 <= self.min_p < 1:
+            raise ConfigError(f"min_p must be from 0 to below 1, not {self.min_p}; 0 keeps every token")
 
 
 def row_seeds(seed: int, rows: int) -> list[int]:
@@ -53,19 +62,21 @@ def row_seeds(seed: int, rows: int) -> list[int]:
     ]
 
 
-def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -> Tensor:
-    """Draw one token per row; int64 ids ``[B]``.
+def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one token per row; int64 ids ``[B]`` and the log of the probability each was drawn with ``[B]``.
 
     The smallest set whose probability reaches ``top_p`` is kept, the likeliest token always
-    (nucleus sampling, arXiv 1904.09751). Tokens at minus infinity are never drawn.
+    (nucleus sampling, arXiv 1904.09751); ``min_p`` is arXiv 2407.01082. Tokens at minus infinity are
+    never drawn.
 
     Args:
         logits_BV: scores, any floating type; the softmax is float32, its sums float64.
         uniforms_B: one number in [0, 1) per row; greedy decoding ignores them.
-        sampling: temperature, top-k and top-p.
+        sampling: temperature, top-k, top-p and min-p.
     """
     if sampling.temperature < GREEDY_BELOW:
-        return logits_BV.argmax(dim=-1)
+        tokens_B = logits_BV.argmax(dim=-1)
+        return tokens_B, torch.zeros(len(tokens_B), device=logits_BV.device)
     scores_BV = logits_BV.float()
     scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / sampling.temperature
     uniforms_B1 = torch.tensor(list(uniforms_B), dtype=torch.float64, device=logits_BV.device)[:, None]
@@ -73,36 +84,43 @@ def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -
     if 0 < sampling.top_k < vocabulary:
         scores_BK, ids_BK = scores_BV.topk(sampling.top_k, dim=-1)
         total_B1 = scores_BK.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
-        return _draw(_nucleus(scores_BK, total_B1, sampling.top_p), ids_BK, uniforms_B1)
+        return _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)
     weights_BV = scores_BV.exp()
     if sampling.top_p == 1:
-        return _draw(weights_BV, None, uniforms_B1)
+        return _draw(_likely(weights_BV, sampling), None, uniforms_B1)
     total_B1 = weights_BV.sum(dim=-1, keepdim=True, dtype=torch.float64)
     scores_BK, ids_BK = scores_BV.topk(min(SHORTLIST, vocabulary), dim=-1)
     shortlisted_B = scores_BK.exp().sum(dim=-1, dtype=torch.float64) >= sampling.top_p * total_B1[:, 0]
-    tokens_B = _draw(_nucleus(scores_BK, total_B1, sampling.top_p), ids_BK, uniforms_B1)
+    tokens_B, logprobs_B = _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)
     rest = torch.nonzero(~shortlisted_B)[:, 0]
     if len(rest):
         scores_BK, ids_BK = scores_BV[rest].sort(dim=-1, descending=True, stable=True)
-        weights_BK = _nucleus(scores_BK, total_B1[rest], sampling.top_p)
-        tokens_B[rest] = _draw(weights_BK, ids_BK, uniforms_B1[rest])
-    return tokens_B
+        weights_BK = _nucleus(scores_BK, total_B1[rest], sampling)
+        tokens_B[rest], logprobs_B[rest] = _draw(weights_BK, ids_BK, uniforms_B1[rest])
+    return tokens_B, logprobs_B
 
 
-def _nucleus(scores_BK: Tensor, total_B1: Tensor, top_p: float) -> Tensor:
+def _nucleus(scores_BK: Tensor, total_B1: Tensor, sampling: Sampling) -> Tensor:
     """Return weights of sorted scores, zero beyond the first tokens that hold ``top_p`` of the total."""
     weights_BK = scores_BK.exp()
     before_BK = weights_BK.cumsum(dim=-1, dtype=torch.float64) - weights_BK
-    beyond_BK = before_BK >= top_p * total_B1
+    beyond_BK = before_BK >= sampling.top_p * total_B1
     beyond_BK[:, 0] = False
-    return weights_BK.masked_fill(beyond_BK, 0.0)
+    return _likely(weights_BK.masked_fill(beyond_BK, 0.0), sampling)
 
 
-def _draw(weights_BK: Tensor, ids_BK: Tensor | None, uniforms_B1: Tensor) -> Tensor:
+def _likely(weights_BK: Tensor, sampling: Sampling) -> Tensor:
+    """Drop weights below ``min_p``; the likeliest token's is 1."""
+    return weights_BK.masked_fill(weights_BK < sampling.min_p, 0.0) if sampling.min_p else weights_BK
+
+
+def _draw(weights_BK: Tensor, ids_BK: Tensor | None, uniforms_B1: Tensor) -> tuple[Tensor, Tensor]:
     """Invert the cumulative distribution of each row at its uniform number."""
     cumulative_BK = weights_BK.cumsum(dim=-1, dtype=torch.float64)
     total_B1 = cumulative_BK[:, -1:]
     # Staying below the total makes the first entry above the target one of positive weight.
     target_B1 = torch.minimum(uniforms_B1 * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     chosen_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True)
-    return (chosen_B1 if ids_BK is None else ids_BK.gather(-1, chosen_B1)).squeeze(-1)
+    logprobs_B1 = (weights_BK.gather(-1, chosen_B1) / total_B1).log().float()
+    tokens_B1 = chosen_B1 if ids_BK is None else ids_BK.gather(-1, chosen_B1)
+    return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1)

@@ -13,8 +13,9 @@ from typing import Any
 from codex_ray.config.use import Generate
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.files import write_text
-from codex_ray.rollout.generate import Completion, check_prompts, generate, prompt_ids
+from codex_ray.rollout.generate import check_prompts, generate, prompt_ids
 from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.request import Completion
 from codex_ray.rollout.sampling import row_seeds
 
 BATCHES_AT_ONCE = 16

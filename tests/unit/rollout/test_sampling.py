@@ -19,7 +19,7 @@ LOGITS = arrays.arrays(np.float32, (4, 9), elements=st.floats(-30, 30, width=32)
 def frequencies(logits: list[float], settings: Sampling, draws: int = 4000) -> list[float]:
     """Share of each token when the unit interval is gone through evenly."""
     uniforms = [(draw + 0.5) / draws for draw in range(draws)]
-    tokens = sample(torch.tensor(logits).expand(draws, -1), uniforms, settings)
+    tokens, _ = sample(torch.tensor(logits).expand(draws, -1), uniforms, settings)
     return (torch.bincount(tokens, minlength=len(logits)) / draws).tolist()
 
 
@@ -77,7 +77,7 @@ def test_a_shortlist_draws_what_a_whole_sort_draws(logits: np.ndarray, top_p: fl
         drawn = []
         for size in (1, 6, 30):
             patch.setattr(sampling, "SHORTLIST", size)
-            drawn.append(sample(torch.from_numpy(logits), uniforms, Sampling(0.8, top_p=top_p)).tolist())
+            drawn.append(sample(torch.from_numpy(logits), uniforms, Sampling(0.8, top_p=top_p))[0].tolist())
     assert drawn[0] == drawn[1] == drawn[2]
 
 
@@ -86,9 +86,9 @@ def test_a_row_does_not_depend_on_its_batch(logits: np.ndarray, uniforms: list[f
     together = torch.from_numpy(logits)
     for settings in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
         alone = [
-            sample(together[row : row + 1], uniforms[row : row + 1], settings).item() for row in range(4)
+            sample(together[row : row + 1], uniforms[row : row + 1], settings)[0].item() for row in range(4)
         ]
-        assert sample(together, uniforms, settings).tolist() == alone
+        assert sample(together, uniforms, settings)[0].tolist() == alone
 
 
 @given(LOGITS, st.sampled_from([0.0, 0.5, np.nextafter(1, 0)]))
@@ -96,7 +96,7 @@ def test_a_banned_token_is_never_drawn(logits: np.ndarray, uniform: float) -> No
     banned = torch.from_numpy(logits).clone()
     banned[:, [0, 4, 8]] = -torch.inf
     for settings in (Sampling(), Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=4), Sampling(0)):
-        assert not set(sample(banned, [uniform] * 4, settings).tolist()) & {0, 4, 8}
+        assert not set(sample(banned, [uniform] * 4, settings)[0].tolist()) & {0, 4, 8}
 
 
 def test_row_seeds_do_not_depend_on_the_number_of_rows() -> None:

@@ -1,0 +1,224 @@
+"""Requests that come and go: each as if it were alone, nothing read twice, nothing left behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.rollout import sampler as module
+from codex_ray.rollout.request import Completion, Request
+from codex_ray.rollout.sampler import Sampler
+from codex_ray.rollout.sampling import Sampling
+from codex_ray.tokenizer import Tokenizer
+from tests.unit.model.families import OTHERS, other
+from tests.unit.rollout.models import POSITIONS, llama, mhc, train_small_tokenizer
+
+WARM = Sampling(0.9, top_k=40, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return train_small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def plain(tokenizer: Tokenizer) -> Any:
+    return llama(tokenizer.vocabulary_size).eval()
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return [1, *random.Random(seed).choices(range(4, 400), k=length - 1)]
+
+
+def finish(sampler: Sampler) -> dict[int, Completion]:
+    """Run until every request has ended."""
+    done = {}
+    while sampler.running:
+        done |= {drawn.request: drawn.completion for drawn in sampler.step() if drawn.completion}
+    return done
+
+
+def alone(model: Any, tokenizer: Tokenizer, request: Request) -> Completion:
+    sampler = Sampler(model, tokenizer, slots=1, capacity=POSITIONS)
+    sampler.submit(request)
+    return finish(sampler)[0]
+
+
+def assert_same(one: Completion, another: Completion) -> None:
+    assert (one.ids, one.text, one.finish_reason) == (another.ids, another.text, another.finish_reason)
+    assert one.logprobs == pytest.approx(another.logprobs, abs=1e-5)
+    assert one.sampling_logprobs == pytest.approx(another.sampling_logprobs, abs=1e-4)
+
+
+class Reads:
+    """Counts the tokens that a model is given."""
+
+    def __init__(self, model: Any) -> None:
+        self.tokens = 0
+        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        self.tokens += kwargs["input_ids"].numel()
+
+    def stop(self) -> int:
+        self._hook.remove()
+        return self.tokens
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_requests_that_come_and_go_end_as_if_alone(
+    plain: Any, tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    sampler = Sampler(plain, tokenizer, slots=data.draw(st.integers(1, 4)), capacity=POSITIONS)
+    requests: dict[int, Request] = {}
+    done: dict[int, Completion] = {}
+    cancelled = set()
+    for _ in range(data.draw(st.integers(1, 25))):
+        if data.draw(st.booleans()):
+            settings = data.draw(st.sampled_from([Sampling(0), WARM, Sampling(min_p=0.05)]))
+            start = prompt(data.draw(st.integers(0, 2)), data.draw(st.sampled_from([2, 9, 30, 45])))
+            number = data.draw(st.integers(0, 9))
+            request = Request(start, data.draw(st.integers(1, 12)), settings, seed=number)
+            requests[sampler.submit(request)] = request
+        elif requests and data.draw(st.integers(0, 4)) == 0:
+            number = data.draw(st.sampled_from(sorted(requests)))
+            if number not in done:
+                sampler.cancel(number)
+                cancelled.add(number)
+        done |= {drawn.request: drawn.completion for drawn in sampler.step() if drawn.completion}
+    done |= finish(sampler)
+    assert set(done) == set(requests) - cancelled
+    for number, completion in done.items():
+        assert_same(completion, alone(plain, tokenizer, requests[number]))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_draw_what_whole_passes_draw(family: str, tokenizer: Tokenizer) -> None:
+    model = other(family, vocab_size=tokenizer.vocabulary_size)
+    sampler = Sampler(model, tokenizer, slots=2, capacity=POSITIONS)
+    starts = [prompt(1, 20), prompt(2, 5), prompt(3, 11)]
+    for start in starts:
+        sampler.submit(Request(start, 12, Sampling(0)))
+    done = finish(sampler)
+    for number, start in enumerate(starts):
+        ids = torch.tensor([start + done[number].ids])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(-1, ids[0, len(start) :, None]).squeeze(-1)
+        assert done[number].logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_equal_prompts_are_read_once(plain: Any, tokenizer: Tokenizer) -> None:
+    requests = [Request(prompt(1, 30), 3, WARM, seed=seed) for seed in range(4)]
+    sampler, reads = Sampler(plain, tokenizer, slots=4, capacity=POSITIONS), Reads(plain)
+    for request in requests:
+        sampler.submit(request)
+    done = finish(sampler)
+    drawn = sum(len(completion.ids) - 1 for completion in done.values())
+    assert reads.stop() == 30 + drawn
+    for number, request in enumerate(requests):
+        assert_same(done[number], alone(plain, tokenizer, request))
+    assert len({tuple(completion.ids) for completion in done.values()}) > 1
+
+
+def test_a_conversation_goes_on_from_what_is_still_held(plain: Any, tokenizer: Tokenizer) -> None:
+    sampler = Sampler(plain, tokenizer, slots=2, capacity=POSITIONS)
+    first = sampler.submit(Request(prompt(1, 20), 10, Sampling(0)))
+    sampler.submit(Request(prompt(2, 20), 20, Sampling(0)))
+    done = finish(sampler)
+    longer = [*prompt(1, 20), *done[first].ids, 5, 6, 7]
+    reads = Reads(plain)
+    again = sampler.submit(Request(longer, 1, Sampling(0)))
+    completion = finish(sampler)[again]
+    assert reads.stop() == 4  # the last token drawn was never read, and three are new
+    assert_same(completion, alone(plain, tokenizer, Request(longer, 1, Sampling(0))))
+
+
+def test_long_prompts_are_read_in_parts(
+    plain: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(prompt(1, 50), 5, WARM, seed=3)
+    whole = alone(plain, tokenizer, request)
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 7)
+    assert_same(alone(plain, tokenizer, request), whole)
+
+
+def test_new_weights_forget_what_the_old_ones_held(tokenizer: Tokenizer) -> None:
+    model = mhc(tokenizer.vocabulary_size).eval()
+    request = Request(prompt(1, 30), 5, Sampling(0))
+    sampler = Sampler(model, tokenizer, slots=1, capacity=POSITIONS)
+    sampler.submit(request)
+    sampler.step()
+    with pytest.raises(RuntimeError, match="on their way"):
+        sampler.forget()
+    before = finish(sampler)[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    sampler.forget()
+    sampler.submit(request)
+    after = finish(sampler)[1]
+    assert before.logprobs != pytest.approx(after.logprobs, abs=1e-3)
+    assert_same(after, alone(model, tokenizer, request))
+
+
+def test_cancelled_requests_leave_at_once(plain: Any, tokenizer: Tokenizer) -> None:
+    sampler = Sampler(plain, tokenizer, slots=1, capacity=POSITIONS)
+    running, waiting, kept = (sampler.submit(Request(prompt(seed, 9), 8, Sampling(0))) for seed in range(3))
+    sampler.step()
+    sampler.cancel(running)
+    sampler.cancel(waiting)
+    sampler.cancel(99)  # ended, or never there
+    assert sampler.running == 1
+    assert set(finish(sampler)) == {kept}
+
+
+def test_both_distributions_are_told(plain: Any, tokenizer: Tokenizer) -> None:
+    done = alone(plain, tokenizer, Request(prompt(1, 12), 6, Sampling(0.7, top_k=5), seed=2))
+    ids = torch.tensor([prompt(1, 12) + done.ids])
+    with torch.no_grad():
+        logits_TV = plain(ids).logits[0, 11:-1]
+    tokens_T1 = ids[0, 12:, None]
+    plainly = logits_TV.log_softmax(-1).gather(-1, tokens_T1).squeeze(-1)
+    logits_TV[:, tokenizer.pad_id] = -torch.inf
+    kept_TV = logits_TV.masked_fill(logits_TV < logits_TV.topk(5).values[:, -1:], -torch.inf)
+    drawn = (kept_TV / 0.7).log_softmax(-1).gather(-1, tokens_T1).squeeze(-1)
+    assert done.logprobs == pytest.approx(plainly.tolist(), abs=1e-5)
+    assert done.sampling_logprobs == pytest.approx(drawn.tolist(), abs=1e-5)
+
+
+def test_an_adjustment_decides_what_can_be_drawn(plain: Any, tokenizer: Tokenizer) -> None:
+    def only_rising(ids: Sequence[int], logits_V: Tensor) -> Tensor:
+        forbidden = torch.arange(len(logits_V)) <= (ids[-1] if ids else 100)
+        return logits_V.masked_fill(forbidden, -torch.inf)
+
+    sampler = Sampler(plain, tokenizer, slots=2, capacity=POSITIONS)
+    sampler.submit(Request(prompt(1, 9), 5, WARM, adjust=only_rising))
+    free = Request(prompt(2, 9), 5, WARM)
+    sampler.submit(free)
+    done = finish(sampler)
+    assert done[0].ids == sorted(set(done[0].ids)) and done[0].ids[0] > 100
+    assert_same(done[1], alone(plain, tokenizer, free))
+
+
+def test_impossible_requests_are_refused(plain: Any, tokenizer: Tokenizer) -> None:
+    sampler = Sampler(plain, tokenizer, slots=1, capacity=20)
+    for request, sentence in [
+        (Request([], 1), "has no tokens"),
+        (Request(prompt(1, 20), 1), "has 20 tokens and the model takes 20"),
+        (Request([1, 5000], 1), "holds token 5000"),
+    ]:
+        with pytest.raises(CodexRayError, match=sentence):
+            sampler.submit(request)
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        sampler.submit(Request([1], 0))
+    assert sampler.running == 0
