@@ -28,7 +28,9 @@ ATTENTION = "codex_ray_slots"
 class Placement(Protocol):
     """Where the keys and values of a forward pass go, and which ones it looks at."""
 
-    past: int
+    @property
+    def past(self) -> int:
+        """Positions before the new ones; of several rows, the furthest."""
 
     def store(self, kept_SGCE: Tensor, new_RGQE: Tensor) -> Tensor:
         """Write the new ones into the slots and return those to look at, [R, G, T, E]."""
