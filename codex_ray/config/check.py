@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
-from codex_ray.config.engine import refuse_deepspeed
+from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.fields import MASK
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
@@ -115,6 +115,7 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
             f"within sublayers; give {prefix}deepspeed.stage=2, or leave {prefix}train.compile unset"
         )
     _going_back(settings, prefix)
+    refuse_sequence_parallel(settings, prefix)
     refuse_ramps(settings.train, prefix)
     _checkpoints(settings.checkpoints, f"{prefix}checkpoints.")
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")

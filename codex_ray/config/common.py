@@ -29,6 +29,9 @@ class Cluster:
     gpu_kind: str | None = setting(
         None, help="kind of GPU that workers take, as Ray calls it, such as H100; unset is any"
     )
+    sequence_parallel: int = setting(
+        1, minimum=1, help="workers that share each sequence between them (Ulysses), for long rows"
+    )
     labels: dict[str, Any] = setting(
         {}, help="Ray node labels that workers ask for: value, !value, in(a,b) or !in(a,b) by label"
     )

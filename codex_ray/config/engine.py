@@ -57,6 +57,35 @@ def refuse_deepspeed(settings: Pretrain, prefix: str) -> None:
     _refuse_zero(settings, prefix)
 
 
+def refuse_sequence_parallel(settings: Pretrain, prefix: str) -> None:
+    """Check whether workers can share sequences between them.
+
+    Raises:
+        ConfigError: one sentence with the numbers and the remedy.
+    """
+    cluster, model, train = settings.cluster, settings.model, settings.train
+    shared = cluster.sequence_parallel
+    if shared == 1:
+        return
+    key = f"{prefix}cluster.sequence_parallel={shared}"
+    if cluster.workers % shared:
+        raise ConfigError(f"{key} does not divide {prefix}cluster.workers={cluster.workers}; give a divisor")
+    if model.heads % shared or (model.key_value_heads % shared and shared % model.key_value_heads):
+        raise ConfigError(
+            f"{key} workers cannot share {prefix}model.heads={model.heads} and "
+            f"{prefix}model.key_value_heads={model.key_value_heads} evenly; give a number that divides both"
+        )
+    refused = {
+        "cluster.min_workers": cluster.min_workers is not None,
+        "train.sequence_ramp": bool(train.sequence_ramp),
+        "train.documents=separate": train.documents == "separate",
+        "train.compile": train.compile,
+    }
+    for other, given in refused.items():
+        if given:
+            raise ConfigError(f"{key} cannot go with {prefix}{other}; leave one of them out")
+
+
 def _refuse_zero(settings: Pretrain, prefix: str) -> None:
     """Refuse what offloading and ZeRO++ cannot do here, before DeepSpeed does in words of its own."""
     zero = settings.deepspeed.config.get("zero_optimization", {})

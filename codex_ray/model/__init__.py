@@ -13,7 +13,7 @@ from codex_ray.model.deepseek import load_deepseek, to_deepseek
 from codex_ray.model.flops import flops_per_token
 from codex_ray.model.gains import mixing_gains
 from codex_ray.model.load import load_model, resolve_model_folder
-from codex_ray.model.loss import next_token_loss_sum
+from codex_ray.model.loss import next_token_loss_sum, stretch_loss_sum
 from codex_ray.model.modeling import CodexRayForCausalLM, CodexRayModel
 from codex_ray.model.operations import IGNORED
 from codex_ray.model.roles import optimizer_role
@@ -31,6 +31,7 @@ __all__ = [
     "next_token_loss_sum",
     "optimizer_role",
     "resolve_model_folder",
+    "stretch_loss_sum",
     "to_deepseek",
 ]
 

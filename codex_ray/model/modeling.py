@@ -499,6 +499,7 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_logits: bool = True,
@@ -506,7 +507,8 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Return logits, [B, S, V], and the loss when ``labels`` are given.
 
-        Labels are token ids at their own places (the shift happens here); -100 is not counted. The
+        Labels are token ids at their own places (the shift happens here), ``shift_labels`` at the places
+        of the tokens before, for rows that go on elsewhere; -100 is not counted. The
         loss is the mean, or the sum over ``num_items_in_batch`` when that is given. Training that
         needs the loss only sets ``return_logits=False``: logits are then never all in memory.
         """
@@ -522,15 +524,18 @@ class CodexRayForCausalLM(CodexRayPreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         logits = loss = None
         # An adapter around the output matrix is not part of the matrix's own loss.
-        if labels is not None and not return_logits and type(self.lm_head) is OutputMatrix:
+        targets = shift_labels
+        if targets is None and labels is not None:
             targets = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+        if targets is not None and not return_logits and type(self.lm_head) is OutputMatrix:
             count = kwargs.get("num_items_in_batch")
             loss = self.lm_head(hidden_states, targets)
             loss = loss / ((targets != IGNORED).sum() if count is None else count)
         else:
             logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-            if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+            if targets is not None:
+                given = {"labels": labels, "shift_labels": shift_labels}
+                loss = self.loss_function(logits=logits, vocab_size=self.vocab_size, **given, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

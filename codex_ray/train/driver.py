@@ -67,8 +67,16 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     manifest.verify(deep=False)
     cluster = settings.cluster
     batches = Batches.of(
-        settings.train, manifest.sequence_length, cluster.workers, fewest=cluster.min_workers
+        settings.train,
+        manifest.sequence_length,
+        cluster.workers // cluster.sequence_parallel,
+        fewest=cluster.min_workers,
     )
+    if manifest.sequence_length % cluster.sequence_parallel:
+        raise CodexRayError(
+            f"corpus {settings.corpus} has rows of {manifest.sequence_length} tokens, which "
+            f"cluster.sequence_parallel={cluster.sequence_parallel} cannot share evenly; give a divisor"
+        )
     rows = manifest.splits["train"].rows
     if rows < batches.most_rows:
         raise CodexRayError(

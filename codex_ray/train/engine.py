@@ -29,6 +29,7 @@ from codex_ray.train.average import Average
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
 from codex_ray.train.recut import Layout, recut
+from codex_ray.train.sequence import share_attention
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ class Engine:
         optimizer: optimizer settings; ``deepspeed``: stage, buckets and further keys.
         batch: rows per worker and accumulation.
         device: torch device; ``dtype``: compute precision.
+        sequence_parallel: ranks, one after another, that share every sequence between them.
         ema_decay: decay of an average of the weights that is kept beside them; 0 keeps none.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         optimizer: Optimizer,
         deepspeed: DeepSpeed,
@@ -79,6 +81,7 @@ class Engine:
         device: torch.device,
         dtype: torch.dtype,
         ema_decay: float = 0.0,
+        sequence_parallel: int = 1,
     ) -> None:
         self.stage = deepspeed.stage
         autocast = deepspeed.autocast and dtype != torch.float32
@@ -89,10 +92,15 @@ class Engine:
         library.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
         )
+        groups = None
+        if sequence_parallel > 1:
+            groups = share_attention(model, sequence_parallel, batch.micro_rows)
+        self._replicas = dist.get_world_size() // sequence_parallel
         built = build_optimizer(optimizer, model.named_parameters(), dtype)
         self._engine, self._optimizer, _, _ = library.initialize(
             model=model,
             optimizer=built,
+            mpu=groups,
             config=_configuration(deepspeed, batch, optimizer.clip_norm, dtype, autocast=autocast),
         )
         self._inner = built
@@ -113,7 +121,7 @@ class Engine:
     def begin(self, micro_batches: int) -> None:
         """Say how many micro-batches the next update adds up; until then it is as many as in the plan."""
         if micro_batches != self._accumulation:
-            self._engine.set_train_batch_size(micro_batches * self._micro_rows * dist.get_world_size())
+            self._engine.set_train_batch_size(micro_batches * self._micro_rows * self._replicas)
             self._accumulation = micro_batches
         self._left = micro_batches
         self._announce()
@@ -125,7 +133,7 @@ class Engine:
         accumulation and by workers is undone here, so that every token weighs the same
         whatever the number of either.
         """
-        self._engine.backward(loss * float(self._accumulation * dist.get_world_size()))
+        self._engine.backward(loss * float(self._accumulation * self._replicas))
         if self._left > 1:
             self._engine.step()  # which only counts
             self._left -= 1

@@ -246,7 +246,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "forward_seconds": spent["forward"],
         "backward_seconds": spent["backward"],
         "optimizer_seconds": spent["optimizer step"],
-        "batch": int(digest),
+        "batch": int(digest) // parts.objective.shared_by,
         "time": time.time(),
         **mixing,
     }
@@ -298,10 +298,11 @@ def global_weight(objective: NextToken, micro_batches: Sequence[Tensor], device:
     """Add up what all ranks' losses are to be divided by; ranks may hold different numbers of targets."""
     weight = sum(objective.weight(micro) for micro in micro_batches)
     if objective.even:
-        return weight * dist.get_world_size()
+        return weight * dist.get_world_size() // objective.shared_by
     total = torch.tensor([weight], dtype=torch.int64, device=device)
     dist.all_reduce(total)
-    return max(1, int(total.item()))  # a batch without any target has no loss, and is no fault
+    whole = int(total.item()) // objective.shared_by
+    return max(1, whole)  # a batch without any target has no loss, and is no fault
 
 
 def _agree_on_plan(parts: Parts, state: State) -> Plan:

@@ -141,7 +141,9 @@ class Worker:
         self.checkpoints = CheckpointFolder(run.checkpoints)
         self.store = Store.of(settings.checkpoints, run.name)
         self.device = _device(settings)
-        self.batches = Batches.of(settings.train, self.manifest.sequence_length, self.world)
+        self.shared_by = settings.cluster.sequence_parallel
+        self.replicas = self.world // self.shared_by
+        self.batches = Batches.of(settings.train, self.manifest.sequence_length, self.replicas)
         spans = run.spans(self.rank) if settings.track.spans else None
         self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
@@ -286,8 +288,8 @@ class Worker:
             batches=self.batches,
             first_step=self.state.step,
             steps=OPEN_END if total is None else max(0, total - self.state.step),
-            rank=self.rank,
-            world_size=self.world,
+            rank=self.rank // self.shared_by,
+            world_size=self.replicas,
             device=self.device,
         )
 
@@ -308,11 +310,13 @@ class Worker:
             device=self.device,
             dtype=dtype,
             ema_decay=settings.train.ema_decay,
+            sequence_parallel=self.shared_by,
         )
         self._mark("engine")
         validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
         documents = self._documents(tokenizer)
-        objective = NextToken(documents)
+        objective = NextToken(documents, shared_by=self.shared_by, part=self.rank % self.shared_by)
+        whole = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
         if settings.validation.asynchronous:
@@ -320,13 +324,15 @@ class Worker:
 
         def measure_mixing(batch: Batch) -> dict[str, float]:
             row = batch.micro_batches[0][:1]
+            engine.module.eval()  # in which no rank needs the others
             gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
+            engine.module.train()
             return {f"mixing/{name}": value for name, value in gains.items()}
 
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
                 if self.spare is None or last:
-                    return validator.measure(engine, objective)
+                    return validator.measure(engine, whole)
                 self.spare.begin(engine, self.state.step)
             return {}
 

@@ -126,6 +126,7 @@ def _train(
     config: dict[str, Any] | None = None,
     accumulation: int = 1,
     autocast: bool = False,
+    sequence_parallel: int = 1,
     ema_decay: float = 0.0,
     training: Training | None = None,
     adapter: dict[str, Any] | None = None,
@@ -135,8 +136,9 @@ def _train(
     first: int = 0,
     last: int = STEPS,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    objective = NextToken()
-    micro_rows = ROWS // world // accumulation
+    replicas = world // sequence_parallel
+    objective = NextToken(shared_by=sequence_parallel, part=rank % sequence_parallel)
+    micro_rows = ROWS // replicas // accumulation
     model = tiny_model()
     ready_for_training(model, training or Training())
     if adapter is not None:
@@ -145,16 +147,17 @@ def _train(
         model,
         optimizer=settings_of(kind),
         deepspeed=DeepSpeed(stage=stage, autocast=autocast, config=config or {}),
-        batch=derive_batch(ROWS * LENGTH, LENGTH, world, micro_rows),
+        batch=derive_batch(ROWS * LENGTH, LENGTH, replicas, micro_rows),
         device=torch.device("cpu"),
         dtype=getattr(torch, dtype),
         ema_decay=ema_decay,
+        sequence_parallel=sequence_parallel,
     )
     if load:
         engine.load(Path(load), written_by or world)
     losses = []
     for step in range(first, last):
-        mine = global_batch(step).chunk(world)[rank]
+        mine = global_batch(step).chunk(replicas)[rank // sequence_parallel]
         loss = torch.zeros((), dtype=torch.float64)
         for micro in mine.split(micro_rows):
             share = objective.loss(engine.forward, micro, ROWS * (LENGTH - 1))

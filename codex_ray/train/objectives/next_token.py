@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codex_ray.model import IGNORED, next_token_loss_sum
+from codex_ray.model import IGNORED, next_token_loss_sum, stretch_loss_sum
 from codex_ray.train.documents import Documents
 
 
@@ -19,10 +19,13 @@ class NextToken:
 
     Args:
         documents: what the rows' documents are to this run; None is rows of text and nothing else.
+        shared_by: ranks that hold the same rows and compute a stretch of each.
+        part: which stretch is this rank's, from 0.
     """
 
-    def __init__(self, documents: Documents | None = None) -> None:
+    def __init__(self, documents: Documents | None = None, *, shared_by: int = 1, part: int = 0) -> None:
         self._documents = documents
+        self.shared_by, self._part = shared_by, part
 
     @property
     def even(self) -> bool:
@@ -30,7 +33,7 @@ class NextToken:
         return self._documents is None
 
     def weight(self, input_ids_BS: Tensor) -> int:
-        """Number of predicted tokens in a batch; the global loss is divided by all ranks' sum."""
+        """Number of predicted tokens in rows; the global loss is divided by the sum over all rows."""
         if self._documents is None:
             rows, length = input_ids_BS.shape
             return rows * (length - 1)
@@ -46,5 +49,7 @@ class NextToken:
         """
         documents = self._documents
         labels = documents.labels(input_ids_BS) if documents else None
+        if self.shared_by > 1:
+            return stretch_loss_sum(forward, input_ids_BS, labels, self._part, self.shared_by) / total_weight
         positions = documents.positions(input_ids_BS) if documents else None
         return next_token_loss_sum(forward, input_ids_BS, labels, positions) / total_weight

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.config.compose import compose
@@ -43,6 +43,7 @@ def positions(batches: Batches, first: int, steps: int, workers: int) -> list[li
     return found
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7)), max_size=4),
     lengths=st.lists(st.tuples(st.sampled_from([2, 4, 8]), st.integers(1, 9)), max_size=3),
