@@ -21,6 +21,7 @@ _OWNED_BY = {
     "fp16": "compute.dtype",
     "amp": "compute.dtype",
     "torch_autocast": "deepspeed.autocast and compute.dtype",
+    "sequence_parallel_size": "cluster.sequence_parallel",
     "zero_optimization.stage": "deepspeed.stage",
     "zero_optimization.reduce_bucket_size": "deepspeed.bucket_elements",
     "zero_optimization.allgather_bucket_size": "deepspeed.bucket_elements",
@@ -91,14 +92,11 @@ def _refuse_zero(settings: Pretrain, prefix: str) -> None:
     zero = settings.deepspeed.config.get("zero_optimization", {})
     begin, workers = f"{prefix}deepspeed.config.zero_optimization", settings.cluster.workers
     on_gpus = settings.cluster.gpus_per_worker > 0
-    if (
-        "tensor_parallel" in settings.deepspeed.config
-        or "sequence_parallel_size" in settings.deepspeed.config
-    ):
+    if "tensor_parallel" in settings.deepspeed.config:
         raise ConfigError(
-            f"{prefix}deepspeed.config.tensor_parallel and sequence_parallel_size share layers or rows among "
-            "workers, which then must be given equal rows, and runs do not do that; give "
-            f"{prefix}deepspeed.stage=3 for large models"
+            f"{prefix}deepspeed.config.tensor_parallel cuts each layer over workers, which then must have the "
+            f"same rows and save parts of weights, and runs here do neither; give {prefix}deepspeed.stage=3 for "
+            f"large models, {prefix}cluster.sequence_parallel for long rows"
         )
     if "mics_shard_size" in zero or "mics_hierarchical_params_gather" in zero:
         raise ConfigError(

@@ -57,6 +57,7 @@ from codex_ray.errors import ConfigError
         (["deepspeed=zero2-offload", "deepspeed.stage=0"], "needs deepspeed.stage of 1, 2 or 3"),
         (["deepspeed.config.zero_optimization.mics_shard_size=2"], "MiCS, which DeepSpeed has removed"),
         (["deepspeed.config.tensor_parallel.autotp_size=2"], "give deepspeed.stage=3 for large models"),
+        (["deepspeed.config.sequence_parallel_size=2"], "set cluster.sequence_parallel instead"),
         (["cluster.sequence_parallel=3"], "does not divide cluster.workers=2"),
         (["cluster.sequence_parallel=2", "model.heads=3", "model.key_value_heads=3"], "share model.heads=3"),
         (["cluster.sequence_parallel=2", "train.documents=separate"], "cannot go with train.documents=sep"),
