@@ -94,8 +94,8 @@ def _refuse_zero(settings: Pretrain, prefix: str) -> None:
     on_gpus = settings.cluster.gpus_per_worker > 0
     if "tensor_parallel" in settings.deepspeed.config:
         raise ConfigError(
-            f"{prefix}deepspeed.config.tensor_parallel cuts each layer over workers, which then must have the "
-            f"same rows and save parts of weights, and runs here do neither; give {prefix}deepspeed.stage=3 for "
+            f"{prefix}deepspeed.config.tensor_parallel cuts each layer over workers, which then must have "
+            f"equal rows and save parts of weights; runs do neither: give {prefix}deepspeed.stage=3 for "
             f"large models, {prefix}cluster.sequence_parallel for long rows"
         )
     if "mics_shard_size" in zero or "mics_hierarchical_params_gather" in zero:

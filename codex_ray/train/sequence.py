@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "codex_ray_sequence_parallel"
 
@@ -27,7 +28,7 @@ def share_attention(model: PreTrainedModel, workers: int, micro_rows: int) -> An
     from deepspeed.runtime.sequence_parallel import parallel_state_sp
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
-    AttentionInterface.register(NAME, sdpa_attention_forward)
+    ALL_ATTENTION_FUNCTIONS[NAME] = sdpa_attention_forward  # which DeepSpeed then wraps
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.config._attn_implementation = NAME
     # DeepSpeed makes groups once per process; a run that goes back makes its engine again.
