@@ -159,7 +159,7 @@ def expected_loss(model: CodexRayForCausalLM, ids: Tensor, labels: Tensor) -> Te
 @pytest.mark.parametrize("return_logits", [True, False])
 def test_shifted_labels_are_those_of_the_next_places(return_logits: bool) -> None:
     model, ids = stir(build("mhc")), tokens(3, 10)
-    shifted = functional.pad(ids, (0, 1), value=-100)[:, 1:]
+    shifted = functional.pad(ids, (0, 1), value=-100)[:, 1:].contiguous()
     plain = model(ids, labels=ids, return_logits=return_logits, num_items_in_batch=1).loss
     given = model(ids, shift_labels=shifted, return_logits=return_logits, num_items_in_batch=1).loss
     assert torch.equal(plain, given)
