@@ -112,8 +112,7 @@ _IN_LIFE_ORDER = (
                 "7 B parameters on eight H200, without a corpus",
             ),
             (
-                "plan none recipe=multinode-70b card=H200 vocabulary_size=32768 train.steps=50000 "
-                "node_price=25 output=plan.json",
+                "plan none recipe=h200-1b card=H200 vocabulary_size=32768 train.steps=50000 node_price=25",
                 "a long run and its price",
             ),
         ),
