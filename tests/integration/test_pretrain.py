@@ -225,7 +225,8 @@ def test_stops_and_resumes_end_alike(
     assert any(line["completion"] for line in lines)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.verify)])
+@pytest.mark.verify  # test_growing continues with one worker too
+@pytest.mark.parametrize("workers", [1, 4])
 def test_a_run_continues_with_another_number_of_workers(
     workers: int, undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_a_mixture_goes_on_where_it_was_and_says_what_it_used(tmp_path: Path) ->
     assert min(held_out) < parts.figures["validation_loss"] < max(held_out)
 
 
+@pytest.mark.verify
 def test_one_batch_is_learnt_by_heart(tiny_corpus: Path, tmp_path: Path) -> None:
     """With a rate that suits it, the model brings the loss of four repeated rows near zero."""
     result = overfit(tiny_corpus, tmp_path)
