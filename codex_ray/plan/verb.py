@@ -323,6 +323,7 @@ def not_counted(settings: Plan) -> list[str]:
         "train.sequence_ramp": settings.train.sequence_ramp,
         "train.ema_decay": settings.train.ema_decay,
         "train.compile": settings.train.compile,
+        "cluster.sequence_parallel": settings.cluster.sequence_parallel > 1,
         "deepspeed.autocast": settings.deepspeed.autocast,
     } | {f"deepspeed.config ({key})": True for key in further if key != "overlap_comm"}
     return [name for name, value in found.items() if value]

@@ -143,11 +143,11 @@ def test_more_nodes_fail_more_often_and_cost_more() -> None:
 
 
 def test_what_a_plan_leaves_out_is_named() -> None:
-    words = ["none", "recipe=h200-7b", "train.ema_decay=0.99"]
+    words = ["none", "recipe=h200-7b", "train.ema_decay=0.99", "cluster.sequence_parallel=2"]
     words.append(
         "deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}, wall_clock_breakdown: true}"
     )
-    named = ["train.ema_decay", "deepspeed.config (offload_optimizer)"]
+    named = ["train.ema_decay", "cluster.sequence_parallel", "deepspeed.config (offload_optimizer)"]
     named.append("deepspeed.config (wall_clock_breakdown)")
     assert not_counted(compose("plan", words)) == named
     assert not_counted(compose("plan", ["none", "recipe=h200-7b"])) == []
