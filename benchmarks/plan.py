@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Figure, write_result
+from benchmarks.scale.memory import high_water
 from codex_ray.cluster.session import open_session
 from codex_ray.config.compose import compose
 from codex_ray.config.fields import build, to_dict
@@ -110,7 +111,7 @@ def _run(settings: Pretrain) -> tuple[float, float]:
             rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
             if len(rows) >= STEPS:
                 return  # what comes then is the export of the model
-            held[0] = max([held[0], *(_high_water(pid) for pid in workers)])
+            held[0] = max([held[0], *(high_water(pid) for pid in workers)])
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -122,14 +123,6 @@ def _run(settings: Pretrain) -> tuple[float, float]:
     ends = [float(row["time"] or 0) for row in read_metrics(folder / "metrics.jsonl")]
     gaps = [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
     return held[0], statistics.median(gaps)
-
-
-def _high_water(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return max((float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0.0)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import itertools
 import json
 import math
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Figure, write_result
+from benchmarks.scale.memory import high_water
 from benchmarks.stacks.job import LEARNING_RATE, LOGGED_STEPS, Job
+from codex_ray.cluster.ray_node import free_ports
 from codex_ray.config.compose import compose
 from codex_ray.corpus.prepare import prepare
 from codex_ray.track.metrics import read_metrics
@@ -189,9 +190,7 @@ def _run(job: Job) -> Outcome:
 def _peer(job: Job) -> list[dict[str, Any]]:
     spec = Path(job.output) / "job.json"
     job.save(spec)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(1)[0]
     launched = 1 if job.contestant == "ray_deepspeed" else job.workers
     with (Path(job.output) / "log").open("w") as log:
         processes = [
@@ -239,17 +238,11 @@ def _stack(job: Job) -> list[dict[str, Any]]:
 
 def _watch_memory(process: subprocess.Popen[Any], run: Path, peaks: dict[int, int]) -> None:
     """Keep the most memory that each worker has held, as the kernel counts it."""
+    messages = MessageReader(run / "attempts" / "1")
     while process.poll() is None:
-        attempt = run / "attempts" / "1"
-        pids = [item["pid"] for item in MessageReader(attempt).new() if item["kind"] == "worker"]
-        for pid in pids:
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            peaks[pid] = (
-                1024 * int(status.split("VmHWM:")[1].split()[0]) if "VmHWM:" in status else peaks[pid]
-            )
+        peaks |= {item["pid"]: 0 for item in messages.new() if item["kind"] == "worker"}
+        for pid, peak in peaks.items():
+            peaks[pid] = max(peak, high_water(pid))
         time.sleep(0.5)
 
 

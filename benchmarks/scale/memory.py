@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -53,3 +54,12 @@ def watched() -> Iterator[Peaks]:
 def _private(process: psutil.Process) -> int:
     held = process.memory_info()
     return int(held.rss - held.shared)
+
+
+def high_water(pid: int) -> int:
+    """Return the most bytes that a process has held so far, shared ones too; 0 once it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)

@@ -110,3 +110,14 @@ def unknown_key(cls: type[Any], dotted: str, groups: Iterable[str], where: str) 
     )
     source = "" if where in ("setting", "argument") else f" in {where}"
     return ConfigError(f"unknown setting {dotted!r}{source}{hint}")
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested plain data by dotted key; empty groups leave nothing."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from codex_ray.cluster.ray_node import free_ports
 from codex_ray.config.check import BatchPlan
 from codex_ray.config.fields import build
 from codex_ray.config.train import Pretrain
@@ -84,9 +84,7 @@ def measure(
         "length": length,
         "dtype": dtype,
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_ports(1)[0])
     world = settings.cluster.workers
     # What is not installed, as when a script of jobs/ runs elsewhere, is found where this is.
     here = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]

@@ -9,6 +9,7 @@ from typing import Any
 
 from codex_ray.config import saved
 from codex_ray.config.runs import CompareRuns
+from codex_ray.config.tree import dotted
 from codex_ray.files import read_json, write_text
 from codex_ray.runs.state import find_run, states
 from codex_ray.track.environment import masked
@@ -67,7 +68,9 @@ def _read(name: str, folder: Path) -> Run:
     return Run(
         name,
         read_run(folder),
-        _flat(saved.read(config)) if config.exists() else {},
+        {key: masked(str(value)) for key, value in dotted(saved.read(config)).items()}
+        if config.exists()
+        else {},
         read_json(summary, "the summary") if summary.exists() else {},
     )
 
@@ -142,13 +145,3 @@ def _table(first: str, rows: Sequence[tuple[str, ...]], names: Sequence[str]) ->
 
 def _shown(value: Any) -> str:
     return figure(value) if value is None or isinstance(value, int | float | str) else str(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = masked(str(value))
-    return flat

@@ -13,6 +13,7 @@ import yaml
 
 from codex_ray.config.fields import to_dict
 from codex_ray.config.train import Pretrain
+from codex_ray.config.tree import dotted
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import read_json
 from codex_ray.track.run_folder import RunFolder
@@ -122,18 +123,8 @@ def _differing(saved: Mapping[str, Any], settings: Pretrain) -> list[str]:
 
 def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that shape the weights, by dotted key."""
-    return {key: value for key, value in _flat(settings).items() if not key.startswith(FREE + FREE_TRAINING)}
+    return {key: value for key, value in dotted(settings).items() if not key.startswith(FREE + FREE_TRAINING)}
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

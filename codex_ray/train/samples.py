@@ -14,14 +14,14 @@ from typing import Any
 from codex_ray.config import common
 from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable
-from codex_ray.rollout.generate import generate
+from codex_ray.rollout.generate import generate, prompt_ids
 from codex_ray.tokenizer import Tokenizer
 
 TOP_P = 0.95
 SHOWN_CHARACTERS = 160
 
 
-class Sampler:
+class SampleWriter:
     """Completes prompts and appends them to ``samples.jsonl``: ``step``, ``prompt``, ``completion``.
 
     Args:
@@ -43,9 +43,7 @@ class Sampler:
     ) -> None:
         self._settings, self._tokenizer, self._seed, self._path = settings, tokenizer, seed, path
         self._note = note
-        bos = tokenizer.special_ids.get("bos")
-        start = [] if bos is None else [bos]
-        self._ids = [[*start, *tokenizer.encode(prompt)] for prompt in settings.prompts]
+        self._ids = prompt_ids(tokenizer, settings.prompts)
 
     def write(self, model: Any, step: int) -> None:
         """Complete the prompts with the weights after ``step``.

@@ -45,7 +45,7 @@ from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.recorder import Recorder
 from codex_ray.train.resume import facts, refuse_other_checkpoint
-from codex_ray.train.samples import Sampler
+from codex_ray.train.samples import SampleWriter
 from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
@@ -382,8 +382,8 @@ class Worker:
         if self.rank or not wanted.prompts:
             return None
         seed, path = self.settings.seed, self.run.samples
-        sampler = Sampler(wanted, tokenizer, seed=seed, path=path, note=self.note)
-        return lambda step: sampler.write(engine.module, step)
+        samples = SampleWriter(wanted, tokenizer, seed=seed, path=path, note=self.note)
+        return lambda step: samples.write(engine.module, step)
 
     def _initial_model(self, tokenizer: Tokenizer) -> CodexRayForCausalLM:
         settings = self.settings

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from codex_ray.config.common import Device
 from codex_ray.config.train import Checkpoints, DeepSpeed, Training
@@ -34,24 +32,16 @@ from tests.integration.training import (
     losses,
     run_settings,
 )
+from tests.s3 import s3_server
 
 TRAINING = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH)
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The address of a bucket on an S3 server of this machine; Ray's workers inherit the keys."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="bucket")
-        yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    """The address of a bucket on an S3 server of this machine."""
+    with s3_server("bucket") as query:
+        yield f"s3://bucket/runs{query}"
 
 
 pytestmark = [

@@ -8,9 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from codex_ray.config.train import Checkpoints, Pretrain
 from codex_ray.errors import CodexRayError
@@ -20,22 +18,14 @@ from codex_ray.train.driver import with_absolute_storage
 from codex_ray.train.resume import refuse_used_storage
 from codex_ray.train.shares import GivenUp, Shares
 from codex_ray.train.store import Store, newest
+from tests.s3 import s3_server
 from tests.unit.train.test_checkpoint import commit
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="bucket")
-        yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with s3_server("bucket") as query:
+        yield query
 
 
 @pytest.fixture(params=["s3", "folder"])

@@ -10,13 +10,12 @@ from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from codex_ray.corpus.sources import listing, storage
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.errors import CodexRayError, ConfigError
+from tests.s3 import s3_server
 from tests.unit.corpus.sources.forms import (
     account,
     as_jsonl,
@@ -47,19 +46,8 @@ FILES = {
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The query of an S3 server on this machine that holds a bucket."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="corpus")
-        for key, data in FILES.items():
-            client.put_object(Bucket="corpus", Key=key, Body=data)
-        yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with s3_server("corpus", FILES) as query:
+        yield query
 
 
 def local_copy(folder: Path) -> Path:
