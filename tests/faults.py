@@ -90,7 +90,7 @@ def fail_at(folder: Path, *faults: Fault) -> Table:
 
 
 def armed(table: Table) -> Callable[[dict[str, Any]], Any]:
-    """Return what takes the place of ``codex_ray.train.worker.train_worker``."""
+    """Return what takes the place of ``codex_ray.train.trainer.train_worker``."""
 
     def train_worker(job: dict[str, Any]) -> Any:
         import ray.train
@@ -236,11 +236,11 @@ def save_table(table: Table, path: Path) -> Path:
 def main() -> int:
     """Run the command line with the faults of a table."""
     from codex_ray import cli
-    from codex_ray.train import worker
+    from codex_ray.train import trainer
 
     found = json.loads(Path(sys.argv[1]).read_text())
     table = Table(found["folder"], tuple(Fault(**fault) for fault in found["faults"]))
-    worker.train_worker = armed(table)
+    trainer.train_worker = armed(table)
     sys.argv = ["codex-ray", *sys.argv[2:]]
     return cli.entry()
 

@@ -21,10 +21,18 @@ from codex_ray.errors import CodexRayError, ConfigError
 # Read by Ray's train controller in this process before fit(): poll often, so that small runs end
 # promptly; find hung workers in a minute instead of ten; skip Ray's own copy of every print.
 TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+# Embedded Ray shares the cores with training, so it keeps only the processes that a run needs: its
+# one node is never drained before the driver goes, and workers with nothing to do end after a second.
+EMBEDDED_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_num_workers_soft_limit": "0",
+    # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
+    "RAY_worker_niceness": "0",
 }
 # Read inside the workers.
 WORKER_ENVIRONMENT = {
@@ -55,12 +63,16 @@ def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray reads this while it starts: a process of ours must never be relaunched through `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
     try:
-        _join(address) if address else _start(cluster)
+        _start(cluster) if is_embedded(cluster) else _join(cluster.address or os.environ["RAY_ADDRESS"])
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def is_embedded(cluster: Cluster) -> bool:
+    """Whether Ray is, or would be, started by this process rather than joined."""
+    return not (cluster.address or os.environ.get("RAY_ADDRESS"))
 
 
 def private_token_file() -> Path:
@@ -89,8 +101,9 @@ def _start(cluster: Cluster) -> None:
     # Given in the environment, not in a runtime_env: that would leave the workers unused which Ray
     # starts ahead, and cost some seconds at every first task.
     os.environ.update(_worker_environment())
-    # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.update({key: os.environ.get(key, value) for key, value in EMBEDDED_ENVIRONMENT.items()})
+    if not cluster.dashboard:
+        os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # nobody would see it
     wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
     try:
         ray.init(
@@ -100,6 +113,7 @@ def _start(cluster: Cluster) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        ray._private.worker._global_node.kill_log_monitor()
     except Exception as error:
         raise CodexRayError(
             f"embedded Ray did not start ({_first_line(error)}); free memory or disk in /tmp and run again"

@@ -27,7 +27,7 @@ from codex_ray.plan.work import parts
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.environment import memory_bytes, nvidia_smi
 from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul
-from codex_ray.train.driver import threads_per_worker, worker_environment
+from codex_ray.train.environment import threads_per_worker, worker_environment
 
 SPECIAL_IDS = {"bos": 1, "eos": 2, "pad": 3}
 STAGES = (0, 1, 2, 3)

@@ -34,6 +34,7 @@ from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.tracker import Status
 from codex_ray.train.batches import Batches
 from codex_ray.train.books import Books
+from codex_ray.train.environment import threads_per_worker
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings, refuse_used_storage
 
@@ -153,18 +154,22 @@ def _fit(
         CodexRayError: a worker ended the run for good, workers kept failing, none ever started, or the
             cluster's head is gone.
     """
+    import ray
+
+    from codex_ray.train.trainer import make_trainer
+
     box: dict[str, Any] = {}
     threads = threads_per_worker(settings.cluster)
-    job = {"settings": job_settings, "run": run, "threads": threads, "started": started}
+    trainer = make_trainer(
+        {"settings": job_settings, "run": run, "threads": threads, "started": started}, settings
+    )
 
     def fit() -> None:
         try:
             with _start_timeout(settings.cluster):
-                box["result"] = _trainer(job, settings).fit()
+                box["result"] = trainer.fit()
         except BaseException as error:  # handed to the main thread, which tells the user
             box["error"] = error
-
-    import ray
 
     head = HeadWatch(ray.get_runtime_context().gcs_address)
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
@@ -203,66 +208,6 @@ def _failure(error: BaseException, run: RunFolder) -> CodexRayError:
     return CodexRayError(
         f"Ray Train could not go on ({run.first_error_line() or reason}); see {run.errors}, then continue "
         f"with resume=auto name={run.name}"
-    )
-
-
-def worker_environment(settings: Pretrain, threads: int) -> dict[str, str]:
-    """Return what workers of a run are started with."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        # DeepSpeed compiles parts of itself, which takes longer than it saves.
-        "TORCH_COMPILE_DISABLE": "0" if settings.train.compile else "1",
-        # glibc gives every large tensor back to the kernel when it is freed and asks for it again in
-        # the next step, a page fault each 4 KiB: a tenth of the step. Let it keep them, in huge pages.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    }
-
-
-def threads_per_worker(cluster: Cluster) -> int:
-    """Return the compute threads of one worker: as set, else an even share of this machine's cores."""
-    return cluster.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // cluster.workers)
-
-
-def _trainer(job: dict[str, Any], settings: Pretrain) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from codex_ray.cluster.network import ProcessGroup
-    from codex_ray.train.callback import FailureReport
-    from codex_ray.train.worker import train_worker
-
-    cluster, run = settings.cluster, job["run"]
-    resources = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=job,
-        torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
-        scaling_config=ScalingConfig(
-            accelerator_type=cluster.gpu_kind,
-            label_selector=dict(cluster.labels) or None,
-            placement_strategy=cluster.placement.upper(),
-            num_workers=(cluster.fewest_workers, cluster.workers) if cluster.elastic else cluster.workers,
-            elastic_resize_monitor_interval_s=cluster.grow_every_seconds,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker=resources,
-        ),
-        # Ray's own record of checkpoints is not used, so each start gets a fresh folder: a torn
-        # one, or one that names a pruned checkpoint, makes fit() fail for ever.
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(run.attempt_folder),
-            failure_config=FailureConfig(
-                max_failures=-1,  # the driver counts them, from the newest checkpoint on
-                controller_failure_limit=-1,  # waits for room; the driver has a deadline for them
-            ),
-            callbacks=[FailureReport(run.attempt_folder)],
-            worker_runtime_env={"env_vars": worker_environment(settings, job["threads"])},
-        ),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,19 +44,45 @@ class StepOutcome:
 def import_deepspeed(device: str) -> Any:
     """Import DeepSpeed quietly, with nothing compiled on the way.
 
-    Its shared-memory operator would be built with a C++ compiler at the first start; training
-    does not use it. The accelerator must be named before the import.
+    Its operators would be tried with a C compiler, and one of them built, at every first start; training
+    uses none of those. The accelerator must be named before the import.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    import deepspeed
+    with _without_mlflow(), _without_compiler():
+        import deepspeed
+        import deepspeed.runtime.zero.muon.original_muon
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.utils.logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+@contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Keep DeepSpeed's tuner, which training does not use, from importing MLflow for a second."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # as Python says that there is none
+    try:
+        yield
+    finally:
+        del sys.modules["mlflow"]
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep DeepSpeed's own Muon, which training does not use, from importing the compiler for a second."""
+    compiler: Any = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
 
 
 class Engine:

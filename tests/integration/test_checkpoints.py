@@ -76,7 +76,7 @@ def test_a_kill_while_training_goes_on_and_a_checkpoint_is_written(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    monkeypatch.setattr("codex_ray.train.worker.train_worker", armed(table))
+    monkeypatch.setattr("codex_ray.train.trainer.train_worker", armed(table))
     result = pretrain(run_settings(tiny_corpus, tmp_path, "killed", **changes))
     assert table.struck() == [0] and result.completed
     assert "resumed from step 4" in notes_of(run, 1)

@@ -34,7 +34,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pretrain, Table], Pret
     """Run with the faults of a table, and say what they cost."""
 
     def run(settings: Pretrain, table: Table) -> PretrainResult:
-        monkeypatch.setattr("codex_ray.train.worker.train_worker", armed(table))
+        monkeypatch.setattr("codex_ray.train.trainer.train_worker", armed(table))
         try:
             result = pretrain(settings)
         finally:
