@@ -31,6 +31,7 @@ TRAIN_ENVIRONMENT = {
 EMBEDDED_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_num_workers_soft_limit": "0",
+    "RAY_prestart_worker_first_driver": "0",
     # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
     "RAY_worker_niceness": "0",
 }

@@ -5,13 +5,15 @@ The order is arithmetic, so a pipeline can start anywhere: the run is cut into c
 execution over chunk descriptions. Starting costs the same in a corpus of any size, a segment ends by
 itself soon after, and between segments nothing runs, which matters where training has the same cores.
 
-The first execution waits seconds for its processes to start. Until its first rows arrive, steps are
-read in this process, by the same arithmetic; from then on only Ray Data's rows are used. Chunks carry
+The first execution waits seconds for its processes to start, so it begins when the second step is asked
+for: training's own start has the cores until then. Until its first rows arrive, steps are read in this
+process, by the same arithmetic; from then on only Ray Data's rows are used. Chunks carry
 their positions, each is checked against the step it is used for, so no row is lost or repeated.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -74,7 +76,7 @@ class RayStream(Iterator[StepRows]):
     ) -> None:
         self._share = share
         self._manifest = manifest
-        self._next, self._stop = first_step, stop_step
+        self._first, self._next, self._stop = first_step, first_step, stop_step
         self._run = run or _run_chunks
         row_bytes = manifest.sequence_length * np.dtype(manifest.dtype).itemsize
         self._chunk_steps = max(1, CHUNK_BYTES // (row_bytes * share.rows))
@@ -84,18 +86,25 @@ class RayStream(Iterator[StepRows]):
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._warm = self._closed = False
-        self._opened = time.monotonic()
+        self._opened = math.inf
         self._thread = threading.Thread(target=self._produce, name=f"stream-rank{share.rank}", daemon=True)
-        self._thread.start()
 
     def __next__(self) -> StepRows:
         if self._closed or self._next >= self._stop:
             raise StopIteration
+        if self._next > self._first:
+            self.warm_up()
         with self._changed:
             rows = self._cold_step() or self._warm_step()
             self._next += 1
             self._changed.notify_all()
         return rows
+
+    def warm_up(self) -> None:
+        """Begin Ray Data's part, where it has not begun; the second step does."""
+        if self._thread.ident is None:
+            self._opened = time.monotonic()
+            self._thread.start()
 
     def close(self) -> None:
         """Stop the pipeline, end the thread and let go of what was read."""
@@ -104,7 +113,8 @@ class RayStream(Iterator[StepRows]):
             self._ready.clear()
             self._direct = None
             self._changed.notify_all()
-        self._thread.join(CLOSE_SECONDS)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     def _cold_step(self) -> StepRows | None:
         """Read the next step in this process if Ray Data has not delivered anything yet."""

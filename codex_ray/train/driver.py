@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,7 @@ from codex_ray.config.train import Checkpoints, Pretrain
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import CodexRayError, Interrupted
+from codex_ray.imports import no_collection
 from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
@@ -114,6 +116,9 @@ def _in_folder(
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
+    threading.Thread(
+        target=import_module, args=["torch"], daemon=True
+    ).start()  # takes as long as Ray's start
     with open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
         preflight.check_nodes(settings.cluster, preflight.nodes())
@@ -154,9 +159,10 @@ def _fit(
         CodexRayError: a worker ended the run for good, workers kept failing, none ever started, or the
             cluster's head is gone.
     """
-    import ray
+    with no_collection():
+        import ray
 
-    from codex_ray.train.trainer import make_trainer
+        from codex_ray.train.trainer import make_trainer
 
     box: dict[str, Any] = {}
     threads = threads_per_worker(settings.cluster)

@@ -26,6 +26,7 @@ from codex_ray.config.check import BatchPlan
 from codex_ray.config.train import DeepSpeed, Optimizer
 from codex_ray.errors import CodexRayError
 from codex_ray.files import SMALLEST_FREE_BYTES
+from codex_ray.imports import no_collection
 from codex_ray.train.average import Average
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
@@ -52,7 +53,7 @@ def import_deepspeed(device: str) -> Any:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    with _without_mlflow(), _without_compiler():
+    with no_collection(), _without_mlflow(), _without_compiler():
         import deepspeed
         import deepspeed.runtime.zero.muon.original_muon
 

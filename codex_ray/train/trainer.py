@@ -16,13 +16,15 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from codex_ray.cluster.network import ProcessGroup
 from codex_ray.cluster.session import is_embedded
 from codex_ray.config.train import Pretrain
+from codex_ray.imports import no_collection
 from codex_ray.train.callback import FailureReport
 from codex_ray.train.environment import worker_environment
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Run one worker; the driver names this function only, and imports nothing of what it needs."""
-    from codex_ray.train import worker
+    with no_collection():
+        from codex_ray.train import worker
 
     return worker.train_worker(job)
 

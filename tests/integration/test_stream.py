@@ -45,6 +45,7 @@ def opened(
 
 
 def wait_until_warm(stream: Any) -> None:
+    stream.warm_up()
     deadline = time.monotonic() + 120
     while not stream._warm:
         assert time.monotonic() < deadline

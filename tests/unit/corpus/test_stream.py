@@ -138,7 +138,9 @@ def open_ray(
     corpus: Manifest, run: Callable[[Sequence[Chunk]], Tables], first: int = 0, steps: int = 400
 ) -> RayStream:
     share = Share(corpus.folder, "train", corpus.fingerprint, 7, 8, 1, 2)
-    return RayStream(share, corpus, first, first + steps, run=run)
+    stream = RayStream(share, corpus, first, first + steps, run=run)
+    stream.warm_up()
+    return stream
 
 
 def check_all(corpus: Manifest, found: list[StepRows], first: int, steps: int) -> None:
@@ -200,6 +202,19 @@ def test_a_slow_reader_holds_the_pipeline_back(corpus: Manifest) -> None:
     check_all(corpus, list(stream), 0, 400)
     assert [first for first, _ in runs.segments] == list(range(0, 400, 40))
     stream.close()
+
+
+def test_the_second_step_begins_the_pipeline(corpus: Manifest) -> None:
+    runs = Runs()
+    share = Share(corpus.folder, "train", corpus.fingerprint, 7, 8, 1, 2)
+    stream = RayStream(share, corpus, 0, 400, run=runs)
+    first = next(stream)
+    time.sleep(0.1)
+    assert runs.segments == []
+    check_all(corpus, [first, *stream], 0, 400)
+    assert runs.segments
+    stream.close()
+    RayStream(share, corpus, 0, 400, run=runs).close()  # which nobody asked for a step
 
 
 def test_a_short_run_is_one_chunk(corpus: Manifest) -> None:
