@@ -55,10 +55,12 @@ class Pulse:
         (self._folder / f"pulse_{self._rank}.json").unlink(missing_ok=True)
 
     def _beat_on(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
+        while True:  # at once, for a rank that stops within its first second
             with contextlib.suppress(OSError, ValueError):  # a full disk is found elsewhere, and told there
                 self._obey()
                 self._beat()
+            if self._stopped.wait(BEAT_SECONDS):
+                return
 
     def _beat(self) -> None:
         self._beats += 1
