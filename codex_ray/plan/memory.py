@@ -98,7 +98,7 @@ def memory(
     """
     workers, size = settings.cluster.workers, BYTES[dtype]
     weights, gradients, masters, moments = zero_shares(parameters, dtype, stage, workers)
-    tokens = batch.micro_rows * sequence_length
+    tokens = batch.micro_rows * sequence_length // settings.cluster.sequence_parallel
     kept = recompute or settings.train.recompute
     bucket = min(settings.deepspeed.bucket_elements, parameters) * size if stage else 0.0
     muon = settings.optimizer.kind == "muon"

@@ -209,7 +209,7 @@ def _subject(settings: Plan, card: Card | None) -> _Subject:
     batch = derive_batch(
         settings.train.batch_tokens,
         length,
-        settings.cluster.workers,
+        settings.cluster.workers // settings.cluster.sequence_parallel,
         settings.train.micro_batch_rows,
         fewest=settings.cluster.min_workers,
     )
@@ -253,17 +253,20 @@ def _step(subject: _Subject, card: Card | None, measured: Measured | None) -> St
     tensors, numbers = subject.found.tensors, subject.found.parameters
     if card is None:
         assert measured is not None
-        return step_on_cpu(work, batch, measured, tensors, numbers)
-    return step_on_card(
-        work,
-        batch,
-        card,
-        settings,
-        tensors=tensors,
-        numbers=numbers,
-        matrices=subject.found.roles["matrix"],
-        dtype=subject.dtype,
-    )
+        step = step_on_cpu(work, batch, measured, tensors, numbers)
+    else:
+        step = step_on_card(
+            work,
+            batch,
+            card,
+            settings,
+            tensors=tensors,
+            numbers=numbers,
+            matrices=subject.found.roles["matrix"],
+            dtype=subject.dtype,
+        )
+    shared_by = settings.cluster.sequence_parallel
+    return replace(step, parts={name: seconds / shared_by for name, seconds in step.parts.items()})
 
 
 def _process(subject: _Subject, measured: Measured) -> tuple[float, float]:
@@ -272,11 +275,13 @@ def _process(subject: _Subject, measured: Measured) -> tuple[float, float]:
     The closed form for one and for three layers is laid beside what processes that trained such models held.
     """
     stage, kind = subject.settings.deepspeed.stage, subject.settings.train.recompute
+    whole_rows = replace(subject.settings.cluster, sequence_parallel=1)  # as those processes had
+    settings = replace(subject.settings, cluster=whole_rows)
     asked = []
     for layers in LAYERS:
         config = CodexRayConfig.from_dict({**subject.config.to_dict(), "num_hidden_layers": layers})
         found = inspected(config, name="planned", sequence_length=subject.length, workers=1)
-        small = replace(subject, config=config, found=found)
+        small = replace(subject, settings=settings, config=config, found=found)
         asked.append(_memory(small, stage, 0.0, 1.0, on_cpu=True)[kind].model)
     few, more = measured.peaks
     heap = max(1.0, (more - few) / (asked[1] - asked[0]))
@@ -323,7 +328,7 @@ def not_counted(settings: Plan) -> list[str]:
         "train.sequence_ramp": settings.train.sequence_ramp,
         "train.ema_decay": settings.train.ema_decay,
         "train.compile": settings.train.compile,
-        "cluster.sequence_parallel": settings.cluster.sequence_parallel > 1,
+        "cluster.sequence_parallel (its exchanges)": settings.cluster.sequence_parallel > 1,
         "deepspeed.autocast": settings.deepspeed.autocast,
     } | {f"deepspeed.config ({key})": True for key in further if key != "overlap_comm"}
     return [name for name, value in found.items() if value]

@@ -322,13 +322,6 @@ class Worker:
         if settings.validation.asynchronous:
             self.spare = self._spare_validation(documents, recorder.validated)
 
-        def measure_mixing(batch: Batch) -> dict[str, float]:
-            row = batch.micro_batches[0][:1]
-            engine.module.eval()  # in which no rank needs the others
-            gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
-            engine.module.train()
-            return {f"mixing/{name}": value for name, value in gains.items()}
-
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
                 if self.spare is None or last:
@@ -350,7 +343,7 @@ class Worker:
             spans=self.spans,
             hooks=Hooks(
                 validate=validate,
-                measure_mixing=measure_mixing,
+                measure_mixing=partial(_measure_mixing, engine, documents),
                 save=lambda state, figures: saver.save(engine, state, figures),
                 saved=saver.wait,
                 save_failed=lambda: saver.failed,
@@ -477,6 +470,14 @@ class Worker:
         self.spans.add(f"start: {stage}", self.state.step, self._marked, self._marks[stage])
         logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
+
+
+def _measure_mixing(engine: Engine, documents: Documents | None, batch: Batch) -> dict[str, float]:
+    row = batch.micro_batches[0][:1]
+    engine.module.eval()  # in which no rank needs the others
+    gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
+    engine.module.train()
+    return {f"mixing/{name}": value for name, value in gains.items()}
 
 
 def _device(settings: Pretrain) -> torch.device:

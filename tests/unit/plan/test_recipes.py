@@ -147,7 +147,17 @@ def test_what_a_plan_leaves_out_is_named() -> None:
     words.append(
         "deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}, wall_clock_breakdown: true}"
     )
-    named = ["train.ema_decay", "cluster.sequence_parallel", "deepspeed.config (offload_optimizer)"]
-    named.append("deepspeed.config (wall_clock_breakdown)")
+    named = ["train.ema_decay", "cluster.sequence_parallel (its exchanges)"]
+    named += [f"deepspeed.config ({key})" for key in ("offload_optimizer", "wall_clock_breakdown")]
     assert not_counted(compose("plan", words)) == named
     assert not_counted(compose("plan", ["none", "recipe=h200-7b"])) == []
+
+
+def test_workers_that_share_rows_have_half_of_each() -> None:
+    words = ["none", "recipe=h200-7b", "card=H200", "vocabulary_size=32768"]
+    plans = (planned_run(compose("plan", [*words, f"cluster.sequence_parallel={n}"])) for n in (1, 2))
+    alone, shared = plans
+    assert shared.batch.accumulation == 2 * alone.batch.accumulation
+    assert shared.batch.global_rows == alone.batch.global_rows
+    assert shared.chosen.activations == pytest.approx(alone.chosen.activations / 2, rel=0.01)
+    assert sum(shared.step.parts.values()) == pytest.approx(sum(alone.step.parts.values()), rel=0.01)
