@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ TRAIN_ENVIRONMENT = {
 }
 # Embedded Ray shares the cores with training, so it keeps only the processes that a run needs: its
 # one node is never drained before the driver goes, and workers with nothing to do end after a second.
+# Only for the length of a session, as all of these: the next may be of another kind.
 EMBEDDED_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_num_workers_soft_limit": "0",
@@ -60,20 +61,37 @@ def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    os.environ.update({key: os.environ.get(key, value) for key, value in TRAIN_ENVIRONMENT.items()})
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray reads this while it starts: a process of ours must never be relaunched through `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    variables = TRAIN_ENVIRONMENT if address else _embedded_environment(cluster)
     try:
-        _start(cluster) if is_embedded(cluster) else _join(cluster.address or os.environ["RAY_ADDRESS"])
-        yield ray.cluster_resources()
+        with default_variables(variables):
+            _join(address) if address else _start(cluster)
+            yield ray.cluster_resources()
     finally:
         ray.shutdown()
 
 
-def is_embedded(cluster: Cluster) -> bool:
-    """Whether Ray is, or would be, started by this process rather than joined."""
-    return not (cluster.address or os.environ.get("RAY_ADDRESS"))
+@contextmanager
+def default_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that the user has not set, for the length of the block."""
+    mine = {key: value for key, value in variables.items() if key not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for key in mine:
+            os.environ.pop(key, None)
+
+
+def is_embedded() -> bool:
+    """Whether the Ray that this process uses was started by it, and ends with it."""
+    import ray
+
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 def private_token_file() -> Path:
@@ -99,12 +117,8 @@ def _start(cluster: Cluster) -> None:
 
     if not os.environ.get("RAY_AUTH_TOKEN"):
         private_token_file()  # Ray itself turns token authentication on for a cluster it starts
-    # Given in the environment, not in a runtime_env: that would leave the workers unused which Ray
-    # starts ahead, and cost some seconds at every first task.
+    # Given in the environment, not in a runtime_env, so that one idle worker is as good as another.
     os.environ.update(_worker_environment())
-    os.environ.update({key: os.environ.get(key, value) for key, value in EMBEDDED_ENVIRONMENT.items()})
-    if not cluster.dashboard:
-        os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # nobody would see it
     wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
     try:
         ray.init(
@@ -114,7 +128,7 @@ def _start(cluster: Cluster) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        ray._private.worker._global_node.kill_log_monitor()
+        ray._private.worker._global_node.kill_log_monitor()  # which feeds log_to_driver
     except Exception as error:
         raise CodexRayError(
             f"embedded Ray did not start ({_first_line(error)}); free memory or disk in /tmp and run again"
@@ -139,6 +153,11 @@ def _join(address: str) -> None:
             f"the Ray cluster at {address} does not answer ({_first_line(error)}); check that it runs, the "
             "address, and its token (RAY_AUTH_TOKEN_PATH), or unset RAY_ADDRESS to use this machine"
         ) from error
+
+
+def _embedded_environment(cluster: Cluster) -> dict[str, str]:
+    shown = {"RAY_TRAIN_ENABLE_STATE_TRACKING": str(int(cluster.dashboard))}
+    return TRAIN_ENVIRONMENT | EMBEDDED_ENVIRONMENT | shown
 
 
 def _worker_environment() -> dict[str, str]:

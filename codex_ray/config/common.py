@@ -83,6 +83,11 @@ class Cluster:
         return self.min_workers or self.workers
 
     @property
+    def replicas(self) -> int:
+        """How many workers, or groups that share sequences, have rows of their own."""
+        return self.workers // self.sequence_parallel
+
+    @property
     def elastic(self) -> bool:
         """Whether the number of workers may change while it runs."""
         return self.fewest_workers < self.workers

@@ -209,7 +209,7 @@ def _subject(settings: Plan, card: Card | None) -> _Subject:
     batch = derive_batch(
         settings.train.batch_tokens,
         length,
-        settings.cluster.workers // settings.cluster.sequence_parallel,
+        settings.cluster.replicas,
         settings.train.micro_batch_rows,
         fewest=settings.cluster.min_workers,
     )

@@ -7,7 +7,6 @@ be resumed. A second signal ends at once.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -21,8 +20,7 @@ from typing import Any
 
 from codex_ray.cluster import preflight
 from codex_ray.cluster.head import HeadWatch
-from codex_ray.cluster.session import open_session, refuse_relative_in_job
-from codex_ray.config.common import Cluster
+from codex_ray.cluster.session import default_variables, open_session, refuse_relative_in_job
 from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
 from codex_ray.config.train import Checkpoints, Pretrain
@@ -72,7 +70,7 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
     batches = Batches.of(
         settings.train,
         manifest.sequence_length,
-        cluster.workers // cluster.sequence_parallel,
+        cluster.replicas,
         fewest=cluster.min_workers,
     )
     if manifest.sequence_length % cluster.sequence_parallel:
@@ -116,9 +114,8 @@ def _in_folder(
     absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
-    threading.Thread(
-        target=import_module, args=["torch"], daemon=True
-    ).start()  # takes as long as Ray's start
+    # Importing torch takes as long as Ray takes to start.
+    threading.Thread(target=import_module, args=["torch"], daemon=True).start()
     with open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
         preflight.check_nodes(settings.cluster, preflight.nodes())
@@ -170,9 +167,13 @@ def _fit(
         {"settings": job_settings, "run": run, "threads": threads, "started": started}, settings
     )
 
+    # Read by Ray in fit(): where fewer workers are enough, they are soon tried.
+    start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ELASTIC_START_SECONDS)}
+    soon = start_timeout if settings.cluster.elastic else {}
+
     def fit() -> None:
         try:
-            with _start_timeout(settings.cluster):
+            with default_variables(soon):
                 box["result"] = trainer.fit()
         except BaseException as error:  # handed to the main thread, which tells the user
             box["error"] = error
@@ -215,20 +216,6 @@ def _failure(error: BaseException, run: RunFolder) -> CodexRayError:
         f"Ray Train could not go on ({run.first_error_line() or reason}); see {run.errors}, then continue "
         f"with resume=auto name={run.name}"
     )
-
-
-@contextmanager
-def _start_timeout(cluster: Cluster) -> Iterator[None]:
-    """Have Ray try fewer workers soon where some are enough; it reads this from the environment."""
-    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-    mine = cluster.elastic and name not in os.environ
-    if mine:
-        os.environ[name] = str(ELASTIC_START_SECONDS)
-    try:
-        yield
-    finally:
-        if mine:
-            del os.environ[name]
 
 
 @contextmanager

@@ -45,8 +45,8 @@ class StepOutcome:
 def import_deepspeed(device: str) -> Any:
     """Import DeepSpeed quietly, with nothing compiled on the way.
 
-    Its operators would be tried with a C compiler, and one of them built, at every first start; training
-    uses none of those. The accelerator must be named before the import.
+    It would try a C compiler on its operators at every first start, and build the one for shared memory;
+    those that a configuration asks for are built all the same. The accelerator is named before the import.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
     for name in ("DeepSpeed", "deepspeed"):

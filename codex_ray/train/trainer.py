@@ -1,7 +1,7 @@
 """Ray Train's trainer as a run uses it: its settings, and none of the processes that a run has no use for.
 
 Every Python process of Ray's wakes a hundred times a second, also when it does nothing. Where training has
-the same two cores, eight of them cost a tenth of each step, and each takes over a second of both to start.
+the same two cores, eight of them cost a tenth of each step, and each takes over a second of a core to start.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_trainer(job: dict[str, Any], settings: Pretrain) -> Trainer:
         resources["GPU"] = cluster.gpus_per_worker
     return Trainer(
         train_worker,
-        embedded=is_embedded(cluster),
+        embedded=is_embedded(),
         train_loop_config=job,
         torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
         scaling_config=ScalingConfig(

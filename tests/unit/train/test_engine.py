@@ -1,14 +1,11 @@
-"""What a worker imports, and what it leaves out."""
+"""What the engine imports, and what it leaves out."""
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 
 import pytest
-
-from codex_ray.imports import no_collection
 
 SCRIPT = """
 import subprocess, sys, torch
@@ -33,13 +30,3 @@ def test_deepspeed_is_imported_without_mlflow_and_compilers(monkeypatch: pytest.
         monkeypatch.setenv(name, value)
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_collection_goes_on_as_it_was() -> None:
-    assert gc.isenabled()
-    with no_collection():
-        assert not gc.isenabled()
-        with no_collection():
-            pass
-        assert not gc.isenabled()
-    assert gc.isenabled()
