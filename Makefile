@@ -28,7 +28,7 @@ test: setup-dev ## Run the unit tests, then the integration tests (under 15 minu
 gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 	$(BIN)/python -m pytest tests/gpu
 
-verify: setup-dev ## Run the long campaign (hours); what passed at this commit is not run again
+verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again
 	$(BIN)/python -m tools.verify
 
 check: lint types docs ## Code, types and documentation: the three of them

@@ -1,16 +1,21 @@
 """The long campaign: every test marked ``verify`` or ``cluster``, file by file, resumable.
 
 Each file is one batch with its own deadline. What it gave is written at once to
-``benchmarks/results/verify.MACHINE.json``; run again at the same commit, what passed is not run again.
+``benchmarks/results/verify.MACHINE.json``, with a fingerprint of the file and of all that it may use; what
+passed is not run again until one of these changes.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,18 +28,27 @@ MARKERS = "verify or cluster"
 BATCH_LIMIT_SECONDS = 4 * 3600.0
 NO_TESTS_COLLECTED = 5
 COUNTS = ("tests", "failures", "errors", "skipped")
+NOT_USED = ("*.md", "benchmarks/results/*")
 
 
-def main() -> int:
-    """Run what has not passed at this commit; 0 if everything has then passed."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what has not passed as it is; 0 if everything has then passed."""
+    parser = argparse.ArgumentParser(description="The long campaign; what passed as it is isn't run again.")
+    parser.add_argument("files", nargs="*", help="run these of its test files now, the others later")
+    wanted = parser.parse_args(words).files
     files = test_files()
+    chosen = wanted or files
+    if unknown := sorted(set(chosen) - set(files)):
+        parser.error(f"{unknown[0]} is no test file of the campaign; these are: {', '.join(files)}")
     if not files:
         print(f"no test is marked {MARKERS!r}")
         return 0
-    batches = passed_batches()
+    batches = passed_batches(files)
     for number, file in enumerate(files, 1):
         if file in batches:
-            print(f"[{number}/{len(files)}] {file}: passed before at this commit")
+            print(f"[{number}/{len(files)}] {file}: passed before, as it is")
+            continue
+        if file not in chosen:
             continue
         print(f"[{number}/{len(files)}] {file}", flush=True)
         batches[file] = run_batch(file)
@@ -44,7 +58,7 @@ def main() -> int:
         f"{len(batches) - len(failed)} of {len(files)} files passed"
         + "".join(f"\n  FAILED {f}" for f in failed)
     )
-    return 1 if failed else 0
+    return 0 if len(batches) - len(failed) == len(files) else 1
 
 
 def test_files() -> list[str]:
@@ -60,19 +74,34 @@ def test_files() -> list[str]:
     return sorted({line.split("::")[0] for line in done.stdout.splitlines() if "::" in line})
 
 
-def passed_batches() -> dict[str, dict[str, Any]]:
-    """Return the batches that passed at this very commit; none where files differ from it."""
-    path, commit = FOLDER / f"verify.{machine_name()}.json", commit_name()
-    if not path.exists() or commit.endswith("+"):
-        return {}
-    before = read_json(path, "benchmark result")
-    batches: dict[str, dict[str, Any]] = before["batches"] if before["commit"] == commit else {}
-    return {file: batch for file, batch in batches.items() if batch["passed"]}
+def passed_batches(files: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the batches of these files that passed as they are now."""
+    path = FOLDER / f"verify.{machine_name()}.json"
+    before = read_json(path, "benchmark result")["batches"] if path.exists() else {}
+    return {
+        file: before[file]
+        for file in files
+        if file in before and before[file]["passed"] and before[file]["fingerprint"] == fingerprint(file)
+    }
+
+
+def fingerprint(file: str) -> str:
+    """Return a hash of a test file and of every file of the project but other tests, words and results."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = hashlib.sha256()
+    for name in sorted(set(names.splitlines())):
+        path = ROOT / name
+        other_test = path.name.startswith("test_") and name != file
+        unused = any(fnmatch(name, pattern) for pattern in NOT_USED)
+        if path.is_file() and not other_test and not unused:
+            found.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
 def run_batch(file: str) -> dict[str, Any]:
     """Run one test file and return what it gave; one that outlives its deadline has failed."""
-    started = time.monotonic()
+    started, found = time.monotonic(), fingerprint(file)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         process = subprocess.Popen(
@@ -89,7 +118,13 @@ def run_batch(file: str) -> dict[str, Any]:
                 process.kill()
         suite = ElementTree.parse(report).find("testsuite") if report.exists() else None
     counts = {} if suite is None else {name: int(suite.get(name, 0)) for name in COUNTS}
-    return {"passed": status == 0, "counts": counts, "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "passed": status == 0,
+        "counts": counts,
+        "seconds": round(time.monotonic() - started, 1),
+        "commit": commit_name(),
+        "fingerprint": found,
+    }
 
 
 def record(batches: dict[str, dict[str, Any]], files: int) -> None:
