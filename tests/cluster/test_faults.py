@@ -171,9 +171,15 @@ def drain(cluster: LocalCluster, node: int, seconds: int) -> None:
 
 
 def kill_raylet(cluster: LocalCluster, node: int) -> None:
-    """End the process that speaks for a node; its workers are left to find out."""
+    """End the process that speaks for a node, and wait for its workers to find out and end.
+
+    A short run could else be over before they do, and rightly so.
+    """
     (raylet,) = [each for each in find(cluster.state.mark(node)) if each.name() == "raylet"]
+    workers = [each for each in find(cluster.state.mark(node)) if each.name().startswith("ray::")]
     raylet.kill()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert workers and not left, [each.cmdline() for each in left]
 
 
 def cut_for_a_moment(cluster: LocalCluster, node: int) -> None:
