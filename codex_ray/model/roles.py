@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Names of input and output embeddings in the model families of Transformers.
-_EMBEDDINGS = ("embed", "lm_head", "wte", "wpe")
+# Names of input and output embeddings, and of heads that give scores, in the model families of Transformers.
+_EMBEDDINGS = ("embed", "lm_head", "wte", "wpe", "value_head", "score.")
 
 
 def optimizer_role(name: str, shape: tuple[int, ...]) -> str:
