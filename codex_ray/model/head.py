@@ -9,7 +9,7 @@ Shape legend: B batch, S sequence, T places that count, D hidden size, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -62,9 +62,9 @@ class TokenHead:
         forward: Callable[..., Any],
         places_T: Tensor,
         reduce: Reduction,
+        inputs: Mapping[str, Any],
         *,
         values: bool = False,
-        **inputs: Any,
     ) -> Tensor:
         """Run the model once and return what ``reduce`` makes of the logits at some places, [T, K].
 
@@ -72,8 +72,8 @@ class TokenHead:
             forward: the model's forward, as the engine wants it called.
             places_T: places in the flattened batch, B * S, whose next token is looked at; may be none.
             reduce: makes figures of logits.
+            inputs: what the forward takes, ``input_ids`` first of all.
             values: add what the value head says of each place as one column more.
-            inputs: the model's own, ``input_ids`` first of all.
         """
         compute = partial(self._in_parts, reduce, places_T, values)
         if self._whole:

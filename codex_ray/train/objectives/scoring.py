@@ -45,7 +45,7 @@ def score(
     The value is the one of the place before the token: what is to come from there on.
     """
     reduce = logprob_and_entropy(rows.targets, temperature)
-    figures_TK = head.figures(forward, rows.places, reduce, values=values, **rows.inputs())
+    figures_TK = head.figures(forward, rows.places, reduce, rows.inputs(), values=values)
     return figures_TK.unbind(-1)
 
 
