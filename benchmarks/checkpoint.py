@@ -21,7 +21,7 @@ from codex_ray.config.train import Checkpoints
 from codex_ray.corpus.prepare import prepare
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.checkpoint import CheckpointFolder, Found
-from codex_ray.train.driver import PretrainResult, pretrain
+from codex_ray.train.driver import TrainingResult, pretrain
 
 STEPS, EVERY, TURNS = 20, 4, 1
 WAYS = {
@@ -58,7 +58,7 @@ def main() -> None:
     print(write_result("checkpoint", _figures(measured), extra={"turns": measured}))
 
 
-def _measure(result: PretrainResult) -> dict[str, float]:
+def _measure(result: TrainingResult) -> dict[str, float]:
     rows = read_metrics(result.run / "metrics.jsonl")
     step_seconds = statistics.median(float(row["step_seconds"] or 0) for row in rows)
     stalls = [

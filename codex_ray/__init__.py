@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "evaluate",
     "export",
+    "finetune",
     "generate",
     "inspect",
     "load",
@@ -37,7 +38,10 @@ __all__ = [
     "upcycle",
 ]
 
-_VERBS = ("prepare", "pretrain", "evaluate", "generate", "export", "upcycle", "inspect", "plan", "quickstart")
+_VERBS = (
+    *("prepare", "pretrain", "finetune", "evaluate", "generate", "export", "upcycle", "inspect", "plan"),
+    "quickstart",
+)
 
 
 def _call(verb: str, *words: str, config_file: Path | str | None = None, **values: Any) -> Any:

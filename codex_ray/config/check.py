@@ -17,13 +17,14 @@ from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.fields import MASK
+from codex_ray.config.finetune import Finetune
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
-from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training
+from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
 from codex_ray.config.use import Evaluate, Generate
 from codex_ray.errors import ConfigError
 
@@ -102,8 +103,23 @@ def check(settings: Any, prefix: str = "") -> None:
 
 
 def _pretrain(settings: Pretrain, prefix: str) -> None:
-    _run_name(settings.name, prefix)
     _model(settings.model, f"{prefix}model.")
+    _training_run(settings, prefix)
+    refuse_sequence_parallel(settings, prefix)
+
+
+def _finetune(settings: Finetune, prefix: str) -> None:
+    _training_run(settings, prefix)
+    shared = settings.cluster.sequence_parallel
+    ramps = [name for name in ("batch_ramp", "sequence_ramp") if getattr(settings.train, name)]
+    if shared > 1 or ramps:
+        given = f"cluster.sequence_parallel={shared}" if shared > 1 else f"train.{ramps[0]}"
+        raise ConfigError(f"{prefix}{given} is for pretraining: rows of examples are not cut; leave it out")
+
+
+def _training_run(settings: TrainingRun, prefix: str) -> None:
+    _run_name(settings.name, prefix)
+    _lora(settings, prefix)
     _optimizer(settings.optimizer, f"{prefix}optimizer.")
     _duration(settings.train, settings.schedule.kind, prefix)
     _device(settings.compute, f"{prefix}compute.")
@@ -115,7 +131,6 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
             f"within sublayers; give {prefix}deepspeed.stage=2, or leave {prefix}train.compile unset"
         )
     _going_back(settings, prefix)
-    refuse_sequence_parallel(settings, prefix)
     refuse_ramps(settings.train, prefix)
     _checkpoints(settings.checkpoints, f"{prefix}checkpoints.")
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
@@ -124,8 +139,27 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
     _validation(settings, prefix)
 
 
+def _lora(settings: TrainingRun, prefix: str) -> None:
+    if not settings.lora.rank:
+        return
+    other = "optimizer.kind=muon" if settings.optimizer.kind == "muon" else None
+    other = "validation.asynchronous=true" if settings.validation.asynchronous else other
+    if other is not None:
+        raise ConfigError(
+            f"{prefix}lora.rank={settings.lora.rank} cannot go with {prefix}{other}; leave that out, or give "
+            f"{prefix}lora.rank=0 to train all weights"
+        )
+    if not settings.lora.targets:
+        raise ConfigError(f"{prefix}lora.targets is empty, so nothing would be trained; give all-linear")
+
+
 def _plan(settings: Plan, prefix: str) -> None:
     _pretrain(settings, prefix)
+    if settings.lora.rank:
+        raise ConfigError(
+            f"{prefix}lora.rank={settings.lora.rank} cannot be planned: the plan is of training all weights; "
+            f"give {prefix}lora.rank=0"
+        )
     if settings.card == "cpu" and settings.compute.device == "cuda":
         raise ConfigError(
             f"{prefix}card=cpu cannot go with {prefix}compute.device=cuda; give {prefix}compute.device=cpu, "
@@ -133,7 +167,7 @@ def _plan(settings: Plan, prefix: str) -> None:
         )
 
 
-def _going_back(settings: Pretrain, prefix: str) -> None:
+def _going_back(settings: TrainingRun, prefix: str) -> None:
     factor = settings.train.spike_factor
     if 0 < factor <= 1:
         raise ConfigError(
@@ -373,7 +407,7 @@ def _mlflow(mlflow: Mlflow, prefix: str) -> None:
         )
 
 
-def _validation(settings: Pretrain, prefix: str) -> None:
+def _validation(settings: TrainingRun, prefix: str) -> None:
     if settings.validation.asynchronous and settings.validation.patience:
         raise ConfigError(
             f"{prefix}validation.patience={settings.validation.patience} ends a run at a step, and with "
@@ -381,7 +415,7 @@ def _validation(settings: Pretrain, prefix: str) -> None:
         )
 
 
-def _samples(settings: Pretrain, prefix: str) -> None:
+def _samples(settings: TrainingRun, prefix: str) -> None:
     """One rank draws, so it must have all weights; compiled sublayers would be compiled for every length."""
     if not settings.track.samples.prompts:
         return
@@ -420,6 +454,7 @@ def _is_address(url: str) -> bool:
 
 _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Pretrain: _pretrain,
+    Finetune: _finetune,
     Plan: _plan,
     Prepare: _prepare,
     Quickstart: _quickstart,

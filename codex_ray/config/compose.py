@@ -92,7 +92,7 @@ def _words_layer(verb: Verb, cls: type[Any], slots: list[Slot], words: Sequence[
                 raise ConfigError(
                     f"{word!r} is not understood: {verb.name} {takes}, settings are given as key=value"
                 )
-            layer.values.append(((paths.pop(0),), word))
+            layer.values.append((tuple(paths.pop(0).split(".")), word))
             continue
         key, text = match["key"], match["value"]
         named = [slot for slot in slots if key in slot.names]

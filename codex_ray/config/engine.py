@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import Pretrain, TrainingRun
 from codex_ray.errors import ConfigError
 
 # DeepSpeed keys that follow from other settings, and those settings.
@@ -28,7 +28,7 @@ _OWNED_BY = {
 }
 
 
-def refuse_deepspeed(settings: Pretrain, prefix: str) -> None:
+def refuse_deepspeed(settings: TrainingRun, prefix: str) -> None:
     """Check the engine's settings and DeepSpeed's own keys against the others.
 
     Raises:
@@ -87,7 +87,7 @@ def refuse_sequence_parallel(settings: Pretrain, prefix: str) -> None:
             raise ConfigError(f"{key} cannot go with {prefix}{other}; leave one of them out")
 
 
-def _refuse_zero(settings: Pretrain, prefix: str) -> None:
+def _refuse_zero(settings: TrainingRun, prefix: str) -> None:
     """Refuse what offloading and ZeRO++ cannot do here, before DeepSpeed does in words of its own."""
     zero = settings.deepspeed.config.get("zero_optimization", {})
     begin, workers = f"{prefix}deepspeed.config.zero_optimization", settings.cluster.workers
@@ -130,7 +130,7 @@ def _refuse_zero(settings: Pretrain, prefix: str) -> None:
     _refuse_offload(settings, zero, begin, prefix)
 
 
-def _refuse_offload(settings: Pretrain, zero: Mapping[str, Any], begin: str, prefix: str) -> None:
+def _refuse_offload(settings: TrainingRun, zero: Mapping[str, Any], begin: str, prefix: str) -> None:
     where = {key: zero.get(f"offload_{key}", {}).get("device", "none") for key in ("optimizer", "param")}
     on_gpus = settings.cluster.gpus_per_worker > 0
     for key, device in where.items():

@@ -8,6 +8,7 @@ The one widening allowed is an integer for a float, which loses nothing.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
 from collections.abc import Mapping
@@ -72,7 +73,13 @@ def to_dict(settings: Any) -> dict[str, Any]:
     """Return settings as nested plain data, ready for YAML or JSON; secrets are masked."""
     data = dataclasses.asdict(settings)
     _mask(settings, data)
-    return data
+    return {field.name: data[field.name] for field in own_first(type(settings))}
+
+
+def own_first(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a settings class, its own before those of the class that it extends."""
+    own = inspect.get_annotations(cls)
+    return sorted(dataclasses.fields(cls), key=lambda field: field.name not in own)
 
 
 def _mask(settings: Any, data: dict[str, Any]) -> None:

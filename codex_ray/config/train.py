@@ -162,22 +162,52 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """Train the decoder from scratch on a corpus folder."""
+class Lora:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) in place of training all weights."""
 
-    corpus: str = setting("corpus", help="corpus folder written by prepare")
-    stream: str = setting(
-        "ray",
-        choices=("ray", "direct"),
-        help="ray streams rows through Ray Data; direct reads shards; same order",
+    rank: int = setting(0, minimum=0, help="rank of the adapters; 0 trains all weights")
+    alpha: float = setting(32.0, minimum=0.0, help="the update is scaled by alpha / rank")
+    dropout: float = setting(0.0, minimum=0.0, maximum=1.0, help="dropout before the adapters")
+    targets: list[str] = setting(
+        ["all-linear"], help="names of the modules that get one; all-linear: all but the output's matrix"
     )
+    modules_to_save: list[str] = setting([], help="modules trained whole beside the adapters")
+    dora: bool = setting(False, help="weight-decomposed adapters (DoRA, arXiv 2402.09353)")
+    merge: bool = setting(False, help="at the end write the whole model, with the adapters merged in")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What every training run has, whatever it trains on."""
+
     name: str | None = setting(None, help="run name; unset is made from the verb and the time")
     runs: str = setting("runs", help="folder that holds run folders")
     resume: str = setting(
         "never", choices=("never", "auto", "must"), help="whether an existing run folder continues"
     )
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of weights and order; 0 becomes 1234")
+    stream: str = setting(
+        "ray",
+        choices=("ray", "direct"),
+        help="ray streams rows through Ray Data; direct reads shards; same order",
+    )
     compute: Device = setting(Device, help="device and precision")
+    lora: Lora = setting(Lora, help="adapters in place of all weights")
+    optimizer: Optimizer = setting(Optimizer, help="the optimizer")
+    schedule: Schedule = setting(Schedule, help="learning rate")
+    deepspeed: DeepSpeed = setting(DeepSpeed, help="the engine")
+    train: Training = setting(Training, help="duration and batch")
+    checkpoints: Checkpoints = setting(Checkpoints, help="checkpoints")
+    validation: Validation = setting(Validation, help="validation")
+    cluster: Cluster = setting(Cluster, help="where it runs")
+    track: Track = setting(Track, help="progress and records")
+
+
+@dataclass(frozen=True)
+class Pretrain(TrainingRun):
+    """Train the decoder from scratch on a corpus folder."""
+
+    corpus: str = setting("corpus", help="corpus folder written by prepare")
     start: str | None = setting(
         None, help="model folder to train on from (as upcycle writes), whose shape counts; unset is fresh"
     )
@@ -190,11 +220,3 @@ class Pretrain:
         help="with `depth`: tokens of the run per parameter of the layers",
     )
     model: Model = setting(Model, help="the decoder, where weights are fresh")
-    optimizer: Optimizer = setting(Optimizer, help="the optimizer")
-    schedule: Schedule = setting(Schedule, help="learning rate")
-    deepspeed: DeepSpeed = setting(DeepSpeed, help="the engine")
-    train: Training = setting(Training, help="duration and batch")
-    checkpoints: Checkpoints = setting(Checkpoints, help="checkpoints")
-    validation: Validation = setting(Validation, help="validation")
-    cluster: Cluster = setting(Cluster, help="where it runs")
-    track: Track = setting(Track, help="progress and records")

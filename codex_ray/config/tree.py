@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from codex_ray.config.fields import mapping_of
+from codex_ray.config.fields import mapping_of, own_first
 from codex_ray.errors import ConfigError
 
 Key = tuple[str, ...]
@@ -31,9 +31,9 @@ def is_text(hint: Any, optional: bool = False) -> bool:
 
 
 def fields_of(cls: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """Yield each field of a settings class with its type."""
+    """Yield each field of a settings class with its type, its own before those of the class it extends."""
     hints = get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in own_first(cls):
         yield field, hints[field.name]
 
 

@@ -93,6 +93,30 @@ _IN_LIFE_ORDER = (
         ),
     ),
     Verb(
+        name="finetune",
+        settings="codex_ray.config.finetune:Finetune",
+        function="codex_ray.train.finetune:finetune",
+        path="model data.path",
+        summary="train a model on examples: chat messages, or prompts and responses",
+        teaches=(
+            "Takes any causal language model, ours or another's, and rows of chat messages or of prompt "
+            "and response (JSONL, Parquet, CSV, datasets). Only what the assistant writes is learnt; the "
+            "examples are packed into rows without seeing each other. All weights are trained, or adapters "
+            "with lora.rank=N. The run folder, checkpoints, resumption and faults are those of pretrain."
+        ),
+        examples=(
+            ("finetune runs/first chats.jsonl name=chat", "all weights, one pass over a file of messages"),
+            (
+                "finetune Qwen3-0.6B pairs.jsonl lora.rank=16 train.epochs=3",
+                "adapters of rank 16, three passes over prompts and responses",
+            ),
+            (
+                "finetune model rows.parquet data.prompt=question data.response=answer data.chat=true",
+                "columns of other names, as a user's turn and the assistant's",
+            ),
+        ),
+    ),
+    Verb(
         name="plan",
         settings="codex_ray.config.plan:Plan",
         function="codex_ray.plan.verb:plan",

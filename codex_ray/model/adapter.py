@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from codex_ray.errors import CodexRayError
+from codex_ray.config.train import Lora
+from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import read_json
 
 CONFIG = "adapter_config.json"
+
+
+def with_adapters(model: PreTrainedModel, settings: Lora, seed: int) -> Any:
+    """Freeze a model and put trainable adapters into it (PEFT), the same ones for the same seed.
+
+    Raises:
+        ConfigError: PEFT is not installed, or the settings fit no module of this model.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError(
+            f"lora.rank={settings.rank} needs PEFT, which cannot be imported ({error}); pip install peft"
+        ) from error
+    targets: Any = "all-linear" if settings.targets == ["all-linear"] else settings.targets
+    torch.manual_seed(seed)
+    try:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            modules_to_save=list(settings.modules_to_save) or None,
+            use_dora=settings.dora,
+            base_model_name_or_path=_absolute(model.name_or_path),
+        )
+        return get_peft_model(model, config)
+    except ValueError as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        names = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)})
+        raise ConfigError(
+            f"lora.targets={settings.targets} fits no module of this model ({why}); name some of "
+            f"{', '.join(names)}, or all-linear"
+        ) from error
+
+
+def with_config(model: PreTrainedModel, config: Any) -> Any:
+    """Put adapters of a PEFT configuration into a model; their weights are to come from elsewhere."""
+    from peft import get_peft_model
+
+    return get_peft_model(model, copy.deepcopy(config))
+
+
+def bare(model: Any) -> Any:
+    """Return the model that adapters are in, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _absolute(name: str) -> str:
+    """Name a base so that its adapter finds it from anywhere; a Hub name stays."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def is_adapter(folder: Path) -> bool:

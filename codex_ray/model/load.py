@@ -163,6 +163,15 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
     return config
 
 
+def empty_model(configuration: dict[str, Any] | PreTrainedConfig) -> PreTrainedModel:
+    """Return the model of a configuration in fp32, whose weights are to come from elsewhere."""
+    if isinstance(configuration, dict):
+        configuration = AutoConfig.for_model(**configuration)
+    with quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
+    return model
+
+
 def _base(adapter: Path) -> tuple[str, str | None]:
     base, revision = base_of(adapter)
     there = Path(base).expanduser().is_dir()

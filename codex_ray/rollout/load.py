@@ -32,7 +32,7 @@ def load_with_tokenizer(model: str, revision: str | None, compute: Device) -> tu
     from codex_ray.tokenizer import Tokenizer
 
     loaded = load_model(model, device=compute.device, dtype=compute.dtype, revision=revision)
-    folder = _tokenizer_folder(model, revision)
+    folder = tokenizer_folder(model, revision)
     tokenizer = Tokenizer.load(folder)
     vocabulary = loaded.config.get_text_config().vocab_size
     if tokenizer.vocabulary_size > vocabulary:
@@ -43,11 +43,16 @@ def load_with_tokenizer(model: str, revision: str | None, compute: Device) -> tu
     return loaded, tokenizer
 
 
-def _tokenizer_folder(model: str, revision: str | None) -> Path:
+def tokenizer_folder(model: str, revision: str | None) -> Path:
+    """Return the folder of a model's tokenizer; an adapter may have that of its base.
+
+    Raises:
+        CodexRayError: there is no such model.
+    """
     if Path(model).expanduser().is_dir():
         folder = resolve_model_folder(model)
         if is_adapter(folder) and not any(folder.glob("*token*")):
-            return _tokenizer_folder(*base_of(folder))
+            return tokenizer_folder(*base_of(folder))
         return folder
     from huggingface_hub import snapshot_download
 

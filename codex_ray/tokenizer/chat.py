@@ -15,7 +15,15 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""What is taken where nothing else is given."""
+"""What is taken where nothing else is given: text to any tokenizer."""
+
+TURNS = (
+    "{% for message in messages %}"
+    "{{ bos_token }}{{ message.role }}\n{{ message.content }}{{ eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+)
+"""What fine-tuning takes for a model without a template: turns between tokens that every model has."""
 
 Render = Callable[[list[dict[str, Any]]], str]
 

@@ -72,6 +72,19 @@ class ForeignTokenizer(Tokenizer):
         pieces = self._tokenizer.convert_ids_to_tokens(list(range(self.vocabulary_size)))
         return [piece or "" for piece in pieces]
 
+    @property
+    def special_texts(self) -> list[str]:
+        """See :attr:`Tokenizer.special_texts`."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        return sorted({*self._tokenizer.all_special_tokens, *(token.content for token in added)})
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """See :attr:`Tokenizer.special_names`."""
+        found = self._tokenizer.special_tokens_map
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return {name: str(found.get(name) or "") for name in names}
+
     def save(self, folder: Path | str) -> None:
         """See :meth:`Tokenizer.save`."""
         try:

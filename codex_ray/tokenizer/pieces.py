@@ -107,6 +107,17 @@ class PieceTokenizer(Tokenizer):
         """See :meth:`Tokenizer.vocabulary`."""
         return list(self._pieces)
 
+    @property
+    def special_texts(self) -> list[str]:
+        """See :attr:`Tokenizer.special_texts`."""
+        return self._pieces[:4]
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """See :attr:`Tokenizer.special_names`."""
+        names = ("unk_token", "bos_token", "eos_token", "pad_token")
+        return dict(zip(names, self.special_texts, strict=True))
+
     def save(self, folder: Path | str) -> None:
         """See :meth:`Tokenizer.save`."""
         write_folder(Path(folder), self._data)

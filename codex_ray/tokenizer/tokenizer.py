@@ -86,6 +86,16 @@ class Tokenizer(ABC):
     def vocabulary(self) -> list[str]:
         """Return the piece of every id, in order; a byte is written ``<0x41>``."""
 
+    @property
+    @abstractmethod
+    def special_texts(self) -> list[str]:
+        """What special tokens look like in text."""
+
+    @property
+    @abstractmethod
+    def special_names(self) -> dict[str, str]:
+        """The texts that chat templates know by name, such as ``eos_token``; empty where there is none."""
+
     @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the files that make ``folder`` a tokenizer for :meth:`load` and for ``AutoTokenizer``.

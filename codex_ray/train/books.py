@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from codex_ray.config.fields import to_dict
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
 from codex_ray.track import MlflowRun, Progress, RunFolder, write_environment, write_report
@@ -21,7 +21,7 @@ OUTCOMES: dict[Status, str] = {"FINISHED": "completed", "KILLED": "stopped", "FA
 class Books:
     """Opened while the workers start, closed however the run ends."""
 
-    def __init__(self, run: RunFolder, settings: Pretrain, life_id: str) -> None:
+    def __init__(self, run: RunFolder, settings: TrainingRun, life_id: str) -> None:
         self._run, self._settings, self._life_id = run, settings, life_id
         track = settings.track
         mlflow = MlflowRun(run.path, track.mlflow, runs=run.path.parent)

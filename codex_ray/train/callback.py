@@ -35,6 +35,7 @@ class FailureReport(UserCallback):
                 "failure",
                 ranks=list(lost) or ranks,  # where one is lost, the others only found that it was gone
                 reason="its process or node is gone" if lost else _last_line(worker_exceptions[ranks[0]]),
+                lost=bool(lost),
                 preempted=any(cause.preempted for cause in lost.values()),
             )
         except OSError as error:

@@ -1,6 +1,7 @@
 """Where documents begin in packed rows, and what follows from it for attention, positions and targets.
 
-Rows do not say where their documents are: the tokens do. A document begins at ``<s>`` and after ``</s>``;
+Rows of a corpus do not say where their documents are: the tokens do (:class:`Documents`). Rows of examples
+are marked (:class:`MarkedRows`). A document begins at ``<s>`` and after ``</s>``;
 where one token is both, at the second of two. Padding is what is left of a row after its last document.
 
 Shape legend: B batch, S sequence.
@@ -9,12 +10,43 @@ Shape legend: B batch, S sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from codex_ray.corpus.marked import BEGINS, IDS, LEARNT
 from codex_ray.model import IGNORED
 from codex_ray.tokenizer import Tokenizer
+
+
+class Rows(Protocol):
+    """What packed rows are to an objective."""
+
+    def ids(self, rows_BS: Tensor) -> Tensor:
+        """Return the token ids."""
+
+    def labels(self, rows_BS: Tensor) -> Tensor:
+        """Return the targets at their own places, -100 where none is counted."""
+
+    def positions(self, rows_BS: Tensor) -> Tensor | None:
+        """Return each token's position in its document; None where a row is one text."""
+
+
+class MarkedRows:
+    """Rows of examples, each apart from the others; see :mod:`codex_ray.corpus.marked`."""
+
+    def ids(self, rows_BS: Tensor) -> Tensor:
+        """Return the token ids."""
+        return rows_BS & IDS
+
+    def labels(self, rows_BS: Tensor) -> Tensor:
+        """Return the targets at their own places, -100 where none is counted."""
+        return (rows_BS & IDS).masked_fill(rows_BS & LEARNT == 0, IGNORED)
+
+    def positions(self, rows_BS: Tensor) -> Tensor:
+        """Return each token's position in its example."""
+        return _since(rows_BS & BEGINS != 0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,10 @@ class Documents:
         """Take the special tokens from the tokenizer that the rows were made with."""
         ids = tokenizer.special_ids
         return cls(separate, tokenizer.bos_id, ids["eos"], ids["pad"])
+
+    def ids(self, input_ids_BS: Tensor) -> Tensor:
+        """Return the token ids, which the rows are."""
+        return input_ids_BS
 
     def padding(self, input_ids_BS: Tensor) -> Tensor:
         """Return where rows are filled up: the padding tokens that only such tokens follow.
@@ -84,6 +120,10 @@ class Documents:
         """Return each token's position in its document; None where a row is one text."""
         if not self.separate:
             return None
-        places = torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device).expand_as(input_ids_BS)
-        starts = torch.where(self.beginnings(input_ids_BS), places, 0).cummax(1).values
-        return places - starts
+        return _since(self.beginnings(input_ids_BS))
+
+
+def _since(begins_BS: Tensor) -> Tensor:
+    """Return how far each place is from the last that begins something."""
+    places = torch.arange(begins_BS.shape[1], device=begins_BS.device).expand_as(begins_BS)
+    return places - torch.where(begins_BS, places, 0).cummax(1).values

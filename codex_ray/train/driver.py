@@ -1,4 +1,4 @@
-"""The ``pretrain`` verb: check everything first, run Ray Train in a thread, follow, and close the books.
+"""Training runs: check everything first, run Ray Train in a thread, follow, and close the books.
 
 The main thread keeps the signals. On the first Ctrl-C or SIGTERM it asks the workers, through a
 file in the run folder, to stop after the current step; they write a checkpoint, and the run can
@@ -21,9 +21,8 @@ from typing import Any
 from codex_ray.cluster import preflight
 from codex_ray.cluster.head import HeadWatch
 from codex_ray.cluster.session import default_variables, open_session, refuse_relative_in_job
-from codex_ray.config.fields import to_dict
 from codex_ray.config.saved import save
-from codex_ray.config.train import Checkpoints, Pretrain
+from codex_ray.config.train import Checkpoints, Pretrain, TrainingRun
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import CodexRayError, Interrupted
@@ -37,13 +36,14 @@ from codex_ray.train.books import Books
 from codex_ray.train.environment import threads_per_worker
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings, refuse_used_storage
+from codex_ray.train.task import Pretraining, Task
 
 POLL_SECONDS = 0.2
 ELASTIC_START_SECONDS = 20  # until workers that cannot be placed are tried with fewer
 
 
 @dataclass(frozen=True)
-class PretrainResult:
+class TrainingResult:
     """What a run left: its folder, its model folder if complete, and its closing figures."""
 
     run: Path
@@ -53,7 +53,7 @@ class PretrainResult:
     figures: dict[str, float]
 
 
-def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainResult:
+def pretrain(settings: Pretrain, progress: Progress | None = None) -> TrainingResult:
     """Train a decoder on a corpus folder.
 
     Raises:
@@ -61,37 +61,55 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> PretrainRe
         CodexRayError: the corpus, the cluster or the run cannot go on.
         Interrupted: the user stopped it; the last checkpoint is written.
     """
-    refuse_relative_in_job(settings.runs, "runs")
-    settings = replace(settings, checkpoints=with_absolute_storage(settings.checkpoints))
     started = time.time()
-    manifest = Manifest.load(Path(settings.corpus))
+    corpus = Path(settings.corpus).resolve()
+    manifest = Manifest.load(corpus)
     manifest.verify(deep=False)
-    cluster = settings.cluster
-    batches = Batches.of(
-        settings.train,
-        manifest.sequence_length,
-        cluster.replicas,
-        fewest=cluster.min_workers,
-    )
-    if manifest.sequence_length % cluster.sequence_parallel:
+    refuse_rows(settings, manifest, f"corpus {settings.corpus}", "prepare more text")
+    with opened_run(settings, "pretrain", progress) as (run, shown):
+        return run_task(Pretraining(settings, corpus), manifest, run, shown, started)
+
+
+@contextmanager
+def opened_run(
+    settings: TrainingRun, verb: str, progress: Progress | None
+) -> Iterator[tuple[RunFolder, Progress]]:
+    """Hold the run's folder, which must be new or of the same settings, and show progress.
+
+    Raises:
+        ConfigError: the folder's run has other settings.
+        CodexRayError: the folder is in use, or the second place of checkpoints is not this run's.
+    """
+    refuse_relative_in_job(settings.runs, "runs")
+    with (
+        open_progress(progress, settings.track.progress) as shown,
+        RunFolder.open(settings.runs, settings.name, verb, settings.resume) as run,
+    ):
+        refuse_other_settings(run, settings)
+        refuse_used_storage(run, settings)
+        yield run, shown
+
+
+def refuse_rows(settings: TrainingRun, manifest: Manifest, what: str, remedy: str) -> None:
+    """Refuse rows that cannot be shared out as the settings say.
+
+    Raises:
+        ConfigError: a batch cannot be divided.
+        CodexRayError: rows cannot be shared, or are fewer than a batch takes.
+    """
+    cluster, length = settings.cluster, manifest.sequence_length
+    batches = Batches.of(settings.train, length, cluster.replicas, fewest=cluster.min_workers)
+    if length % cluster.sequence_parallel:
         raise CodexRayError(
-            f"corpus {settings.corpus} has rows of {manifest.sequence_length} tokens, which "
+            f"{what} has rows of {length} tokens, which "
             f"cluster.sequence_parallel={cluster.sequence_parallel} cannot share evenly; give a divisor"
         )
     rows = manifest.splits["train"].rows
     if rows < batches.most_rows:
         raise CodexRayError(
-            f"corpus {settings.corpus} has {rows} training rows of {manifest.sequence_length} tokens and one "
-            f"batch takes {batches.most_rows}; lower train.batch_tokens or prepare more text"
+            f"{what} has {rows} training rows of {length} tokens and one batch takes {batches.most_rows}; "
+            f"lower train.batch_tokens or {remedy}"
         )
-    with (
-        open_progress(progress, settings.track.progress) as shown,
-        RunFolder.open(settings.runs, settings.name, "pretrain", settings.resume) as run,
-        Alerts(settings.track.alerts, run.name) as alerts,
-    ):
-        refuse_other_settings(run, settings)
-        refuse_used_storage(run, settings)
-        return _in_folder(settings, manifest, run, alerts, shown, started)
 
 
 def with_absolute_storage(checkpoints: Checkpoints) -> Checkpoints:
@@ -103,27 +121,39 @@ def with_absolute_storage(checkpoints: Checkpoints) -> Checkpoints:
     return replace(checkpoints, storage=str(Path(storage).expanduser().absolute()))
 
 
-def _in_folder(
-    settings: Pretrain,
-    manifest: Manifest,
-    run: RunFolder,
-    alerts: Alerts,
-    progress: Progress,
-    started: float,
-) -> PretrainResult:
-    absolute = to_dict(settings) | {"corpus": str(Path(settings.corpus).resolve())}
+def run_task(
+    task: Task, manifest: Manifest, run: RunFolder, progress: Progress, started: float
+) -> TrainingResult:
+    """Train in an opened run folder, from its newest checkpoint on.
+
+    Args:
+        task: what the workers do; ``manifest``: of its rows.
+        run: the folder; ``started``: unix time of the user's command.
+
+    Raises:
+        CodexRayError: the cluster or the run cannot go on.
+        Interrupted: the user stopped it; the last checkpoint is written.
+    """
+    settings = task.settings
+    checkpoints = with_absolute_storage(settings.checkpoints)
     save(settings, run.config)
     books = Books(run, settings, manifest.life_id)
     # Importing torch takes as long as Ray takes to start.
     threading.Thread(target=import_module, args=["torch"], daemon=True).start()
-    with open_session(settings.cluster) as resources:
+    job = {
+        "task": replace(task, settings=replace(settings, checkpoints=checkpoints)),  # type: ignore[type-var]
+        "run": run,
+        "threads": threads_per_worker(settings.cluster),
+        "started": started,
+    }
+    with Alerts(settings.track.alerts, run.name) as alerts, open_session(settings.cluster) as resources:
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
         preflight.check_nodes(settings.cluster, preflight.nodes())
         follower = Follower(run, settings, books.tracker, alerts, progress)
         facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
         try:
-            with progress.stage("pretrain", total=settings.train.steps, unit="steps"):
-                outcome = _fit(absolute, run, follower, settings, started, lambda: books.open(facts))
+            with progress.stage(_verb(task), total=settings.train.steps, unit="steps"):
+                outcome = _fit(job, follower, settings, lambda: books.open(facts))
         except BaseException as error:
             follower.close()
             status: Status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
@@ -132,23 +162,22 @@ def _in_folder(
         follower.close()
         figures = follower.summary(time.time() - started)
         books.close("FINISHED" if outcome["status"] == "completed" else "KILLED", figures)
-    completed = outcome["status"] == "completed"
-    if not completed and follower.interrupted:
-        raise Interrupted(
-            f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; "
-            f"continue with: codex-ray pretrain --config {run.config} name={run.name} resume=must"
-        )
-    alerts.send("end", f"{outcome['status']} at step {outcome['step']}")
-    return PretrainResult(run.path, run.model if completed else None, completed, outcome["step"], figures)
+        completed = outcome["status"] == "completed"
+        if not completed and follower.interrupted:
+            raise Interrupted(
+                f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; continue with: "
+                f"codex-ray {_verb(task)} --config {run.config} name={run.name} resume=must"
+            )
+        alerts.send("end", f"{outcome['status']} at step {outcome['step']}")
+    return TrainingResult(run.path, run.model if completed else None, completed, outcome["step"], figures)
+
+
+def _verb(task: Task) -> str:
+    return type(task.settings).__name__.lower()
 
 
 def _fit(
-    job_settings: dict[str, Any],
-    run: RunFolder,
-    follower: Follower,
-    settings: Pretrain,
-    started: float,
-    begin: Callable[[], None],
+    job: dict[str, Any], follower: Follower, settings: TrainingRun, begin: Callable[[], None]
 ) -> dict[str, Any]:
     """Run Ray Train in a thread and follow it from this one, after ``begin`` has opened the books.
 
@@ -162,10 +191,8 @@ def _fit(
         from codex_ray.train.trainer import make_trainer
 
     box: dict[str, Any] = {}
-    threads = threads_per_worker(settings.cluster)
-    trainer = make_trainer(
-        {"settings": job_settings, "run": run, "threads": threads, "started": started}, settings
-    )
+    run: RunFolder = job["run"]
+    trainer = make_trainer(job, settings)
 
     # Read by Ray in fit(): where fewer workers are enough, they are soon tried.
     start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ELASTIC_START_SECONDS)}

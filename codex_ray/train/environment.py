@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from codex_ray.config.common import Cluster
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import TrainingRun
 
 
-def worker_environment(settings: Pretrain, threads: int) -> dict[str, str]:
+def worker_environment(settings: TrainingRun, threads: int) -> dict[str, str]:
     """Return what workers of a run are started with."""
     return {
         "OMP_NUM_THREADS": str(threads),

@@ -59,7 +59,8 @@ class Failures:
         """Take in that workers died; returns what to tell the user.
 
         Args:
-            message: ``ranks`` and ``reason``, and whether a node was taken away as announced (``preempted``).
+            message: ``ranks`` and ``reason``, whether processes are gone (``lost``) and whether a node was
+                taken away as announced (``preempted``).
             first_error: the first error that a worker recorded.
         """
         if self._down_since is None:
@@ -73,9 +74,11 @@ class Failures:
         ranks = ", ".join(str(rank) for rank in message["ranks"])
         who = f"rank {ranks}" if len(message["ranks"]) == 1 else f"ranks {ranks}"
         if self._without_progress > self._most:
+            # Where a process is gone, the first error is another's, that missed it.
+            why = f"{who}: {message['reason']}" if message["lost"] else first_error or message["reason"]
             self.fatal = CodexRayError(
                 f"training failed more than cluster.max_failures={self._most} times without a new checkpoint "
-                f"({first_error or message['reason']}); see errors.ndjson and attempts in its folder, then "
+                f"({why}); see errors.ndjson and attempts in its folder, then "
                 f"continue with resume=auto name={self._name}"
             )
             return None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.track.alerts import Alerts
 from codex_ray.track.metrics import MetricsFollower, read_run
@@ -32,7 +32,7 @@ class Follower:
     """Reads what the workers write, until :meth:`close`."""
 
     def __init__(
-        self, run: RunFolder, settings: Pretrain, tracker: Trackers, alerts: Alerts, progress: Progress
+        self, run: RunFolder, settings: TrainingRun, tracker: Trackers, alerts: Alerts, progress: Progress
     ) -> None:
         self.interrupted = False
         self.fatal: CodexRayError | None = None

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from codex_ray.config.train import Pretrain, Training
+from codex_ray.config.train import Training, TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.track.spans import Spans
 from codex_ray.train.batches import Batches
@@ -108,7 +108,7 @@ class Hooks:
 class Parts:
     """What the loop works with."""
 
-    settings: Pretrain
+    settings: TrainingRun
     batches: Batches
     rows: int
     flops_per_token: Callable[[int], float]

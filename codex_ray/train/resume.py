@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from codex_ray.config.fields import to_dict
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import TrainingRun
 from codex_ray.config.tree import dotted
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import read_json
@@ -31,7 +31,7 @@ FREE_TRAINING = (
 VERSIONS = ("torch", "deepspeed", "transformers", "ray", "numpy")
 
 
-def refuse_other_settings(run: RunFolder, settings: Pretrain) -> None:
+def refuse_other_settings(run: RunFolder, settings: TrainingRun) -> None:
     """Compare a resumed run's saved settings with the present ones.
 
     Raises:
@@ -47,7 +47,7 @@ def refuse_other_settings(run: RunFolder, settings: Pretrain) -> None:
         )
 
 
-def refuse_used_storage(run: RunFolder, settings: Pretrain) -> None:
+def refuse_used_storage(run: RunFolder, settings: TrainingRun) -> None:
     """See that the second place of checkpoints answers, and has none of another run of this name.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_used_storage(run: RunFolder, settings: Pretrain) -> None:
         )
 
 
-def facts(run: RunFolder, settings: Pretrain, decided: Mapping[str, Any]) -> dict[str, Any]:
+def facts(run: RunFolder, settings: TrainingRun, decided: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint's manifest says about the run that wrote it.
 
     That is the settings that shape the weights and their SHA-256, the git commit, the versions of what
@@ -79,7 +79,7 @@ def facts(run: RunFolder, settings: Pretrain, decided: Mapping[str, Any]) -> dic
     }
 
 
-def refuse_other_checkpoint(found: Found, run: RunFolder, settings: Pretrain) -> list[str]:
+def refuse_other_checkpoint(found: Found, run: RunFolder, settings: TrainingRun) -> list[str]:
     """Compare the settings that a checkpoint was written under with the present ones.
 
     Returns:
@@ -110,9 +110,9 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _differing(saved: Mapping[str, Any], settings: Pretrain) -> list[str]:
+def _differing(saved: Mapping[str, Any], settings: TrainingRun) -> list[str]:
     """Say which settings are others now; one that is newer than what was saved had its default then."""
-    before = _shaping(to_dict(Pretrain())) | dict(saved)
+    before = _shaping(to_dict(type(settings)())) | dict(saved)
     present = _shaping(to_dict(settings))
     return [
         f"{key} ({before.get(key)} then, {present.get(key)} now)"

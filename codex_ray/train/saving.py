@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from codex_ray.model.adapter import bare, with_config
 from codex_ray.tokenizer import Tokenizer
+from codex_ray.tokenizer.chat import TEMPLATE_FILE
 from codex_ray.train.checkpoint import Found, writable
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import State
@@ -79,20 +81,37 @@ def _load(engine: Engine, found: Found, folder: Path, state: State) -> None:
     np.random.set_state((kind, np.array(numbers, dtype=np.uint32), position, has_gauss, cached))
 
 
-def save_model(engine: Engine, model: PreTrainedModel, folder: Path, tokenizer: Path) -> None:
-    """Gather the fp32 weights and write a model folder under its name when complete; all ranks take part."""
+def save_model(engine: Engine, model: Any, folder: Path, tokenizer: Path, *, merge: bool = False) -> None:
+    """Gather the fp32 weights and write a model folder under its name when complete; all ranks take part.
+
+    Of a model with adapters, they alone are written in PEFT's layout; with ``merge`` the whole model is, with
+    their changes in its weights.
+    """
     weights = engine.full_weights()
     if dist.get_rank() == 0:
         staging = folder.with_name(f".{folder.name}.partial")
         writable(staging)
-        exported = type(model)(model.config).float()
-        exported.load_state_dict(weights, strict=False)
-        exported.tie_weights()
-        exported.save_pretrained(staging)
+        if bare(model) is model or merge:
+            _whole_model(model, weights).save_pretrained(staging)
+        else:
+            model.save_pretrained(staging, state_dict=weights)
         Tokenizer.load(tokenizer).save(staging)
+        if (template := tokenizer / TEMPLATE_FILE).is_file():
+            shutil.copyfile(template, staging / TEMPLATE_FILE)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
     dist.barrier()
+
+
+def _whole_model(model: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    base = bare(model)
+    exported: Any = type(base)(base.config).float()
+    if base is not model:
+        exported = with_config(exported, model.peft_config["default"])
+    exported.load_state_dict(weights, strict=False)
+    bare(exported).tie_weights()
+    whole: PreTrainedModel = exported.merge_and_unload() if base is not model else exported
+    return whole
 
 
 def random_state() -> dict[str, Any]:

@@ -19,9 +19,9 @@ from torch import nn
 from codex_ray.config.check import BatchPlan
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
-from codex_ray.model import CodexRayForCausalLM
+from codex_ray.model.load import empty_model
 from codex_ray.track.metrics import append_row
-from codex_ray.train.documents import Documents
+from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.validation import Validator
@@ -50,7 +50,7 @@ class Measurement:
     config: Any
     dtype: str
     autocast: bool
-    documents: Documents | None
+    documents: Rows | None
     threads: int
 
 
@@ -161,7 +161,7 @@ def measure(measurement: Measurement, weights: Mapping[str, Any]) -> dict[str, f
         alone = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=alone, rank=0, world_size=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = CodexRayForCausalLM(measurement.config).float()
+    model = empty_model(measurement.config)
     missing = {name for name, _ in model.named_parameters()} - weights.keys()
     if missing:
         raise CodexRayError(f"{min(missing)} is not among the weights that were handed over")

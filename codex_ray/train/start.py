@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from codex_ray.config.train import Training
 from codex_ray.errors import CodexRayError
 from codex_ray.model import CodexRayConfig, CodexRayForCausalLM, load_model, resolve_model_folder
@@ -55,12 +57,24 @@ def start_model(start: str, config: dict[str, Any], *, resumed: bool) -> CodexRa
     return model
 
 
-def ready_for_training(model: CodexRayForCausalLM, settings: Training) -> None:
+def ready_for_training(model: PreTrainedModel, settings: Training) -> None:
     """Have the model recompute and compile what the settings say.
 
     Raises:
-        CodexRayError: it is to be compiled and the machine has no compiler.
+        CodexRayError: it is to be compiled and the machine has no compiler, or it is of another family, of
+            which only whole layers can be recomputed.
     """
+    model.train()
+    if not isinstance(model, CodexRayForCausalLM):
+        if settings.compile or settings.recompute == "streams":
+            key = "train.compile=true" if settings.compile else "train.recompute=streams"
+            raise CodexRayError(
+                f"{key} is for this project's own decoder and this is a {model.config.model_type} model; "
+                "leave it out, or codex-ray upcycle makes one of ours of it"
+            )
+        if settings.recompute == "layers":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return
     if settings.recompute == "streams":
         model.model.recompute_streams()
     elif settings.recompute == "layers":

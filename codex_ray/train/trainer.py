@@ -15,7 +15,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from codex_ray.cluster.network import ProcessGroup
 from codex_ray.cluster.session import is_embedded
-from codex_ray.config.train import Pretrain
+from codex_ray.config.train import TrainingRun
 from codex_ray.imports import no_collection
 from codex_ray.train.callback import FailureReport
 from codex_ray.train.environment import worker_environment
@@ -46,7 +46,7 @@ class Trainer(TorchTrainer):
         return [callback for callback in every if not isinstance(callback, self._unused)]
 
 
-def make_trainer(job: dict[str, Any], settings: Pretrain) -> Trainer:
+def make_trainer(job: dict[str, Any], settings: TrainingRun) -> Trainer:
     """Return the trainer of one start of a run; ``job`` is what every worker is told."""
     cluster, run = settings.cluster, job["run"]
     resources = {"CPU": cluster.cpus_per_worker}

@@ -21,13 +21,12 @@ import torch
 import torch.distributed as dist
 
 from codex_ray.cluster.preflight import STREAM_CPUS_PER_WORKER
-from codex_ray.config.fields import build
-from codex_ray.config.train import Pretrain
-from codex_ray.corpus.index import BEST_FIT, packing_method
+from codex_ray.config.train import TrainingRun
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
-from codex_ray.model import CodexRayForCausalLM, build_model, flops_per_token, mixing_gains
+from codex_ray.model import flops_per_token, mixing_gains
+from codex_ray.model.adapter import bare, with_adapters
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.run_folder import RunFolder
@@ -36,7 +35,7 @@ from codex_ray.track.system import SystemSampler
 from codex_ray.train.agree import agree
 from codex_ray.train.batches import Batches
 from codex_ray.train.checkpoint import CheckpointFolder, Found
-from codex_ray.train.documents import Documents
+from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
@@ -52,8 +51,9 @@ from codex_ray.train.schedule import Plan
 from codex_ray.train.source import Batch, CorpusSource, sources_used
 from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
-from codex_ray.train.start import ready_for_training, start_config, start_model
+from codex_ray.train.start import ready_for_training
 from codex_ray.train.store import Store, newest
+from codex_ray.train.task import Task
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -64,8 +64,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Run one worker from start to end (called by Ray Train on every rank).
 
     Args:
-        job: ``settings`` (plain data of :class:`Pretrain`), ``run`` (:class:`RunFolder`),
-            ``threads`` of this worker, ``started`` (unix time of the user's command).
+        job: ``task`` (:class:`codex_ray.train.task.Task`), ``run`` (:class:`RunFolder`), ``threads`` of this
+            worker, ``started`` (unix time of the user's command).
 
     Returns:
         ``status`` (``completed``, ``stopped`` or ``failed``), ``step`` and ``total_steps``.
@@ -83,14 +83,15 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     address = ray.util.get_node_ip_address()
     messages.send("worker", rank=rank, pid=os.getpid(), node=address)
     logging.info("worker %d of %d, process %d on %s", rank, dist.get_world_size(), os.getpid(), address)
-    settings, state, started = build(Pretrain, job["settings"]), State(), job["started"]
+    task, state, started = job["task"], State(), job["started"]
+    settings = task.settings
     if rank == 0:
         clear_pulses(run.attempt_folder)
     dist.barrier()
     pulse = Pulse(run.attempt_folder, rank, address, lambda: state.place())
     sampled = settings.track.system_seconds if context.get_local_rank() == 0 else 0.0
     notice = Notice(settings.cluster)
-    begin = partial(Worker, settings, run, messages, notice)
+    begin = partial(Worker, task, run, messages, notice)
     try:
         with SystemSampler(run.system(address), sampled):
             while (outcome := begin(started, state).work())["status"] == "again":
@@ -126,17 +127,17 @@ class Worker:
 
     def __init__(
         self,
-        settings: Pretrain,
+        task: Task,
         run: RunFolder,
         messages: Messages,
         notice: Notice,
         started: float,
         state: State,
     ) -> None:
-        self.notice = notice
+        self.task, self.notice, settings = task, notice, task.settings
         self.settings, self.run, self.messages, self.state = settings, run, messages, state
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.corpus = Path(settings.corpus)
+        self.corpus = task.corpus
         self.manifest = Manifest.load(self.corpus)
         self.checkpoints = CheckpointFolder(run.checkpoints)
         self.store = Store.of(settings.checkpoints, run.name)
@@ -194,7 +195,13 @@ class Worker:
                 self.state.phase = "export"
                 averaged = parts.engine.averaged("export" in self.settings.train.ema_for)
                 with self.spans.measure("export", self.state.step), averaged:
-                    save_model(parts.engine, self._model, self.run.model, self.corpus / "tokenizer")
+                    save_model(
+                        parts.engine,
+                        self._model,
+                        self.run.model,
+                        self.corpus / "tokenizer",
+                        merge=self.settings.lora.merge,
+                    )
             parts.engine.close()
             if self.spare:
                 self.spare.close()
@@ -296,8 +303,7 @@ class Worker:
     def _parts(self, source: CorpusSource, recorder: Recorder, saver: Saver) -> Parts:
         settings = self.settings
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
-        self._model = self._initial_model(tokenizer).to(self.device)
-        ready_for_training(self._model, settings.train)
+        self._model = self._initial_model(tokenizer)
         if self.rank == 0:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")
@@ -314,7 +320,7 @@ class Worker:
         )
         self._mark("engine")
         validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
-        documents = self._documents(tokenizer)
+        documents = self.task.rows(tokenizer, self.manifest)
         objective = NextToken(documents, shared_by=self.shared_by, part=self.rank % self.shared_by)
         whole = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
@@ -352,7 +358,7 @@ class Worker:
         )
 
     def _spare_validation(
-        self, documents: Documents | None, measured: Callable[[int, float], None]
+        self, documents: Rows | None, measured: Callable[[int, float], None]
     ) -> SpareValidation:
         settings = self.settings
         measurement = Measurement(
@@ -378,24 +384,13 @@ class Worker:
         samples = SampleWriter(wanted, tokenizer, seed=seed, path=path, note=self.note)
         return lambda step: samples.write(engine.module, step)
 
-    def _initial_model(self, tokenizer: Tokenizer) -> CodexRayForCausalLM:
-        settings = self.settings
-        if settings.start is not None:
-            return start_model(settings.start, self.decided["model"], resumed=self._resumed)
-        return build_model(
-            settings.model,
-            vocabulary_size=tokenizer.vocabulary_size,
-            sequence_length=self.manifest.sequence_length,
-            seed=settings.seed,
-            special_ids=tokenizer.special_ids,
-        )
-
-    def _documents(self, tokenizer: Tokenizer) -> Documents | None:
-        """Say what rows are made of; None where they are text without padding, all tokens alike."""
-        separate = self.settings.train.documents == "separate"
-        sources = self.manifest.splits["train"].sources
-        padded = any(packing_method(self.manifest, source.source) == BEST_FIT for source in sources)
-        return Documents.of(tokenizer, separate=separate) if separate or padded else None
+    def _initial_model(self, tokenizer: Tokenizer) -> Any:
+        length, settings = self.manifest.sequence_length, self.settings
+        model = self.task.model(self.decided.get("model"), tokenizer, length, resumed=self._resumed)
+        ready_for_training(model, settings.train)
+        if settings.lora.rank:
+            model = with_adapters(model, settings.lora, settings.seed)
+        return model.to(self.device)
 
     def _newest(self) -> Found | None:
         """Return the newest sound checkpoint, if it is of these settings."""
@@ -450,9 +445,10 @@ class Worker:
             "corpus_fingerprint": self.manifest.fingerprint,
             "skips": [],
         }
-        if self.settings.start is not None:
-            tokenizer = Tokenizer.load(self.corpus / "tokenizer")
-            decided["model"] = start_config(self.settings.start, tokenizer, self.manifest.sequence_length)
+        tokenizer = Tokenizer.load(self.corpus / "tokenizer")
+        configuration = self.task.configuration(tokenizer, self.manifest)
+        if configuration is not None:
+            decided["model"] = configuration
         write_json(path, decided)
         return decided
 
@@ -472,15 +468,16 @@ class Worker:
         self._marked = now
 
 
-def _measure_mixing(engine: Engine, documents: Documents | None, batch: Batch) -> dict[str, float]:
+def _measure_mixing(engine: Engine, documents: Rows | None, batch: Batch) -> dict[str, float]:
     row = batch.micro_batches[0][:1]
+    positions = documents.positions(row) if documents else None
     engine.module.eval()  # in which no rank needs the others
-    gains = mixing_gains(engine.module, row, documents.positions(row) if documents else None)
+    gains = mixing_gains(bare(engine.module), documents.ids(row) if documents else row, positions)
     engine.module.train()
     return {f"mixing/{name}": value for name, value in gains.items()}
 
 
-def _device(settings: Pretrain) -> torch.device:
+def _device(settings: TrainingRun) -> torch.device:
     """Return this worker's device.
 
     Raises:

@@ -13,7 +13,7 @@ import pytest
 from codex_ray.config.common import Device
 from codex_ray.config.train import DeepSpeed, Pretrain
 from codex_ray.errors import CodexRayError
-from codex_ray.train.driver import PretrainResult, pretrain
+from codex_ray.train.driver import TrainingResult, pretrain
 from codex_ray.train.messages import MessageReader
 from tests.faults import EVENTS, Fault, Table, armed, fail_at
 from tests.integration.training import TWO_WORKERS, assert_same_end, cut, flip, run_settings
@@ -30,10 +30,10 @@ def undisturbed(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def disturb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pretrain, Table], PretrainResult]:
+def disturb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pretrain, Table], TrainingResult]:
     """Run with the faults of a table, and say what they cost."""
 
-    def run(settings: Pretrain, table: Table) -> PretrainResult:
+    def run(settings: Pretrain, table: Table) -> TrainingResult:
         monkeypatch.setattr("codex_ray.train.trainer.train_worker", armed(table))
         try:
             result = pretrain(settings)
@@ -47,7 +47,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pretrain, Table], Pret
     return run
 
 
-Disturb = Callable[[Pretrain, Table], PretrainResult]
+Disturb = Callable[[Pretrain, Table], TrainingResult]
 
 
 def told(run: Path, kind: str) -> list[dict[str, object]]:
@@ -138,7 +138,7 @@ def test_failures_without_progress_end_the_run_and_a_rerun_completes_it(
     faults = [Fault(1, 6, "batch"), *(Fault(1, 9, event) for event in ("batch", "backward", "update"))]
     table = fail_at(tmp_path / "table", *faults)
     sentence = (
-        r"more than cluster.max_failures=1 times without a new checkpoint \(its process or node is gone\)"
+        r"cluster.max_failures=1 times without a new checkpoint \(rank 1: its process or node is gone\)"
     )
     with pytest.raises(CodexRayError, match=sentence):
         disturb(settings, table)

@@ -16,7 +16,7 @@ from codex_ray.corpus.direct import OrderedReader, StepRows, digest
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.verbs.rows import rows_verb
 from codex_ray.track.metrics import read_metrics
-from codex_ray.train.driver import PretrainResult, pretrain
+from codex_ray.train.driver import TrainingResult, pretrain
 from tests.integration.training import (
     GLOBAL_ROWS,
     LENGTH,
@@ -41,12 +41,12 @@ GROWING = Training(
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainResult:
+def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """A growing run that nothing disturbs."""
     return pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "whole", train=GROWING))
 
 
-def test_a_growing_run_takes_every_row_once(whole: PretrainResult, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_growing_run_takes_every_row_once(whole: TrainingResult, tiny_corpus: Path, tmp_path: Path) -> None:
     settings = run_settings(tiny_corpus, tmp_path, "whole", train=GROWING)
     manifest = Manifest.load(tiny_corpus)
     reader = OrderedReader(manifest, "train", settings.seed)
@@ -64,7 +64,7 @@ def test_a_growing_run_takes_every_row_once(whole: PretrainResult, tiny_corpus: 
 
 @pytest.mark.verify
 def test_a_growing_run_goes_on_with_other_workers(
-    whole: PretrainResult, tiny_corpus: Path, tmp_path: Path
+    whole: TrainingResult, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     settings = run_settings(tiny_corpus, tmp_path, "resized", train=GROWING)
     stopped = replace(settings, train=replace(GROWING, stop_after=5))

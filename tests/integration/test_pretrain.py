@@ -25,7 +25,7 @@ from codex_ray.runs.state import states
 from codex_ray.track.metrics import Row, read_metrics
 from codex_ray.track.spans import read_spans
 from codex_ray.train.checkpoint import CheckpointFolder, Found, damage
-from codex_ray.train.driver import PretrainResult, pretrain
+from codex_ray.train.driver import TrainingResult, pretrain
 from codex_ray.train.messages import MessageReader
 from codex_ray.train.source import sources_used
 from tests.integration.training import (
@@ -293,7 +293,7 @@ def test_one_batch_is_learnt_by_heart(tiny_corpus: Path, tmp_path: Path) -> None
     assert losses(result.run)[-1] < 0.05
 
 
-def overfit(corpus: Path, runs: Path) -> PretrainResult:
+def overfit(corpus: Path, runs: Path) -> TrainingResult:
     one_batch = corpus_of_one_batch(corpus, runs)
     return pretrain(
         run_settings(

@@ -8,8 +8,9 @@ archive holds twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -32,12 +33,24 @@ from codex_ray.errors import CodexRayError
 Item = Raw | Quarantined
 
 
-def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
+class Extract(Protocol):
+    """Takes what is wanted out of records; :class:`TextOf` is one."""
+
+    def columns(self, available: Collection[str]) -> list[str]:
+        """Return which columns of a table must be read."""
+
+    def __call__(self, record: Mapping[str, Any]) -> str:
+        """Return what is wanted, or raise UnreadableError."""
+
+
+def read_unit(unit: Unit, source: Source, limits: Limits, extract: Extract | None = None) -> Iterator[Item]:
     """Read a unit, in order and in bounded memory.
 
     Memory holds a document (``limits.file_bytes``) or a record (``limits.line_bytes``), and of Parquet
     and Arrow files a batch of rows; a Parquet file that is compressed or in an archive is held whole, and
     may be as long as a document.
+
+    ``extract`` takes what is wanted out of records; unset is their text, as the source's settings say.
 
     Yields:
         One item per document or record; what is damaged ends in one item with the reason, after all
@@ -51,7 +64,7 @@ def read_unit(unit: Unit, source: Source, limits: Limits) -> Iterator[Item]:
     if unit.problem:
         yield Quarantined(name, unit.problem)
         return
-    reader = _Reader(unit, source, limits)
+    reader = _Reader(unit, source, limits, extract or TextOf(source))
     anywhere = unit.kind == "zip" or (unit.kind in ("parquet", "jsonl") and not compression_of(unit.name))
     try:
         with open_file(unit.path, anywhere=anywhere) as file:
@@ -75,11 +88,11 @@ def _check_unchanged(unit: Unit) -> None:
 class _Reader:
     """Reads the kinds of files, alone and as members of archives."""
 
-    def __init__(self, unit: Unit, source: Source, limits: Limits) -> None:
+    def __init__(self, unit: Unit, source: Source, limits: Limits, extract: Extract) -> None:
         self._unit = unit
         self._source = source
         self._limits = limits
-        self._text_of = TextOf(source)
+        self._extract = extract
 
     def file(self, file: Opened, name: str) -> Iterator[Item]:
         """Read the unit's own file."""
@@ -95,7 +108,7 @@ class _Reader:
             yield from self._items(name, lines)
         elif compression is None and unit.kind == "parquet":
             rows = tables.parquet_records(
-                file, self._text_of.columns, limits.expansion, unit.start, unit.stop
+                file, self._extract.columns, limits.expansion, unit.start, unit.stop
             )
             yield from self._items(name, rows, allowance)
         else:
@@ -117,14 +130,14 @@ class _Reader:
             delimiter = "," if kind == "csv" else "\t"
             yield from self._items(name, records.csv_records(source, limits.line_bytes, delimiter))
         elif kind == "arrow":
-            yield from self._items(name, tables.arrow_records(Pipe(source), self._text_of.columns), allowance)
+            yield from self._items(name, tables.arrow_records(Pipe(source), self._extract.columns), allowance)
         else:
             try:
                 whole = pa.BufferReader(read_all(source, limits.file_bytes, "Parquet file that is packed up"))
             except UnreadableError as error:
                 yield Quarantined(name, str(error))
                 return
-            rows = tables.parquet_records(whole, self._text_of.columns, limits.expansion)
+            rows = tables.parquet_records(whole, self._extract.columns, limits.expansion)
             yield from self._items(name, rows, allowance)
 
     def _members(self, members: Iterator[Member], name: str, allowance: Allowance) -> Iterator[Item]:
@@ -162,7 +175,7 @@ class _Reader:
             try:
                 if isinstance(record, UnreadableError):
                     raise record
-                text = self._text_of(record)
+                text = self._extract(record)
                 _check(text, self._limits.line_bytes)
             except UnreadableError as error:
                 yield Quarantined(name + place, str(error))

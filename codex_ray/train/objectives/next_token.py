@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from codex_ray.model import IGNORED, next_token_loss_sum, stretch_loss_sum
-from codex_ray.train.documents import Documents
+from codex_ray.train.documents import Rows
 
 
 class NextToken:
-    """The objective of pretraining.
+    """The objective of pretraining, and of supervised fine-tuning, whose rows say what their targets are.
 
     Rows hold S tokens, of which the last S-1 are predicted; padding is not, and with documents kept
     apart, nor is the first token of each.
@@ -23,7 +23,7 @@ class NextToken:
         part: which stretch is this rank's, from 0.
     """
 
-    def __init__(self, documents: Documents | None = None, *, shared_by: int = 1, part: int = 0) -> None:
+    def __init__(self, documents: Rows | None = None, *, shared_by: int = 1, part: int = 0) -> None:
         self._documents = documents
         self.shared_by, self._part = shared_by, part
 
@@ -44,12 +44,13 @@ class NextToken:
 
         Args:
             forward: the model's forward, as the engine wants it called.
-            input_ids_BS: token ids, int64.
+            input_ids_BS: rows, int64: token ids, or marked ones.
             total_weight: predicted tokens in the whole global batch, over all workers.
         """
         documents = self._documents
         labels = documents.labels(input_ids_BS) if documents else None
+        positions = documents.positions(input_ids_BS) if documents else None
+        input_ids_BS = documents.ids(input_ids_BS) if documents else input_ids_BS
         if self.shared_by > 1:
             return stretch_loss_sum(forward, input_ids_BS, labels, self._part, self.shared_by) / total_weight
-        positions = documents.positions(input_ids_BS) if documents else None
         return next_token_loss_sum(forward, input_ids_BS, labels, positions) / total_weight

@@ -83,7 +83,7 @@ def test_numbers_and_dates_are_read_as_people_write_them(tmp_path):
 
 def test_the_file_is_plain_yaml_in_the_order_of_the_classes():
     text = saved.dumps(compose("pretrain", ["corpus", "train.steps=4"]))
-    assert text.startswith("corpus: corpus\nstream: ray\n")
+    assert text.startswith("corpus: corpus\nstart: null\n")
     assert yaml.safe_load(text)["train"]["steps"] == 4
 
 

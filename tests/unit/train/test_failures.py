@@ -15,7 +15,12 @@ from codex_ray.train.messages import MessageReader
 
 
 def died(*ranks: int, preempted: bool = False) -> dict[str, Any]:
-    return {"ranks": list(ranks), "reason": "its process or node is gone", "preempted": preempted}
+    return {
+        "ranks": list(ranks),
+        "reason": "its process or node is gone",
+        "lost": True,
+        "preempted": preempted,
+    }
 
 
 def test_failures_with_progress_go_on_for_ever_and_without_end() -> None:
@@ -29,7 +34,14 @@ def test_failures_with_progress_go_on_for_ever_and_without_end() -> None:
         failures.failed(died(0, 1), "attempt 1, role worker, rank 0: ValueError: no")
         assert (failures.fatal is not None) == (number == 3)
     assert "more than cluster.max_failures=2 times without a new checkpoint" in str(failures.fatal)
-    assert "ValueError: no" in str(failures.fatal) and "resume=auto name=name" in str(failures.fatal)
+    assert "(ranks 0, 1: its process or node is gone)" in str(failures.fatal)
+    assert "resume=auto name=name" in str(failures.fatal)
+
+
+def test_where_no_process_is_gone_the_first_error_is_the_reason() -> None:
+    failures = Failures(0, "name")
+    failures.failed(died(1) | {"reason": "two", "lost": False}, "rank 0: ValueError: no")
+    assert "(rank 0: ValueError: no)" in str(failures.fatal)
 
 
 def test_going_back_is_no_progress_and_a_start_that_never_began_counts() -> None:

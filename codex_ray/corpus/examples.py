@@ -1,0 +1,330 @@
+"""Rows of chat messages, or of prompts and responses, become a folder of packed examples.
+
+The folder is a corpus (see :mod:`codex_ray.corpus.manifest`) whose rows are marked
+(:mod:`codex_ray.corpus.marked`); its splits count learnt tokens and the bytes of learnt text. The same rows
+and settings give the same folder, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codex_ray.config.corpus import Limits, Source, Split
+from codex_ray.config.finetune import Examples
+from codex_ray.corpus import manifest as manifests
+from codex_ray.corpus.manifest import Manifest, ShardInfo, SourceRows, SplitInfo
+from codex_ray.corpus.marked import DTYPE, mark, pack_rows, targets
+from codex_ray.corpus.pack import Layout, identity, write_shard
+from codex_ray.corpus.raw import Quarantined
+from codex_ray.corpus.sources.read import read_unit
+from codex_ray.corpus.sources.reasons import UnreadableError
+from codex_ray.corpus.sources.units import Unit, find_units
+from codex_ray.corpus.split import split_of
+from codex_ray.errors import CodexRayError
+from codex_ray.files import unwritable
+from codex_ray.tokenizer import Tokenizer
+from codex_ray.tokenizer.chat import TemplateFailure
+from codex_ray.tokenizer.conversation import ChatTemplate, is_assistant
+from codex_ray.track.progress import Progress
+
+NAME = "examples"
+ROW_GROUP_ROWS, SHARD_ROW_GROUPS = 64, 64
+UNIT_BYTES = 64 * 2**20
+SHOWN_REASONS = 3
+
+
+@dataclass
+class Counts:
+    """What became of the rows."""
+
+    read: int = 0
+    kept: int = 0
+    cut: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, unit: Unit, name: str, reason: str) -> None:
+        """Count a row that is left out."""
+        kind = reason.partition(":")[0]
+        self.refused[kind] += 1
+        if kind not in self.samples:
+            self.samples[kind] = f"{_place(unit, name)} ({reason})"
+
+    def plain(self) -> dict[str, Any]:
+        """Return it for the manifest."""
+        return {**vars(self), "refused": dict(self.refused)}
+
+
+class RecordOf:
+    """Takes messages, or prompt and response, out of a record, as JSON."""
+
+    def __init__(self, settings: Examples) -> None:
+        self._settings = settings
+
+    def columns(self, available: Collection[str]) -> list[str]:
+        """Return which columns of a table must be read."""
+        wanted = (self._settings.messages, self._settings.prompt, self._settings.response)
+        return [name for name in wanted if name in available]
+
+    def __call__(self, record: Mapping[str, Any]) -> str:
+        """Return ``{"messages"}`` or ``{"prompt", "response"}``.
+
+        Raises:
+            UnreadableError: the record has neither, or nothing to learn.
+        """
+        settings = self._settings
+        if record.get(settings.messages) is not None:
+            return json.dumps({"messages": _messages(record[settings.messages], settings.messages)})
+        found = {}
+        for name, column in (("prompt", settings.prompt), ("response", settings.response)):
+            value = record.get(column)
+            if isinstance(value, UnreadableError):
+                raise value
+            if not isinstance(value, str):
+                there = ", ".join(sorted(map(str, record))[:8]) or "nothing"
+                what = "is no text" if column in record else f"is missing; there are {there}"
+                raise UnreadableError(f"no {name}: column {column} {what}")
+            found[name] = value
+        if not found["response"].strip():
+            raise UnreadableError(f"empty response: column {settings.response} holds no text")
+        if settings.chat:
+            turns = zip(("user", "assistant"), found.values(), strict=True)
+            return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+        return json.dumps(found)
+
+
+def _messages(value: Any, column: str) -> list[dict[str, Any]]:
+    if isinstance(value, UnreadableError):
+        raise value
+    if not isinstance(value, list) or not value:
+        raise UnreadableError(f"no messages: column {column} is no list of messages")
+    for place, message in enumerate(value, 1):
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+                raise UnreadableError(f"no messages: message {place} of {column} has no {key} that is text")
+    written = [message["content"] for message in value if message["role"] == "assistant"]
+    if not any(text.strip() for text in written):
+        raise UnreadableError(f"empty response: no message of {column} is the assistant's, or all are blank")
+    return value
+
+
+class ExampleEncoder:
+    """Makes records into marked tokens."""
+
+    def __init__(self, settings: Examples, template: ChatTemplate, length: int) -> None:
+        self._settings, self._template, self._length = settings, template, length
+        self._tokenizer = template.tokenizer
+
+    def __call__(self, record: Mapping[str, Any]) -> tuple[NDArray[np.uint32], int, bool]:
+        """Return an example's marked tokens, the bytes of its learnt text, and whether it lost its end.
+
+        Raises:
+            UnreadableError: it is too long, or its messages cannot be rendered.
+        """
+        ids, learnt, size = self._plain(record) if "prompt" in record else self._chat(record["messages"])
+        cut = len(ids) > self._length
+        if cut and self._settings.too_long == "cut":
+            ids, learnt = ids[: self._length], learnt[: self._length]
+        elif cut:
+            raise UnreadableError(f"too long: {len(ids)} tokens, and a row holds {self._length}")
+        if not learnt[1:].any():
+            raise UnreadableError(
+                "nothing to learn: the prompt alone fills a row" if cut else "nothing to learn"
+            )
+        return mark(ids, learnt), size, cut
+
+    def _plain(self, record: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
+        """Begin, prompt, response, end: what looks like a special token in them is text."""
+        begin, end = self._tokenizer.bos_id, self._tokenizer.special_ids["eos"]
+        texts = [record["prompt"], record["response"]]
+        prompt, response = self._tokenizer.encode_arrays(texts)
+        parts: list[Any] = [[] if begin is None else [begin], prompt, response, [end]]
+        ids = np.concatenate(parts).astype(np.uint32)
+        return ids, np.arange(len(ids)) >= len(parts[0]) + len(prompt), len(texts[1].encode())
+
+    def _chat(self, messages: list[dict[str, Any]]) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
+        try:
+            segments = self._template.segments(messages)
+        except TemplateFailure as error:
+            raise UnreadableError(f"no text: the chat template failed: {error}") from error
+        ids, learnt = self._template.encode(segments, messages)
+        return (
+            ids,
+            learnt,
+            sum(len(message["content"].encode()) for message in messages if is_assistant(message)),
+        )
+
+
+@dataclass
+class _Held:
+    """Encoded examples of one split, and the bytes of their learnt text."""
+
+    examples: list[NDArray[np.uint32]] = field(default_factory=list)
+    bytes: int = 0
+
+
+def prepare_examples(
+    settings: Examples, template: ChatTemplate, folder: Path, *, length: int, seed: int, progress: Progress
+) -> Manifest:
+    """Read, encode, pack and write examples into ``folder``; one that is there already is taken as it is.
+
+    Raises:
+        CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one. Or
+            the rows have changed since the folder was made, or the disk is full.
+    """
+    source = Source(path=settings.path, format=settings.format)
+    units = find_units(NAME, source, (), unit_bytes=UNIT_BYTES)
+    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed]
+    listed = [[unit.name, unit.version, unit.size, unit.start] for unit in units]
+    request = hashlib.sha256(json.dumps([asked, listed]).encode()).hexdigest()
+    if (folder / manifests.NAME).is_file():
+        found = Manifest.load(folder)
+        if found.request != request:
+            raise CodexRayError(
+                f"the examples of {settings.path} or their settings have changed since this run began; give "
+                "another name=NAME"
+            )
+        return found
+    encoder, counts = ExampleEncoder(settings, template, length), Counts()
+    held = {split: _Held() for split in manifests.SPLITS}
+    with progress.stage("examples", total=sum(unit.size for unit in units), unit="bytes"):
+        for unit in units:
+            for split, marked, size in _encoded(unit, source, settings, encoder, counts, seed):
+                held[split].examples.append(marked)
+                held[split].bytes += size
+            progress.advance(unit.size)
+    _judge(settings, counts)
+    if not held["train"].examples:  # the few there are fell among those held out
+        held["train"], held["validation"] = held["validation"], held["train"]
+    try:
+        return _write(folder, held, settings, template.tokenizer, counts, request, length)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def _encoded(
+    unit: Unit,
+    source: Source,
+    settings: Examples,
+    encoder: ExampleEncoder,
+    counts: Counts,
+    seed: int,
+) -> Iterator[tuple[str, NDArray[np.uint32], int]]:
+    shares = Split(validation=settings.validation, test=0.0)
+    for item in read_unit(unit, source, Limits(), RecordOf(settings)):
+        counts.read += 1
+        if isinstance(item, Quarantined):
+            counts.refuse(unit, item.name, item.reason)
+            continue
+        text = str(item.content)
+        try:
+            marked, size, cut = encoder(json.loads(text))
+        except UnreadableError as error:
+            counts.refuse(unit, item.name, str(error))
+            continue
+        counts.kept += 1
+        counts.cut += cut
+        yield split_of(hashlib.sha256(text.encode()).digest(), shares, seed), marked, size
+
+
+def _place(unit: Unit, name: str) -> str:
+    """Name a row as an editor finds it: records of JSON Lines are named by the byte that they begin at."""
+    _, _, offset = name.rpartition("@")
+    if unit.kind != "jsonl" or not offset.isdigit() or not Path(unit.path).is_file():
+        return f"{name} of {unit.path}"
+    with Path(unit.path).open("rb") as stream:
+        line = stream.read(int(offset)).count(b"\n") + 1
+    return f"line {line} of {unit.path}"
+
+
+def _judge(settings: Examples, counts: Counts) -> None:
+    """Refuse rows that cannot be used, where they are not to be skipped; and where none is left.
+
+    Raises:
+        CodexRayError: naming a row and its reason.
+    """
+    long = settings.too_long == "drop"
+    fatal = {kind: n for kind, n in counts.refused.items() if not (long and kind == "too long")}
+    if fatal and settings.on_error == "fail":
+        kind = next(iter(fatal))
+        others = f"; {counts.refused[kind] - 1} more like it" if counts.refused[kind] > 1 else ""
+        remedy = (
+            "data.too_long=drop leaves such out"
+            if kind == "too long"
+            else "data.on_error=skip leaves such out"
+        )
+        raise CodexRayError(
+            f"{counts.samples[kind]} of {settings.path} cannot be learnt from{others}; {remedy}"
+        )
+    if not counts.kept:
+        reasons = "; ".join(counts.samples[kind] for kind, _ in counts.refused.most_common(SHOWN_REASONS))
+        raise CodexRayError(
+            f"nothing of {settings.path} can be learnt from ({counts.read} rows): {reasons or 'no row'}"
+        )
+
+
+def _write(
+    folder: Path,
+    held: Mapping[str, _Held],
+    settings: Examples,
+    tokenizer: Tokenizer,
+    counts: Counts,
+    request: str,
+    length: int,
+) -> Manifest:
+    layout = Layout(length, ROW_GROUP_ROWS, ROW_GROUP_ROWS * SHARD_ROW_GROUPS, DTYPE)
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    tokenizer.save(staging / "tokenizer")
+    splits = {}
+    for name, found in held.items():
+        rows = pack_rows(found.examples, length, tokenizer.special_ids["pad"])
+        splits[name] = _write_split(staging / name, rows, found, layout, request)
+    manifest = Manifest(
+        format_version=manifests.FORMAT_VERSION,
+        sequence_length=length,
+        vocabulary_size=tokenizer.vocabulary_size,
+        dtype=DTYPE,
+        tokenizer_digest=tokenizer.digest,
+        content=request,
+        request=request,
+        fingerprint="",
+        life_id="",
+        settings={"examples": asdict(settings), "pack": {"method": NAME}},
+        sources={NAME: {"path": settings.path, **counts.plain()}},
+        splits=splits,
+        folder=staging,
+    ).sealed()
+    manifest.save()
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    return replace(manifest, folder=folder)
+
+
+def _write_split(
+    folder: Path, rows: NDArray[np.uint32], held: _Held, layout: Layout, content: str
+) -> SplitInfo:
+    folder.mkdir()
+    shards, group = [], layout.row_group_rows
+    for number, (first, count) in enumerate(layout.shards(len(rows))):
+        path = folder / f"{NAME}-shard-{number:05d}.parquet"
+        last = first + count
+        groups = (rows[start : min(start + group, last)].reshape(-1) for start in range(first, last, group))
+        sha256 = write_shard(path, groups, layout, identity(content, folder.name, NAME, number))
+        tokens = count * layout.sequence_length
+        shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
+    learnt = sum(targets(example) for example in held.examples)
+    weight = 1.0 if len(rows) else 0.0
+    info = SourceRows(NAME, weight, len(rows), learnt, 0, len(held.examples), held.bytes, shards)
+    return SplitInfo([info], group, layout.rows_per_shard)

@@ -1,0 +1,49 @@
+"""Rows of examples: token ids that also say where an example begins and which tokens are learnt.
+
+A stored token is a uint32: the id in the low 30 bits, then one bit for the first token of an example, then
+one for a token that is a target. So examples are rows of a corpus like any other, with its order, readers
+and resumption, and nothing has to be guessed from the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codex_ray.corpus.tokenising import best_fit
+
+BEGINS, LEARNT = 1 << 30, 1 << 31
+IDS = BEGINS - 1
+DTYPE = "uint32"
+
+
+def mark(ids: NDArray[Any], learnt: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Return an example's stored tokens. Its first is never a target: nothing stands before it."""
+    marked = ids.astype(np.uint32) | (learnt.astype(np.uint32) << np.uint32(31))
+    marked[0] = (marked[0] & np.uint32(IDS)) | np.uint32(BEGINS)
+    return marked
+
+
+def targets(marked: NDArray[np.uint32]) -> int:
+    """Return how many tokens are learnt."""
+    return int((marked >> np.uint32(31)).sum())
+
+
+def pack_rows(examples: Sequence[NDArray[np.uint32]], length: int, pad_id: int) -> NDArray[np.uint32]:
+    """Pack whole examples into rows, by best-fit decreasing; [rows, length].
+
+    What is left of a row is padding, which begins like an example and is never a target.
+    """
+    packed = best_fit([len(example) for example in examples], length)
+    rows = np.full((len(packed), length), pad_id, dtype=np.uint32)
+    for number, members in enumerate(packed):
+        place = 0
+        for member in members:
+            rows[number, place : place + len(examples[member])] = examples[member]
+            place += len(examples[member])
+        if place < length:
+            rows[number, place] |= np.uint32(BEGINS)
+    return rows

@@ -1,0 +1,66 @@
+"""The ``finetune`` verb: examples become packed rows in the run folder, and any causal model learns them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from codex_ray.config.finetune import Finetune
+from codex_ray.errors import CodexRayError
+from codex_ray.track.progress import Progress
+from codex_ray.train.driver import TrainingResult, opened_run, refuse_rows, run_task
+from codex_ray.train.task import Finetuning
+
+LONGEST_ROW = 1024  # where the setting is unset
+
+
+def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingResult:
+    """Train a model on examples of what it shall write.
+
+    Raises:
+        ConfigError: the settings cannot be right.
+        CodexRayError: the model, the examples, the cluster or the run cannot go on.
+        Interrupted: the user stopped it; the last checkpoint is written.
+    """
+    started = time.time()
+    with opened_run(settings, "finetune", progress) as (run, shown):
+        from codex_ray.corpus.examples import prepare_examples
+        from codex_ray.files import write_text
+        from codex_ray.rollout.load import tokenizer_folder
+        from codex_ray.tokenizer import Tokenizer
+        from codex_ray.tokenizer.chat import TEMPLATE_FILE
+        from codex_ray.tokenizer.conversation import ChatTemplate
+
+        folder = tokenizer_folder(settings.model, None)
+        template = ChatTemplate.of(Tokenizer.load(folder), folder, settings.data.chat_template)
+        manifest = prepare_examples(
+            settings.data,
+            template,
+            run.path / "examples",
+            length=row_length(settings),
+            seed=settings.seed,
+            progress=shown,
+        )
+        write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
+        refuse_rows(settings, manifest, f"data.path={settings.data.path}", "give more examples")
+        model = Path(settings.model).expanduser()
+        place = str(model.absolute()) if model.is_dir() else settings.model
+        return run_task(Finetuning(settings, manifest.folder, place), manifest, run, shown, started)
+
+
+def row_length(settings: Finetune) -> int:
+    """Return the tokens of a row: as set, else the model's longest sequence within reason.
+
+    Raises:
+        CodexRayError: it is more than the model takes.
+    """
+    from codex_ray.model.load import load_config
+
+    longest = getattr(load_config(settings.model).get_text_config(), "max_position_embeddings", None)
+    wanted = settings.data.sequence_length
+    if wanted is not None and longest is not None and wanted > longest:
+        raise CodexRayError(
+            f"data.sequence_length={wanted} is more than the {longest} positions of {settings.model}; give "
+            f"data.sequence_length={longest} or less"
+        )
+    return wanted or min(longest or LONGEST_ROW, LONGEST_ROW)
