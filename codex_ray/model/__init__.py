@@ -5,9 +5,10 @@ Importing this package makes ``AutoModelForCausalLM.from_pretrained`` know ``cod
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from codex_ray.model.build import build_model
+from codex_ray.model.classification import CodexRayForSequenceClassification
 from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.deepseek import load_deepseek, to_deepseek
 from codex_ray.model.flops import flops_per_token
@@ -22,6 +23,7 @@ __all__ = [
     "IGNORED",
     "CodexRayConfig",
     "CodexRayForCausalLM",
+    "CodexRayForSequenceClassification",
     "CodexRayModel",
     "build_model",
     "flops_per_token",
@@ -38,7 +40,9 @@ __all__ = [
 AutoConfig.register("codex_ray", CodexRayConfig, exist_ok=True)
 AutoModel.register(CodexRayConfig, CodexRayModel, exist_ok=True)
 AutoModelForCausalLM.register(CodexRayConfig, CodexRayForCausalLM, exist_ok=True)
+AutoModelForSequenceClassification.register(CodexRayConfig, CodexRayForSequenceClassification, exist_ok=True)
 # Saved folders then carry the code, for machines without this package.
 CodexRayConfig.register_for_auto_class()
 CodexRayModel.register_for_auto_class("AutoModel")
 CodexRayForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+CodexRayForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
