@@ -1,0 +1,1 @@
+"""Test-time training on one hard problem: archive, advantages, problems with exact verifiers."""
