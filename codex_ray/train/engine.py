@@ -28,6 +28,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import SMALLEST_FREE_BYTES
 from codex_ray.imports import no_collection
 from codex_ray.train.average import Average
+from codex_ray.train.held import HeldWeights
 from codex_ray.train.muon import MuonAdamW
 from codex_ray.train.optimizer import build_optimizer, full_shape, partition_layout, sharded_layout
 from codex_ray.train.recut import Layout, recut
@@ -194,6 +195,13 @@ class Engine:
         self._average.exchange()
         yield
         self._average.exchange()
+
+    def hold(self, rate: float = 0.0) -> HeldWeights:
+        """Return a second set of weights beside those that train, for a teacher or a reference.
+
+        To be made before :meth:`load`; see :class:`HeldWeights`.
+        """
+        return HeldWeights(self._inner, self._masters, self._refresh, rate=rate)
 
     def learning_rates(self) -> list[float]:
         """Current rate of each parameter group."""
