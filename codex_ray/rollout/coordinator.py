@@ -15,10 +15,9 @@ from ray.exceptions import ObjectLostError
 
 from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
-from codex_ray.rollout.episode import Outcome, Rollout
+from codex_ray.rollout.episode import Failure, Outcome, Rollout
 from codex_ray.rollout.lane import Lane, Lost
 from codex_ray.rollout.scheduler import Judgement, Published, Scheduler
-from codex_ray.rollout.scorer import Failure
 from codex_ray.rollout.steps import Order, share
 from codex_ray.rollout.weights import Layout
 

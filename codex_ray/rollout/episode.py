@@ -109,6 +109,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why an episode has no reward, in a word or two for counting and in a sentence."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rollout:
     """A finished sequence.
 
@@ -122,7 +130,7 @@ class Rollout:
         text: what the model wrote, one per turn.
         finish_reason: ``"stop"``, ``"length"`` or, where the environment would have gone on, ``"turns"``.
         reward: what the environment gave; None without an environment.
-        failure: why scoring failed, where ``reward`` is the one of a failure.
+        failure: the kind of failure, where scoring failed and ``reward`` is the one of a failure.
         group_rewards: rewards of all accepted sequences of its group, its own included, by sample.
         problem: the prompt's.
     """

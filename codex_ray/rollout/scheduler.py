@@ -15,10 +15,9 @@ from typing import Any
 from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.actor import Sampled
-from codex_ray.rollout.episode import Outcome, Rollout, Task
+from codex_ray.rollout.episode import Failure, Outcome, Rollout, Task
 from codex_ray.rollout.ledger import Ledger
 from codex_ray.rollout.meter import Meter, Worker
-from codex_ray.rollout.scorer import Failure
 from codex_ray.rollout.steps import Order, Step
 
 
@@ -211,8 +210,7 @@ class Scheduler:
         step, number = judgement.step, judgement.number
         if isinstance(answer, Failure):
             self.meter.failures[answer.kind] += 1
-            self.notes.append(f"the score of {_name(step, number)} failed: {answer.reason}")
-            following = step.failed(number, answer.kind)
+            following = step.failed(number, answer)
         else:
             following = step.judged(number, answer)
         if following is not None:
@@ -245,8 +243,9 @@ class Scheduler:
             return
         if sampled.version != version or sampled.checksum != self._weights[version].checksum:
             raise CodexRayError(
-                f"an actor sampled with weights of version {sampled.version} where {version} was asked for; "
-                "this is an error of codex_ray, please report it"
+                f"an actor sampled with weights of version {sampled.version} and checksum "
+                f"{sampled.checksum:016x}, which are not those published as version {version}; this is an "
+                "error of codex_ray, please report it"
             )
         before = max(self._checksums, default=None)
         if before is not None and self._checksums[before] == sampled.checksum:
@@ -268,11 +267,13 @@ class Scheduler:
         if not step.done:
             return
         name, total = step.order.step, len(step.keys)
+        failures = _failures(step)
         if len(step.failures) == total:
             raise CodexRayError(
-                f"none of the {total} sequences of step {name} could be scored ({self.notes[-1]}); mend the "
+                f"none of the {total} sequences of step {name} could be scored: {failures[0]}; mend the "
                 "environment"
             )
+        self.notes += failures
         del self._steps[name]
         self._prune()
         figures = self.meter.read(step, self.ledger)
@@ -287,6 +288,16 @@ class Scheduler:
         self._weights = {version: kept for version, kept in self._weights.items() if version in needed}
 
 
-def _name(step: Step, number: int) -> str:
-    name, position, sample = step.keys[number]
-    return f"sample {sample} of prompt {position} of step {name}"
+def _failures(step: Step) -> list[str]:
+    """Say once for each kind of failure how often it was and what the first was."""
+    kinds: dict[str, list[int]] = {}
+    for number in sorted(step.failures):
+        kinds.setdefault(step.failures[number].kind, []).append(number)
+    sentences = []
+    for numbers in kinds.values():
+        name, position, sample = step.keys[numbers[0]]
+        sentences.append(
+            f"{len(numbers)} of {len(step.keys)} scores of step {name} failed, the first of sample {sample} "
+            f"of prompt {position}: {step.failures[numbers[0]].reason}"
+        )
+    return sentences

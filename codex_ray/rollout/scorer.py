@@ -8,20 +8,11 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from codex_ray.rollout.environment import Environment, EnvironmentBuilder
-from codex_ray.rollout.episode import Episode, Outcome
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an episode has no reward, in a word or two for counting and in a sentence."""
-
-    kind: str
-    reason: str
+from codex_ray.rollout.episode import Episode, Failure, Outcome
 
 
 class ScoringActor:

@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 
 from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
-from codex_ray.rollout.episode import Continuation, Episode, Outcome, Prompt, Rollout, Task, Turn, turn_seed
+from codex_ray.rollout.episode import (
+    Continuation,
+    Episode,
+    Failure,
+    Outcome,
+    Prompt,
+    Rollout,
+    Task,
+    Turn,
+    turn_seed,
+)
 from codex_ray.rollout.sampling import Sampling
 
 
@@ -49,7 +59,7 @@ class Step:
         self.order = order
         self.rollouts: dict[int, Rollout] = {}
         self.filtered: dict[int, str] = {}
-        self.failures: dict[int, str] = {}
+        self.failures: dict[int, Failure] = {}
         self._settings, self._seed, self._scored = settings, seed, scored
         self._episodes = [
             Episode(order.step, position, sample, order.version, prompt)
@@ -116,13 +126,13 @@ class Step:
             )
         return self._next(number)
 
-    def failed(self, number: int, reason: str) -> Task | None:
+    def failed(self, number: int, failure: Failure) -> Task | None:
         """Take note that a sequence could not be judged; returns the task that can begin because of it."""
-        self.failures[number] = reason
+        self.failures[number] = failure
         if self._settings.failure_reward is None:
-            self.filtered[number] = reason
+            self.filtered[number] = failure.kind
         else:
-            self._finish(number, Outcome(reward=self._settings.failure_reward), reason)
+            self._finish(number, Outcome(reward=self._settings.failure_reward), failure.kind)
         return self._next(number)
 
     def accepted(self) -> list[Rollout]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from codex_ray.config.rollout import Rollouts
-from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.rollout.episode import Episode, Prompt, Rollout
 from codex_ray.rollout.pool import RolloutPool
 from codex_ray.rollout.weights import named_parameters
 from codex_ray.tokenizer import Tokenizer
@@ -120,3 +120,40 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """An environment that rewards as :func:`letters` does, and in one score of a prompt gets stuck.
+
+    It writes ``stuck`` with its process number then. ``waits_for`` is a file that lets it go on, and makes it
+    write; ``always`` has it get stuck each time.
+    """
+
+    folder: Path
+    position: int
+    waits_for: str = ""
+    always: bool = False
+
+    def __call__(self) -> Any:
+        return self
+
+    def respond(self, episode: Episode) -> str | None:
+        return None
+
+    def score(self, episode: Episode) -> float:
+        (self.folder / f"seen-{episode.position}").touch()
+        stuck = self.folder / "stuck"
+        mine = episode.position == self.position and episode.sample == 1
+        if mine and (self.always or not stuck.exists()):
+            stuck.write_text(str(os.getpid()))
+            while not self.waits_for or not (self.folder / self.waits_for).exists():
+                time.sleep(0.05)
+        return letters(episode.problem, episode.text)
+
+
+def sometimes(problem: int, text: str) -> float:
+    """A reward that raises for one prompt and is no number for another."""
+    if problem == 2:
+        raise LookupError("no reward for this")
+    return float("nan") if problem == 3 else letters(problem, text)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_ray.rollout.environment import Calculator, SingleTurn, evaluate
-from codex_ray.rollout.episode import Episode, Outcome, Prompt, Turn
+from codex_ray.rollout.episode import Episode, Failure, Outcome, Prompt, Turn
 from codex_ray.rollout.problems import (
     Question,
     arithmetic,
@@ -21,7 +21,7 @@ from codex_ray.rollout.problems import (
     verify_calculation,
     verify_digits,
 )
-from codex_ray.rollout.scorer import Failure, ScoringActor, judge
+from codex_ray.rollout.scorer import ScoringActor, judge
 
 
 def episode(*written: str, finish: str = "stop", told: str = "408>>", problem: Any = None) -> Episode:

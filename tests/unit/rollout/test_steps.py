@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
-from codex_ray.rollout.episode import Outcome, Prompt, Rollout, Task, Turn, turn_seed
+from codex_ray.rollout.episode import Failure, Outcome, Prompt, Rollout, Task, Turn, turn_seed
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.steps import Order, Step, share
 
@@ -113,10 +113,11 @@ def test_what_may_still_be_written_is_what_is_left_of_the_completion() -> None:
 def test_failed_scores_are_left_out_or_rewarded_as_asked(reward: float | None) -> None:
     step = Step(order(1, 3), Rollouts(slots=4, failure_reward=reward), 0, scored=True)
     (task,) = step.tasks()
+    failure = Failure("late", "did not answer")
     for number in step.sampled(task, write(task)):
-        step.failed(number, "late") if number == 1 else step.judged(number, Outcome(reward=2.0))
+        step.failed(number, failure) if number == 1 else step.judged(number, Outcome(reward=2.0))
     rewards: list[Any] = [one.reward for one in step.accepted()]
-    assert step.done and step.failures == {1: "late"}
+    assert step.done and step.failures == {1: failure}
     assert rewards == ([2.0, 2.0] if reward is None else [2.0, -1.0, 2.0])
     assert step.filtered == ({1: "late"} if reward is None else {})
     assert all(one.group_rewards == tuple(rewards) for one in step.accepted())
