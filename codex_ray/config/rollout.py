@@ -63,6 +63,11 @@ class Rollouts:
     )
     step_seconds: float = setting(3600.0, minimum=1.0, help="longest wait for a step's sequences")
 
+    def cpus(self, *, scored: bool) -> float:
+        """Logical CPUs that a pool takes, its scorers included where it has any."""
+        scorers = self.scorers * self.cpus_per_scorer if scored else 0.0
+        return self.actors * self.cpus_per_actor + scorers
+
     @property
     def threads(self) -> int:
         """Compute threads of a sampling actor, the same however many there are: sums round by them."""

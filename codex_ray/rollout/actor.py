@@ -15,6 +15,7 @@ from codex_ray.rollout.episode import Continuation, Task, Turn
 
 if TYPE_CHECKING:
     from codex_ray.config.common import Device
+    from codex_ray.config.train import Lora
     from codex_ray.rollout.request import Completion
     from codex_ray.rollout.weights import Layout, Packed
     from codex_ray.tokenizer import Tokenizer
@@ -25,21 +26,30 @@ Builder = Callable[[], "tuple[Any, Tokenizer]"]
 
 @dataclass(frozen=True)
 class FromFolder:
-    """Builds from a model folder, a run folder or a Hub name."""
+    """Builds from a model folder, a run folder or a Hub name.
+
+    ``lora`` puts adapters into the model as training does, so that they alone need be published.
+    """
 
     model: str
     compute: Device
     revision: str | None = None
+    lora: Lora | None = None
 
     def __call__(self) -> tuple[Any, Tokenizer]:
         """Load both.
 
         Raises:
             CodexRayError: either is missing or damaged.
+            ConfigError: the adapters fit no module of the model.
         """
+        from codex_ray.model.adapter import with_adapters
         from codex_ray.rollout.load import load_with_tokenizer
 
-        return load_with_tokenizer(self.model, self.revision, self.compute)
+        model, tokenizer = load_with_tokenizer(self.model, self.revision, self.compute)
+        if self.lora is not None and self.lora.rank:
+            model = with_adapters(model, self.lora, seed=0)  # they do nothing until some are published
+        return model, tokenizer
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Meter:
             "rollout/sequences": float(len(rollouts)),
             "rollout/filtered": float(len(step.filtered)),
             "rollout/score_failures": float(sum(self.failures.values())),
-            "rollout/staleness": float(ledger.newest - step.order.version),
+            "rollout/staleness": float(ledger.newest - step.version),
             "rollout/deaths": float(ledger.deaths),
             "rollout/unchanged_weights": float(self.unchanged),
         }

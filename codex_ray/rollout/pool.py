@@ -81,7 +81,7 @@ class RolloutPool:
     def submit(
         self,
         step: int,
-        version: int,
+        version: int | None,
         prompts: Sequence[Prompt],
         samples: int,
         sampling: Sampling | None = None,
@@ -90,7 +90,8 @@ class RolloutPool:
 
         Args:
             step: names what is submitted, and goes into the seeds.
-            version: of the weights that sample; before any were published, 0 is as the model was built.
+            version: of the weights that sample; None is the newest. Before any were published, 0 is as the
+                model was built.
             prompts: of the whole step, for all ranks.
             samples: sequences of each.
             sampling: unset is as the settings say.
@@ -136,12 +137,16 @@ class RolloutPool:
         prompts: Sequence[Prompt],
         samples: int = 1,
         *,
-        version: int = 0,
+        step: int | None = None,
         sampling: Sampling | None = None,
     ) -> list[Rollout]:
-        """Submit and collect, for a script that does nothing else; each call counts as a step."""
-        step, self._next_step = self._next_step, self._next_step + 1
-        self.submit(step, version, prompts, samples, sampling)
+        """Submit and collect, with the newest weights: for a script, where each call counts as a step.
+
+        Beside training give a ``step`` that no training step has.
+        """
+        if step is None:
+            step, self._next_step = self._next_step, self._next_step + 1
+        self.submit(step, None, prompts, samples, sampling)
         rollouts: list[Rollout] = self.collect(step).rollouts
         return rollouts
 
@@ -169,14 +174,15 @@ class RolloutPool:
         reference = getattr(coordinator, method).remote(*arguments)
         deadline = time.monotonic() + seconds
         while True:
-            ready, _ = ray.wait([reference], timeout=min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            left = deadline - time.monotonic()
+            ready, _ = ray.wait([reference], timeout=min(POLL_SECONDS, max(0.0, left)))
             if ready:
                 return _result(reference)
-            if alive is not None:
-                alive()
-            if time.monotonic() >= deadline:
+            if left <= 0:
                 state = _result(coordinator.progress.remote(), ANSWER_SECONDS)
                 raise CodexRayError(f"waited {seconds:g} s for {what} in vain: {state}")
+            if alive is not None:
+                alive()
 
     def _coordinator(self) -> Any:
         import ray
@@ -215,7 +221,7 @@ def open_pool(
     from codex_ray.rollout.coordinator import Coordinator
 
     refuse_rollouts(settings)
-    check_room(settings)
+    check_room(settings, scored=environment is not None)
     name = f"rollouts-{secrets.token_hex(4)}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # This handle keeps the coordinator, and with it all that it starts, until the block ends.
@@ -230,7 +236,8 @@ def open_pool(
         )
     )
     try:
-        layout = _result(coordinator.open.remote())
+        # Actors have their own deadline; this one is for a coordinator that does not even start.
+        layout = _result(coordinator.open.remote(), settings.start_seconds + 2 * ANSWER_SECONDS)
         yield RolloutPool(name, layout, settings)
     finally:
         with suppress(ray.exceptions.RayError):  # where it is gone already, and its actors with it
@@ -238,24 +245,22 @@ def open_pool(
         ray.kill(coordinator)
 
 
-def wanted(settings: Rollouts, *, scored: bool) -> dict[str, float]:
-    """Return the logical CPUs and GPUs that a pool takes."""
-    scorers = settings.scorers * settings.cpus_per_scorer if scored else 0.0
-    return {
-        "CPU": settings.actors * settings.cpus_per_actor + scorers,
-        "GPU": settings.actors * settings.gpus_per_actor,
-    }
-
-
-def check_room(settings: Rollouts) -> None:
+def check_room(settings: Rollouts, *, scored: bool) -> None:
     """Refuse actors that no set of nodes can ever hold.
 
     Raises:
         CodexRayError: with what is wanted and what there is.
     """
+    offers = nodes()
+    wanted, there = settings.cpus(scored=scored), sum(one.resources.get("CPU", 0.0) for one in offers)
+    if wanted > there:
+        raise CodexRayError(
+            f"rollouts need {wanted:g} CPUs and the cluster has {there:g}; lower rollout.actors or "
+            "rollout.scorers, or raise cluster.logical_cpus"
+        )
     fitting = [
         offer
-        for offer in nodes()
+        for offer in offers
         if all(matches(offer.labels.get(label), str(value)) for label, value in settings.labels.items())
         and (settings.gpu_kind is None or offer.resources.get(f"accelerator_type:{settings.gpu_kind}"))
     ]
@@ -299,7 +304,7 @@ def _result(reference: Any, seconds: float | None = None) -> Any:
     """Return what a call gave.
 
     Raises:
-        CodexRayError: it raised that, or the coordinator is gone.
+        CodexRayError: it raised that, the coordinator is gone, or it did not answer in time.
     """
     import ray
     from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -311,7 +316,10 @@ def _result(reference: Any, seconds: float | None = None) -> Any:
             raise error.cause from None
         raise
     except GetTimeoutError:
-        return "the pool's coordinator does not answer either"
+        raise CodexRayError(
+            f"the rollout pool's coordinator did not answer within {seconds:g} s; its node may be overloaded, "
+            "run again"
+        ) from None
     except RayActorError as error:
         raise CodexRayError(
             f"the rollout pool's coordinator died ({str(error).strip().splitlines()[0][:200]}); run again"

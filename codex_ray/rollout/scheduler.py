@@ -120,15 +120,16 @@ class Scheduler:
         """
         if order.step in self._steps or order.step in self.deliveries:
             raise CodexRayError(f"step {order.step} was submitted before; submit each once, or call begin()")
-        if order.version not in (self._weights or {0}):
+        version = self.ledger.newest if order.version is None else order.version
+        if version not in (self._weights or {0}):
             there = ", ".join(map(str, self._weights)) or "0, as it was built"
             raise CodexRayError(
-                f"step {order.step} asks for weights of version {order.version}, and the pool has {there}; "
-                "publish them first"
+                f"step {order.step} asks for weights of version {version}, and the pool has {there}; publish "
+                "them first"
             )
-        self.ledger.refuse_stale(order.version)
+        self.ledger.refuse_stale(version)
         self.meter.begin()
-        step = Step(order, self._settings, self._seed, scored=self._scored)
+        step = Step(order, version, self._settings, self._seed, scored=self._scored)
         self._serial += 1
         self.ledger.submit((self._serial, *key) for key in step.keys)
         self._steps[order.step] = self._serial, step
@@ -260,7 +261,7 @@ class Scheduler:
         """Enter what became of a sequence, if it has ended, and of its step, if it has."""
         key = (serial, *step.keys[number])
         if number in step.rollouts:
-            self.ledger.accept(key, step.order.version)
+            self.ledger.accept(key, step.version)
         elif number in step.filtered:
             self.ledger.filter(key, step.filtered[number])
         self.ledger.check()
@@ -283,7 +284,7 @@ class Scheduler:
     def _prune(self) -> None:
         """Let go of weights that nothing needs any more."""
         newest = self.ledger.newest
-        needed = {step.order.version for _, step in self._steps.values()}
+        needed = {step.version for _, step in self._steps.values()}
         needed |= set(range(newest - self._settings.staleness, newest + 1))
         self._weights = {version: kept for version, kept in self._weights.items() if version in needed}
 

@@ -28,10 +28,13 @@ from codex_ray.rollout.sampling import Sampling
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of the pool: ``samples`` completions of each prompt, by the weights of ``version``."""
+    """What is asked of the pool: ``samples`` completions of each prompt.
+
+    ``version`` is of the weights that sample; None takes the newest.
+    """
 
     step: int
-    version: int
+    version: int | None
     prompts: Sequence[Prompt]
     samples: int
     sampling: Sampling
@@ -41,7 +44,7 @@ class Step:
     """One order on its way; a state machine without clock or processes.
 
     Args:
-        order: what is asked.
+        order: what is asked; ``version``: of the weights that sample it.
         settings: sizes and limits.
         seed: that all draws derive from.
         scored: whether an environment judges the sequences.
@@ -50,19 +53,19 @@ class Step:
         CodexRayError: the order has no sequences.
     """
 
-    def __init__(self, order: Order, settings: Rollouts, seed: int, *, scored: bool) -> None:
+    def __init__(self, order: Order, version: int, settings: Rollouts, seed: int, *, scored: bool) -> None:
         if not order.prompts or order.samples < 1:
             raise CodexRayError(
                 f"step {order.step} has {len(order.prompts)} prompts with {order.samples} samples each; give "
                 "at least one of both"
             )
-        self.order = order
+        self.order, self.version = order, version
         self.rollouts: dict[int, Rollout] = {}
         self.filtered: dict[int, str] = {}
         self.failures: dict[int, Failure] = {}
         self._settings, self._seed, self._scored = settings, seed, scored
         self._episodes = [
-            Episode(order.step, position, sample, order.version, prompt)
+            Episode(order.step, position, sample, version, prompt)
             for position, prompt in enumerate(order.prompts)
             for sample in range(order.samples)
         ]
@@ -176,7 +179,7 @@ class Step:
             self.order.step,
             part,
             turn,
-            self.order.version,
+            self.version,
             part * self._settings.together,
             self.order.sampling,
             tuple(self._settings.stop),

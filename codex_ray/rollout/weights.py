@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from codex_ray.errors import CodexRayError, nearest
 
-MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no byte's place is lost
+MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplying loses nothing
+BITS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
         for start in range(0, len(words), 1 << 20):
             part = words[start : start + (1 << 20)].long()
             places = torch.arange(start + 1, start + 1 + len(part), device=part.device) * 2 + 1
-            own = own * 31 + int((part * places).sum().item())  # wraps around, as is wanted
-        total = (total * MULTIPLIER + own) % (1 << 64)
+            own = (own * 31 + int((part * places).sum().item())) % BITS  # the sum wraps around, as is wanted
+        total = (total * MULTIPLIER + own) % BITS
     return total
 
 

@@ -51,7 +51,7 @@ def expected(model: Any, folder: str, step: int, version: int) -> list[Rollout]:
     with_weights = mhc(Tokenizer.load(folder).vocabulary_size).eval()
     with_weights.load_state_dict(trained(model, version), strict=False)
     settings, sampling = tiny(), Sampling()
-    state = Step(Order(step, version, PROMPTS, SAMPLES, sampling), settings, SEED, scored=False)
+    state = Step(Order(step, version, PROMPTS, SAMPLES, sampling), version, settings, SEED, scored=False)
     for task in state.tasks():
         state.sampled(task, sample_task(with_weights, Tokenizer.load(folder), task))
     rollouts = [replace(one, reward=letters(one.problem, one.text[0])) for one in state.accepted()]
@@ -73,11 +73,12 @@ def test_a_pool_samples_what_its_weights_do_and_keeps_the_book(model: Any, folde
         for step, rollouts in enumerate(taken):
             assert {one.version for one in rollouts} == {step}
         assert taken[2] == without_rounding(expected(model, folder, 2, 2), taken[2])
+        assert {one.version for one in pool.sample(PROMPTS[:1], 2, step=99)} == {2}
         _stale_and_unknown_weights_are_refused(pool)
         _unchanged_weights_are_said(pool, model)
         _ranks_share_a_step(pool)
         counts = pool.counts()
-        assert counts["submitted"] == 24 * 7 == counts["accepted"] + counts["filtered"]
+        assert counts["submitted"] == 24 * 7 + 2 == counts["accepted"] + counts["filtered"]
         assert counts["filtered"] == counts.get("filtered/begun again", 0) <= 24 and counts["running"] == 0
     wait_until_gone(processes)
     with pytest.raises(CodexRayError, match="is gone"):
@@ -132,6 +133,6 @@ def test_what_cannot_be_is_refused_before_anything_starts(folder: str) -> None:
         ):
             pass
 
-    refused(CodexRayError, "need 99 actors of 1 CPUs and 0 GPUs", actors=99)
+    refused(CodexRayError, "rollouts need 99 CPUs and the cluster has 8", actors=99)
     refused(CodexRayError, "nodes that fit can hold 0", labels={"pool": "nowhere"})
     refused(ConfigError, "give rollout.gpus_per_actor=1", gpu_kind="H100")

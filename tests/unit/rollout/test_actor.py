@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from codex_ray.config.common import Device
+from codex_ray.config.train import Lora
 from codex_ray.errors import CodexRayError
-from codex_ray.rollout.actor import SamplingActor, sample_task
+from codex_ray.model import load_model
+from codex_ray.model.adapter import with_adapters
+from codex_ray.rollout.actor import FromFolder, SamplingActor, sample_task
 from codex_ray.rollout.episode import Continuation, Task
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.weights import Layout, checksum, named_parameters, pack, swap
@@ -143,3 +147,23 @@ def test_an_actor_as_built_samples_as_its_model(tokenizer: Tokenizer, tmp_path: 
     assert layout == Layout.of(llama(tokenizer.vocabulary_size))
     assert sampled.turns == sample_task(llama(tokenizer.vocabulary_size).eval(), tokenizer, asked)
     assert sampled.version == -1 and sampled.tokens == len(sampled.turns[0].ids) and sampled.seconds > 0
+
+
+def test_an_adapter_alone_is_enough_to_follow_a_trainer(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    llama(tokenizer.vocabulary_size).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    lora = Lora(rank=2, targets=["q_proj", "v_proj"])
+    compute = Device(device="cpu", dtype="float32")
+    sampling, _ = FromFolder(str(tmp_path), compute, lora=lora)()
+    training = with_adapters(load_model(tmp_path), lora, seed=4)
+    asked = task(Continuation([1, 30], None, 8, 1))
+    asbuilt = sample_task(sampling, tokenizer, asked)
+    assert asbuilt == sample_task(load_model(tmp_path), tokenizer, asked)
+    with torch.no_grad():
+        for parameter in named_parameters(training, only_trained=True).values():
+            parameter.add_(torch.randn_like(parameter))
+    published = pack(named_parameters(training, only_trained=True), Layout.of(sampling))
+    assert published.bytes < pack(named_parameters(training), Layout.of(sampling)).bytes / 4
+    swap(sampling, published)
+    found = sample_task(sampling, tokenizer, asked)
+    assert found == sample_task(training, tokenizer, asked) != asbuilt

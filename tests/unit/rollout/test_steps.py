@@ -17,7 +17,9 @@ from codex_ray.rollout.steps import Order, Step, share
 
 
 def order(prompts: int, samples: int, step: int = 3) -> Order:
-    return Order(step, 2, [Prompt([1, 10 + place], place) for place in range(prompts)], samples, Sampling())
+    return Order(
+        step, None, [Prompt([1, 10 + place], place) for place in range(prompts)], samples, Sampling()
+    )
 
 
 def write(task: Task) -> list[Turn]:
@@ -71,7 +73,7 @@ def test_tasks_and_results_are_the_same_in_any_order_of_answers(
     chosen = Rollouts(slots=2, task_sequences=together, max_new_tokens=200, max_turns=4)
     logs: list[list[Task]] = [[], []]
     results = [
-        run(Step(order(prompts, samples), chosen, seed, scored=True), random.Random(events), log)
+        run(Step(order(prompts, samples), 2, chosen, seed, scored=True), random.Random(events), log)
         for events, log in zip((0, order_of_events), logs, strict=True)
     ]
     assert results[0] == results[1]
@@ -83,7 +85,7 @@ def test_tasks_and_results_are_the_same_in_any_order_of_answers(
 
 def test_observations_have_mask_0_and_all_lists_are_as_long() -> None:
     chosen = Rollouts(slots=4, max_new_tokens=200, max_turns=3)
-    rollouts = run(Step(order(4, 3), chosen, 0, scored=True), random.Random(0), [])
+    rollouts = run(Step(order(4, 3), 2, chosen, 0, scored=True), random.Random(0), [])
     assert any(len(one.text) > 1 for one in rollouts)
     for one in rollouts:
         assert len(one.completion_ids) == len(one.mask) == len(one.logprobs) == len(one.sampling_logprobs)
@@ -97,7 +99,7 @@ def test_observations_have_mask_0_and_all_lists_are_as_long() -> None:
 
 def test_what_may_still_be_written_is_what_is_left_of_the_completion() -> None:
     chosen = Rollouts(slots=2, max_new_tokens=10, max_turns=3)
-    step = Step(order(1, 1), chosen, 0, scored=True)
+    step = Step(order(1, 1), 2, chosen, 0, scored=True)
     (task,) = step.tasks()
     assert (task.continuations[0].room, task.continuations[0].ids) == (10, [1, 10])
     step.sampled(task, [Turn(None, [], [5, 6], "x", "x", [-1, -1], [-1, -1], "stop")])
@@ -111,7 +113,7 @@ def test_what_may_still_be_written_is_what_is_left_of_the_completion() -> None:
 
 @pytest.mark.parametrize("reward", [None, -1.0])
 def test_failed_scores_are_left_out_or_rewarded_as_asked(reward: float | None) -> None:
-    step = Step(order(1, 3), Rollouts(slots=4, failure_reward=reward), 0, scored=True)
+    step = Step(order(1, 3), 2, Rollouts(slots=4, failure_reward=reward), 0, scored=True)
     (task,) = step.tasks()
     failure = Failure("late", "did not answer")
     for number in step.sampled(task, write(task)):
@@ -124,7 +126,7 @@ def test_failed_scores_are_left_out_or_rewarded_as_asked(reward: float | None) -
 
 
 def test_turns_end_where_they_must() -> None:
-    step = Step(order(1, 2), Rollouts(slots=4, max_turns=2), 0, scored=True)
+    step = Step(order(1, 2), 2, Rollouts(slots=4, max_turns=2), 0, scored=True)
     turn = Turn(None, [], [5], "x", "x", [-1.0], [-1.0], "stop")
     cut = Turn(None, [], [5], "x", "x", [-1.0], [-1.0], "length")
     step.sampled(step.tasks()[0], [turn, cut])
@@ -139,7 +141,7 @@ def test_turns_end_where_they_must() -> None:
 
 
 def test_without_environment_sequences_end_when_they_are_sampled() -> None:
-    step = Step(order(2, 2), Rollouts(slots=4), 0, scored=False)
+    step = Step(order(2, 2), 2, Rollouts(slots=4), 0, scored=False)
     (task,) = step.tasks()
     assert step.sampled(task, write(task)) == []
     assert step.done and {one.reward for one in step.accepted()} == {None}
@@ -147,12 +149,12 @@ def test_without_environment_sequences_end_when_they_are_sampled() -> None:
 
 def test_an_order_of_nothing_is_refused() -> None:
     with pytest.raises(CodexRayError, match="step 3 has 0 prompts"):
-        Step(order(0, 1), Rollouts(), 0, scored=True)
+        Step(order(0, 1), 2, Rollouts(), 0, scored=True)
 
 
 @given(count=st.integers(0, 40), world=st.integers(1, 7))
 def test_shares_are_all_of_it_in_order_and_even(count: int, world: int) -> None:
-    step = Step(order(max(count, 1), 1), Rollouts(slots=64), 0, scored=False)
+    step = Step(order(max(count, 1), 1), 2, Rollouts(slots=64), 0, scored=False)
     (task,) = step.tasks()
     step.sampled(task, write(task))
     rollouts = step.accepted()[:count]
