@@ -317,8 +317,8 @@ def _result(reference: Any, seconds: float | None = None) -> Any:
         raise
     except GetTimeoutError:
         raise CodexRayError(
-            f"the rollout pool's coordinator did not answer within {seconds:g} s; its node may be overloaded, "
-            "run again"
+            f"the rollout pool's coordinator did not answer within {seconds:g} s; its node may be "
+            "overloaded, run again"
         ) from None
     except RayActorError as error:
         raise CodexRayError(
