@@ -188,6 +188,19 @@ class Step:
         )
 
 
+def to_submit(step: int, first: int, staleness: int, last: int | None = None) -> range:
+    """Return which steps a trainer submits before it collects ``step``, so that all are submitted once.
+
+    Args:
+        step: that it is at; ``first``: at which it began, with nothing submitted before.
+        staleness: how many steps ahead are sampled while it trains.
+        last: the last step that there will be, where that is known.
+    """
+    begin = first if step == first else step + staleness
+    end = step + staleness
+    return range(begin, (end if last is None else min(end, last)) + 1)
+
+
 def share(rollouts: Sequence[Rollout], rank: int, world_size: int) -> list[Rollout]:
     """Return a rank's part: consecutive sequences, as many as the others have or one less."""
     first, last = (len(rollouts) * place // world_size for place in (rank, rank + 1))

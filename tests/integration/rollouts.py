@@ -15,6 +15,7 @@ from torch import Tensor
 from codex_ray.config.rollout import Rollouts
 from codex_ray.rollout.episode import Episode, Prompt, Rollout
 from codex_ray.rollout.pool import RolloutPool
+from codex_ray.rollout.steps import to_submit
 from codex_ray.rollout.weights import named_parameters
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.rollout.models import mhc
@@ -95,13 +96,12 @@ def trained(model: Any, version: int) -> dict[str, Tensor]:
 
 def steps(pool: RolloutPool, model: Any, count: int) -> list[list[Rollout]]:
     """Take a few steps as a trainer does that has nothing to learn."""
-    behind, taken = pool.settings.staleness, []
+    taken = []
     pool.begin()
     for step in range(count):
         pool.publish(step, trained(model, step))
-        ahead = range(behind + 1) if step == 0 else [behind]
-        for further in ahead:
-            pool.submit(step + further, step, PROMPTS, SAMPLES)
+        for ahead in to_submit(step, 0, pool.settings.staleness):
+            pool.submit(ahead, step, PROMPTS, SAMPLES)
         taken.append(pool.collect(step).rollouts)
     return taken
 

@@ -17,7 +17,7 @@ from codex_ray.rollout.episode import Failure, Outcome, Prompt, Rollout, Turn
 from codex_ray.rollout.ledger import LedgerError
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.scheduler import Assignment, Judgement, Published, Scheduler
-from codex_ray.rollout.steps import Order
+from codex_ray.rollout.steps import Order, to_submit
 
 PROMPTS = [Prompt([1, 10 + place], place) for place in range(4)]
 
@@ -98,8 +98,8 @@ def run(staleness: int, seed: int, losses: float, count: int = 3) -> tuple[list[
     crew = Crew(state, seed, losses)
     for step in range(count):
         state.publish(step, Published([f"weights {step}"], 100 + step))
-        for further in range(staleness + 1) if step == 0 else [staleness]:
-            state.submit(order(step + further, step))
+        for ahead in to_submit(step, 0, staleness):
+            state.submit(order(ahead, step))
         taken.append(crew.work(step))
     return taken, state
 

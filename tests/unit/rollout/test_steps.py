@@ -13,7 +13,7 @@ from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.episode import Failure, Outcome, Prompt, Rollout, Task, Turn, turn_seed
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.rollout.steps import Order, Step, share
+from codex_ray.rollout.steps import Order, Step, share, to_submit
 
 
 def order(prompts: int, samples: int, step: int = 3) -> Order:
@@ -161,6 +161,16 @@ def test_shares_are_all_of_it_in_order_and_even(count: int, world: int) -> None:
     shares = [share(rollouts, rank, world) for rank in range(world)]
     assert [one for part in shares for one in part] == rollouts
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(0, 9), st.integers(1, 9), st.integers(0, 4))
+def test_every_step_is_submitted_once_and_in_time(first: int, count: int, staleness: int) -> None:
+    submitted: list[int] = []
+    for step in range(first, first + count):
+        submitted += to_submit(step, first, staleness, first + count - 1)
+        assert step in submitted
+        assert all(later - step <= staleness for later in submitted)
+    assert submitted == list(range(first, first + count))
 
 
 def test_seeds_are_all_different() -> None:
