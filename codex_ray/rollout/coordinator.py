@@ -64,6 +64,7 @@ class Coordinator:
         self._error: CodexRayError | None = None
         self._layout: Layout | None = None
         self._open = False
+        self._begun = 0
         self._loops: list[asyncio.Task[None]] = []
 
     async def open(self) -> Layout:
@@ -87,6 +88,8 @@ class Coordinator:
         """Forget what was asked for and not collected: a trainer starts again."""
         self._scheduler.begin()
         self._error = None
+        self._begun += 1
+        await self._notify()
 
     async def publish(self, version: int, place: list[Any], checksum: int) -> None:
         """Take note of weights that lie in the object store at the one reference in ``place``.
@@ -109,9 +112,12 @@ class Coordinator:
         """Return a rank's part of a step, once all of it is there.
 
         Raises:
-            CodexRayError: something ended the step, or its weights have become too old.
+            CodexRayError: something ended the step, its weights have become too old, or the pool began again.
         """
-        await self._until(lambda: step in self._scheduler.deliveries)
+        begun = self._begun
+        await self._until(lambda: begun != self._begun or step in self._scheduler.deliveries)
+        if begun != self._begun:  # whoever asked is of a group of ranks that is lost
+            raise CodexRayError(f"the pool began again while step {step} was waited for; call begin() first")
         deliveries = self._scheduler.deliveries
         delivery = deliveries[step]
         for rollout in delivery.rollouts[:1]:

@@ -56,7 +56,10 @@ class RolloutPool:
         return RolloutPool, (self.name, self.layout, self.settings)
 
     def begin(self) -> None:
-        """Forget what was submitted and not collected, and all weights: training starts from some step."""
+        """Forget what was submitted and not collected, and all weights: training starts from some step.
+
+        To be called by one rank, before any rank of its group collects: put a barrier behind it.
+        """
         self._call("begin", (), ANSWER_SECONDS, "the pool to begin")
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:

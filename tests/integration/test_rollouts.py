@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,25 @@ def test_what_cannot_be_is_refused_before_anything_starts(folder: str) -> None:
     refused(CodexRayError, "rollouts need 99 CPUs and the cluster has 8", actors=99)
     refused(CodexRayError, "nodes that fit can hold 0", labels={"pool": "nowhere"})
     refused(ConfigError, "give rollout.gpus_per_actor=1", gpu_kind="H100")
+
+
+@pytest.mark.verify
+def test_who_waits_while_the_pool_begins_again_is_told(folder: str) -> None:
+    """Ranks of a group that was lost must not count as those of the next."""
+    with open_pool(tiny(actors=1), TinyModel(folder), seed=SEED) as pool:
+        told: list[str] = []
+
+        def wait() -> None:
+            try:
+                pool.collect(0, 1, 2)
+            except CodexRayError as error:
+                told.append(str(error))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(1)
+        pool.begin()
+        waiting.join(60)
+        assert told == ["the pool began again while step 0 was waited for; call begin() first"]
+        pool.submit(0, 0, PROMPTS, 1)
+        assert [len(pool.collect(0, rank, 2).rollouts) for rank in (0, 1)] == [3, 3]
