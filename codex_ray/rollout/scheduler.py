@@ -170,6 +170,7 @@ class Scheduler:
         if not numbers:
             for number in range(task.first, task.first + len(task.continuations)):
                 self._settle(assignment.serial, step, number)
+            self._deliver(step)
 
     def lost(self, assignment: Assignment, actor: str, reason: str) -> None:
         """Have a task done again whose actor is lost.
@@ -217,6 +218,7 @@ class Scheduler:
         if following is not None:
             heapq.heappush(self._tasks, Assignment(judgement.serial, step, following))
         self._settle(judgement.serial, step, number)
+        self._deliver(step)
 
     def progress(self) -> list[str]:
         """Say how far the steps are."""
@@ -258,13 +260,16 @@ class Scheduler:
         self._checksums[version] = sampled.checksum
 
     def _settle(self, serial: int, step: Step, number: int) -> None:
-        """Enter what became of a sequence, if it has ended, and of its step, if it has."""
+        """Enter what became of a sequence, if it has ended."""
         key = (serial, *step.keys[number])
         if number in step.rollouts:
             self.ledger.accept(key, step.version)
         elif number in step.filtered:
             self.ledger.filter(key, step.filtered[number])
         self.ledger.check()
+
+    def _deliver(self, step: Step) -> None:
+        """Have a step ready, if it is done."""
         if not step.done:
             return
         name, total = step.order.step, len(step.keys)

@@ -33,9 +33,9 @@ class Worker:
         return 0.0
 
 
-def scheduler(**changes: Any) -> Scheduler:
+def scheduler(*, scored: bool = True, **changes: Any) -> Scheduler:
     chosen: dict[str, Any] = {"slots": 2, "task_sequences": 5, "max_turns": 3, "attempts": 50}
-    return Scheduler(Rollouts(**chosen | changes), 1, scored=True, workers=[Worker()])
+    return Scheduler(Rollouts(**chosen | changes), 1, scored=scored, workers=[Worker()])
 
 
 def write(assignment: Assignment) -> Sampled:
@@ -155,6 +155,14 @@ def test_the_earliest_tasks_come_first_and_later_turns_before_later_steps() -> N
         keys.append(taken.task.key)
     assert keys == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 0, 0), (1, 1, 0), (1, 2, 0)]
     assert state.take_task("two") is None
+
+
+def test_without_scores_a_step_is_there_with_its_last_task() -> None:
+    state = scheduler(scored=False)
+    state.submit(order(0, 0))
+    rollouts = Crew(state, 3, 0.3).work(0)
+    assert len(rollouts) == 12 and {one.reward for one in rollouts} == {None}
+    assert state.ledger.accepted == 12 and state.take_task("one") is None
 
 
 def test_a_task_may_cost_so_many_actors_and_no_more() -> None:
