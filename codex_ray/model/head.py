@@ -10,7 +10,7 @@ Shape legend: B batch, S sequence, T places that count, D hidden size, V vocabul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ class TokenHead:
         head = model.get_output_embeddings()
         if head is None:
             raise ConfigError(f"a {type(model).__name__} has no output matrix; give a causal language model")
-        self._head: nn.Module = head
+        self._model, self._head = model, head
         self._value: nn.Module | None = getattr(model, VALUE_HEAD, None)
         self._logits_at_once = logits_at_once
         self._whole = self._changes_logits(model)
@@ -68,6 +68,9 @@ class TokenHead:
     ) -> Tensor:
         """Run the model once and return what ``reduce`` makes of the logits at some places, [T, K].
 
+        Without gradients, as teachers and references are scored, the model is in evaluation mode meanwhile:
+        it has no dropout.
+
         Args:
             forward: the model's forward, as the engine wants it called.
             places_T: places in the flattened batch, B * S, whose next token is looked at; may be none.
@@ -76,10 +79,12 @@ class TokenHead:
             values: add what the value head says of each place as one column more.
         """
         compute = partial(self._in_parts, reduce, places_T, values)
+        scoring = nullcontext() if torch.is_grad_enabled() else evaluating(self._model)
         if self._whole:
-            logits_TV = forward(**inputs, use_cache=False).logits.flatten(0, 1)[places_T]
+            with scoring:
+                logits_TV = forward(**inputs, use_cache=False).logits.flatten(0, 1)[places_T]
             return self._chunks(lambda part: reduce(wide(logits_TV[part]), part), logits_TV)
-        with self._instead(compute):
+        with scoring, self._instead(compute):
             figures_TK: Tensor = forward(**inputs, use_cache=False).logits[0]
         return figures_TK
 
@@ -130,14 +135,21 @@ class TokenHead:
         """Whether the model makes something else of what its output matrix gives."""
         device = next(model.parameters()).device
         probe = torch.tensor([[[-64.0, 0.5, 64.0]]], device=device)
-        training = model.training
-        model.eval()
-        with self._instead(lambda own, hidden: probe):
-            found = model(
-                input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False
-            ).logits
-        model.train(training)
+        one_token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        with evaluating(model), self._instead(lambda own, hidden: probe):
+            found = model(input_ids=one_token, use_cache=False).logits
         return found.shape != probe.shape or not bool((found == probe).all())
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and the mode that it was in afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def attach_value_head(model: Any) -> nn.Linear:

@@ -134,6 +134,7 @@ class Engine:
         )
         self._inner = built
         self._bind_layouts()
+        self._held: list[HeldWeights] = []
         self._average = Average(ema_decay, built, self._masters, self._refresh) if ema_decay else None
         self.begin(batch.accumulation)
 
@@ -184,6 +185,8 @@ class Engine:
         applied = bool(self._engine.was_step_applied())
         if applied and self._average:
             self._average.update()
+        for held in self._held:
+            held.keep()
         return StepOutcome(norm, applied)
 
     @contextmanager
@@ -201,7 +204,9 @@ class Engine:
 
         To be made before :meth:`load`; see :class:`HeldWeights`.
         """
-        return HeldWeights(self._inner, self._masters, self._refresh, rate=rate)
+        key = f"held_{len(self._held)}"
+        self._held.append(HeldWeights(self._inner, self._masters, self._refresh, rate=rate, key=key))
+        return self._held[-1]
 
     def learning_rates(self) -> list[float]:
         """Current rate of each parameter group."""
@@ -233,6 +238,8 @@ class Engine:
         with self._fitting(folder, written_by) as fitting:
             _, state = self._engine.load_checkpoint(str(fitting), tag="engine")
         self._bind_layouts()
+        for held in self._held:
+            held.begin()
         return dict(state)
 
     def full_weights(self) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 class HeldWeights:
     """Weights that begin as the model's: ``held <- rate * weights + (1 - rate) * held`` after each update.
 
-    To be made when the engine is there and before it loads a checkpoint. ``update`` is called after each
-    applied update, ``in_place`` by all ranks together, as often on each: what the model computes with is then
-    gathered anew from all ranks' parts, twice.
+    The engine makes them (``Engine.hold``) and keeps them in its checkpoints. ``update`` is called after each
+    applied update where they are to follow, ``in_place`` by all ranks together, as often on each: what the
+    model computes with is then gathered anew from all ranks' parts, twice.
 
     Args:
         optimizer: whose state they travel in, once it has any of a weight.
@@ -42,17 +42,30 @@ class HeldWeights:
     ) -> None:
         self._optimizer, self._masters, self._refresh = optimizer, masters, refresh
         self._rate, self._key = rate, key
-        self._first: list[Tensor | None] = [master.detach().clone() for master in masters()]
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the weights as they are, except for those that the optimizer's state holds already."""
+        states = self._optimizer.state
+        self._first: list[Tensor | None] = [
+            None if self._key in states.get(master, {}) else master.detach().clone()
+            for master in self._masters()
+        ]
+
+    def keep(self) -> None:
+        """Move into the optimizer's state of each weight, once it has any: an empty one must stay empty."""
+        for place, master in enumerate(self._masters()):
+            state = self._optimizer.state.get(master)
+            if state and self._key not in state:
+                state[self._key], self._first[place] = self._held(place, master), None
 
     @torch.no_grad()
     def update(self) -> None:
         """Follow the weights after an update."""
+        self.keep()
         for place, master in enumerate(self._masters()):
             held = self._held(place, master)
             held.lerp_(master.detach().to(held), self._rate)
-            state = self._optimizer.state.get(master)
-            if state and self._key not in state:  # an empty one must stay so until the optimizer fills it
-                state[self._key], self._first[place] = held, None
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from codex_ray.config.check import derive_batch
 from codex_ray.config.train import DeepSpeed
+from codex_ray.model import CodexRayForSequenceClassification
 from codex_ray.model.head import TokenHead, attach_value_head
 from codex_ray.train.engine import Engine
 from codex_ray.train.held import HeldWeights
@@ -25,12 +27,15 @@ from codex_ray.train.objectives.grpo import GRPO
 from codex_ray.train.objectives.objective import nothing_added
 from codex_ray.train.objectives.ppo import PPO
 from codex_ray.train.objectives.preference import DPO
+from codex_ray.train.objectives.reward import BradleyTerry
 from codex_ray.train.objectives.sequences import Sequences
 from codex_ray.train.optimizer import build_optimizer
 from tests.integration.engine_runs import LENGTH, ROWS, VOCABULARY, adapted, settings_of, tiny_model
 
 STEPS, RATE, MOST_TOKENS = 4, 0.3, 40
-KINDS = ("sdft", "sdft top-k", "grpo", "ppo", "dpo")
+KINDS = ("sdft", "sdft top-k", "grpo", "ppo", "dpo", "reward")
+ADAPTER_OFF = "dpo, adapter off"
+PAIRED = ("dpo", "reward", ADAPTER_OFF)
 
 
 def rows_of(kind: str, step: int) -> list[Any]:
@@ -42,7 +47,7 @@ def rows_of(kind: str, step: int) -> list[Any]:
         return torch.randint(4, VOCABULARY, (length,), generator=generator).tolist()
 
     rows: list[Any] = [(some(2, 6), some(6, 14), some(1, 9)) for _ in range(8)]
-    if kind == "dpo":  # both answers of a pair have one prompt
+    if kind in PAIRED:  # both answers of a pair have one prompt
         rows = [(rows[place - place % 2][0], *row[1:]) for place, row in enumerate(rows)]
     return rows
 
@@ -50,7 +55,7 @@ def rows_of(kind: str, step: int) -> list[Any]:
 def batch_of(kind: str, step: int, rank: int, world: int) -> Any:
     """This rank's rows, of which there may be fewer than another's."""
     rows = rows_of(kind, step)
-    unit = 2 if kind == "dpo" else 1
+    unit = 2 if kind in PAIRED else 1
     lengths = [len(row[1]) + len(row[2]) for row in rows[::unit]]
     mine = [rows[unit * place + k] for place in deal(lengths, world)[rank] for k in range(unit)]
     if kind.startswith("sdft"):
@@ -64,18 +69,27 @@ def batch_of(kind: str, step: int, rank: int, world: int) -> Any:
     )
 
 
-def objective_of(kind: str, head: TokenHead, held: HeldWeights) -> Any:
+def objective_of(kind: str, model: Any, head: Any, held: HeldWeights) -> Any:
     if kind.startswith("sdft"):
         divergence = Divergence(0.0, top_k=9 if kind == "sdft top-k" else 0)
         return SelfDistillation(head, held.in_place, divergence=divergence, updated=held.update)
+    if kind == "reward":
+        return BradleyTerry(centring=0.1)
     if kind == "grpo":
         return GRPO(head, kl=0.5, reference=held.in_place)
     if kind == "ppo":
         return PPO(head, kl=0.1, reference=held.in_place)
-    return DPO(head, reference=held.in_place)
+    return DPO(head, reference=model.disable_adapter if kind == ADAPTER_OFF else held.in_place)
 
 
 def model_of(kind: str, adapter: bool) -> Any:
+    if kind == "reward":
+        config = tiny_model().config
+        config.num_labels = 1
+        torch.manual_seed(3)
+        model = CodexRayForSequenceClassification(config).float()
+        lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
+        return get_peft_model(model, lora) if adapter else model
     model = adapted(tiny_model(), {}) if adapter else tiny_model()
     if kind == "ppo":
         attach_value_head(model)
@@ -83,7 +97,7 @@ def model_of(kind: str, adapter: bool) -> Any:
 
 
 def micros_of(kind: str, batch: Any, at_least: int) -> list[Any]:
-    options = {"unit": 2} if kind == "dpo" else {}
+    options = {"unit": 2} if kind in PAIRED else {}
     micros: list[Any] = batch.split(MOST_TOKENS, at_least=at_least, **options)
     return micros
 
@@ -92,13 +106,13 @@ def plain_run(kind: str, adapter: bool) -> tuple[list[float], dict[str, float]]:
     """Losses and last figures in one process, without an engine."""
     torch.set_num_threads(1)
     model = model_of(kind, adapter)
-    head = TokenHead(model)
+    head = None if kind == "reward" else TokenHead(model)
     optimizer = build_optimizer(settings_of("adamw"), model.named_parameters(), torch.float32)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     held = HeldWeights(
         optimizer, lambda: trained, lambda: None, rate=RATE if kind.startswith("sdft") else 0.0
     )
-    objective, losses = objective_of(kind, head, held), []
+    objective, losses = objective_of(kind, model, head, held), []
     for step in range(STEPS):
         micros = objective.prepare(model, micros_of(kind, batch_of(kind, step, 0, 1), 1), nothing_added)
         total, whole = max(1, sum(objective.weight(micro) for micro in micros)), 0.0
@@ -158,7 +172,7 @@ def _train(
     last: int = STEPS,
 ) -> Any:
     model = model_of(kind, adapter)
-    head = TokenHead(model, logits_at_once=logits_at_once)
+    head = None if kind == "reward" else TokenHead(model, logits_at_once=logits_at_once)
     engine = Engine(
         model,
         optimizer=settings_of("adamw"),
@@ -167,8 +181,12 @@ def _train(
         device=torch.device("cpu"),
         dtype=getattr(torch, dtype),
     )
+    if load:
+        with torch.no_grad():  # what a resumed run begins with is nothing to hold on to
+            for master in engine._masters():
+                master.fill_(0.5)
     held = engine.hold(RATE if kind.startswith("sdft") else 0.0)
-    objective, losses = objective_of(kind, head, held), []
+    objective, losses = objective_of(kind, model, head, held), []
     if load:
         engine.load(Path(load), world)
     for step in range(first, last):

@@ -56,8 +56,8 @@ class PolicyGradient(Objective[Sequences]):
             ]
         pairs = zip(micros, reference, strict=True)
         apart = [rows.at("sampler_logprobs") - reference_T for rows, reference_T in pairs]
-        own = torch.stack([torch.cat(apart).double().sum(), torch.cat(apart).new_tensor(0.0).double()])
-        own[1] = sum(one.numel() for one in apart)
+        whole_T = torch.cat(apart).double()
+        own = torch.stack([whole_T.sum(), torch.ones_like(whole_T).sum()])
         total, count = add_up(own).tolist()
         self.figures.add("reference_kl", own[0], own[1])
         mean = total / max(1.0, count)

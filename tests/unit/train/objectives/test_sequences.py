@@ -108,6 +108,18 @@ def test_values_begin_at_zero_and_follow_the_hidden_states() -> None:
         TokenHead(capped)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_scores_without_a_gradient_are_without_dropout(training: bool) -> None:
+    model = llama().train(training)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    head, rows = TokenHead(model), Sequences.of(IDS, MASKS)
+    assert torch.equal(logprobs(head, model, rows), logprobs(head, model, rows))
+    assert model.training is training
+    drawn = score(head, model, rows)[0], score(head, model, rows)[0]
+    assert torch.equal(*drawn) is not training
+
+
 def test_entropy_is_that_of_the_distribution() -> None:
     model, rows = stir(build()), Sequences.of(IDS, MASKS)
     entropy_T = score(TokenHead(model), model, rows, temperature=0.5)[1]
