@@ -50,6 +50,15 @@ class Generate:
     top_k: int = setting(0, minimum=0, help="keep the k likeliest tokens; 0 keeps all")
     top_p: float = setting(0.95, minimum=0.0, maximum=1.0, help="keep the smallest set with this probability")
     stop: list[str] = setting([], help="strings that end a completion")
+    stop_ids: list[int] = setting([], help="token ids that end a completion")
+    regex: str | None = setting(
+        None, help="regular expression (Python's) that every completion is held to; unset is free text"
+    )
+    cache_bytes: int | None = setting(
+        None,
+        minimum=1,
+        help="most bytes of keys and values, prompts beyond wait; unset has room for batch_rows sequences",
+    )
     batch_rows: int = setting(16, minimum=1, help="prompts completed together")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
     compute: Device = setting(Device, help="device and precision")

@@ -6,7 +6,7 @@ Tensor names end in their shape: B rows, S tokens seen so far, T longest row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,9 +52,12 @@ def generate(
     min_p: float = 0.0,
     seed: int | Sequence[int] = 0,
     stop: Sequence[str] = (),
+    stop_ids: Sequence[int] = (),
+    regex: str | None = None,
     tokenizer: Tokenizer,
     on_token: OnToken | None = None,
     batch_rows: int = 32,
+    cache_bytes: int | None = None,
 ) -> list[Completion]:
     """Complete each prompt; the result has the prompts' order.
 
@@ -71,9 +74,13 @@ def generate(
         min_p: drop tokens less likely than this share of the likeliest one.
         seed: one seed, or one per prompt.
         stop: strings that end a completion; they are looked for in the decoded text.
+        stop_ids: tokens that end a completion.
+        regex: what completions are held to; see :class:`~codex_ray.rollout.request.Request`.
         tokenizer: decodes, and names the end and padding tokens.
         on_token: told of every token as it is drawn.
         batch_rows: rows computed together; it changes speed and memory, and no result.
+        cache_bytes: most that their keys and values may take; see
+            :class:`~codex_ray.rollout.sampler.Sampler`.
 
     Raises:
         ConfigError: an impossible setting.
@@ -83,17 +90,29 @@ def generate(
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    seeds = row_seeds(seed, len(prompts)) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise ConfigError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one per prompt")
+    seeds = _seeds(seed, len(prompts))
     check_prompts(model, prompts)
     if not prompts:
         return []
-    longest = max(map(len, prompts)) + max_new_tokens
-    sampler = Sampler(model, tokenizer, slots=min(batch_rows, len(prompts)), capacity=longest)
-    streamed = on_token is not None
+    longest, slots = max(map(len, prompts)) + max_new_tokens, min(batch_rows, len(prompts))
+    sampler = Sampler(model, tokenizer, slots=slots, capacity=longest, cache_bytes=cache_bytes)
+    shared = Request(
+        (), max_new_tokens, sampling, 0, tuple(stop), on_token is not None, None, stop_ids, regex
+    )
     for prompt, row_seed in zip(prompts, seeds, strict=True):
-        sampler.submit(Request(prompt, max_new_tokens, sampling, row_seed, tuple(stop), streamed=streamed))
+        sampler.submit(replace(shared, prompt=prompt, seed=row_seed))
+    return _complete(sampler, on_token)
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    seeds = row_seeds(seed, count) if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ConfigError(f"there are {len(seeds)} seeds for {count} prompts; give one per prompt")
+    return seeds
+
+
+def _complete(sampler: Sampler, on_token: OnToken | None) -> list[Completion]:
+    """Run until every request has ended; completions in the order of submission."""
     completions: dict[int, Completion] = {}
     while sampler.running:
         for drawn in sampler.step():
@@ -101,7 +120,7 @@ def generate(
                 on_token(drawn.request, drawn.token, drawn.text)
             if drawn.completion is not None:
                 completions[drawn.request] = drawn.completion
-    return [completions[place] for place in range(len(prompts))]
+    return [completions[number] for number in sorted(completions)]
 
 
 def generate_padded(

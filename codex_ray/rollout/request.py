@@ -13,6 +13,7 @@ from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.stops import StopText
 
 if TYPE_CHECKING:
+    from codex_ray.rollout.grammar import Grammar
     from codex_ray.tokenizer import StreamDecoder
 
 Adjust = Callable[[Sequence[int], Tensor], Tensor]
@@ -32,6 +33,9 @@ class Request:
         stop: strings that end it; they are looked for in the decoded text.
         streamed: whether every drawn token's text is wanted at once, and not only the whole at the end.
         adjust: changes the logits before a token is drawn from them.
+        stop_ids: tokens that end it, besides the model's end tokens.
+        regex: Python's syntax; the text is held to a match of it. Where the match can go no further only the
+            end token can be drawn; a completion that ``max_new_tokens`` cuts off is the beginning of a match.
     """
 
     prompt: Sequence[int]
@@ -41,6 +45,8 @@ class Request:
     stop: Sequence[str] = ()
     streamed: bool = False
     adjust: Adjust | None = None
+    stop_ids: Sequence[int] = ()
+    regex: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Completion:
         logprobs: natural log of each token's probability under the model itself, before temperature,
             top-k, top-p, min-p, adjustment and the ban on padding.
         sampling_logprobs: the same under the distribution that the token was drawn from.
-        finish_reason: ``"stop"`` (end token or stop string), ``"length"`` (``max_new_tokens`` or the
-            last position) or ``"cancelled"``.
+        finish_reason: ``"stop"`` (end token, stop token or stop string), ``"length"`` (``max_new_tokens`` or
+            the last position) or ``"cancelled"``.
     """
 
     ids: list[int]
@@ -93,6 +99,8 @@ class Row:
     room: int
     end_ids: frozenset[int]
     decoder: StreamDecoder
+    grammar: Grammar | None = None
+    state: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampling_logprobs: list[float] = field(default_factory=list)
@@ -112,6 +120,8 @@ class Row:
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.sampling_logprobs.append(sampling_logprob)
+        if self.grammar is not None:
+            self.state = self.grammar.next(self.state, token)
         ended = token in self.end_ids
         shown = ""
         if self._incremental and not ended:

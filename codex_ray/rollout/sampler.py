@@ -14,25 +14,25 @@ Tensor names end in their shape: R rows, Q new tokens of a row, T positions look
 
 from __future__ import annotations
 
-import inspect
+import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.rollout import cached
+from codex_ray.rollout.cached import CachedModel, inference
+from codex_ray.rollout.grammar import Grammar, Vocabulary
 from codex_ray.rollout.request import Drawn, Request, Row
 from codex_ray.rollout.sampling import Sampling, sample
-from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
 
-PREFILL_TOKENS = 512  # of prompts read at a time
+GRAMMARS = 64  # whose masks are kept
 SHARED_TOKENS = 16  # fewest that are worth taking over from another sequence
 
 
@@ -44,21 +44,49 @@ class Sampler:
         tokenizer: decodes, and names the end and padding tokens.
         slots: requests decoded together.
         capacity: longest sequence, prompt and completion, in tokens; at most what the model takes.
+        cache_bytes: most that keys and values may take; requests beyond it wait, and no sequence gets longer
+            than all of it holds. None is ``slots`` sequences of ``capacity`` tokens. Beside it stands one
+            tensor of one layer while slots grow, and what a forward pass needs.
+        graphs: decode by CUDA graphs; all slots then have their full length from the start, and weights must
+            stay where they are in memory.
 
     Raises:
         ConfigError: an impossible size, or a model whose layers keep something else than keys and values.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, slots: int, capacity: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        capacity: int,
+        cache_bytes: int | None = None,
+        graphs: bool = False,
+    ) -> None:
         if slots < 1 or capacity < 2:
             raise ConfigError(f"slots={slots} and capacity={capacity} must be at least 1 and 2")
+        if graphs and (cache_bytes is not None or not next(model.parameters()).is_cuda):
+            raise ConfigError("graphs=True is for models on CUDA, and without cache_bytes; leave it out here")
         limit = max_positions(model)
         self.capacity = capacity if limit is None else min(capacity, limit)
         self.slots = slots
         self._tokenizer = tokenizer
-        self._model = _CachedModel(model, slots, self.capacity)
+        self._model = CachedModel(model, slots, self.capacity, graphs=graphs)
+        self._positions, self._cache_bytes = slots * self.capacity, cache_bytes
+        if cache_bytes is not None:
+            self._positions = min(self._positions, cache_bytes // self._model.position_bytes())
+            self.capacity = min(self.capacity, self._positions)
+            if self.capacity < 2:
+                raise ConfigError(
+                    f"cache_bytes={cache_bytes} holds keys and values of {self.capacity} tokens; one takes "
+                    f"{self._model.position_bytes()} bytes, so give room for a prompt and its completion"
+                )
         self._end_ids = _end_ids(model, tokenizer)
-        self._banned = torch.tensor(_banned_ids(model, tokenizer, self._end_ids), device=self._model.device)
+        self._words: Vocabulary | None = None
+        self._grammars: dict[str, Grammar] = {}
+        banned = _banned_ids(model, tokenizer, self._end_ids)
+        self._banned = torch.tensor(banned, dtype=torch.int64, device=self._model.device)
         self._rows: list[Row] = []  # row i is in slot i
         self._waiting: deque[Row] = deque()
         self._held: list[list[int]] = [[] for _ in range(slots)]  # tokens whose keys a slot holds
@@ -74,7 +102,8 @@ class Sampler:
         """Take a request and return its number; :meth:`step` does the work.
 
         Raises:
-            ConfigError: ``max_new_tokens`` is not positive, or a stop string is empty.
+            ConfigError: ``max_new_tokens`` is not positive, a stop string is empty, a stop token is none, or
+                ``regex`` cannot be held to.
             CodexRayError: an empty or too long prompt, or an id the model does not have.
         """
         from codex_ray.tokenizer import StreamDecoder
@@ -82,13 +111,37 @@ class Sampler:
         if request.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
         number = self._submitted
-        check_prompt(request.prompt, number + 1, self.capacity, self._model.vocabulary)
+        self._check(request, number)
         prompt = list(request.prompt)
         room = min(request.max_new_tokens, self.capacity - len(prompt))
-        row = Row(number, request, prompt, room, self._end_ids, StreamDecoder(self._tokenizer))
+        ends = self._end_ids.union(request.stop_ids)
+        grammar = None if request.regex is None else self._grammar(request.regex)
+        row = Row(number, request, prompt, room, ends, StreamDecoder(self._tokenizer), grammar)
         self._waiting.append(row)
         self._submitted += 1
         return number
+
+    def _check(self, request: Request, number: int) -> None:
+        if self._cache_bytes is not None and len(request.prompt) >= self.capacity == self._positions:
+            raise CodexRayError(
+                f"prompt {number + 1} has {len(request.prompt)} tokens and cache_bytes={self._cache_bytes} "
+                f"holds {self.capacity}, the completion included; shorten the prompt or give more"
+            )
+        check_prompt(request.prompt, number + 1, self.capacity, self._model.vocabulary)
+        for token in request.stop_ids:
+            if not 0 <= token < self._model.vocabulary:
+                raise ConfigError(
+                    f"stop token {token} is none of the model's {self._model.vocabulary}; correct it"
+                )
+
+    def _grammar(self, pattern: str) -> Grammar:
+        if self._words is None:
+            self._words = Vocabulary(self._tokenizer, self._model.vocabulary, self._end_ids)
+        if pattern not in self._grammars:
+            if len(self._grammars) == GRAMMARS:
+                del self._grammars[next(iter(self._grammars))]
+            self._grammars[pattern] = Grammar(pattern, self._words)
+        return self._grammars[pattern]
 
     def cancel(self, number: int) -> None:
         """End a request; nothing more is drawn for it. One that has ended already is left alone."""
@@ -109,6 +162,7 @@ class Sampler:
                 f"{len(self._rows)} requests are on their way; weights change between requests"
             )
         self._held = [[] for _ in range(self.slots)]
+        self._model.refresh()
 
     def step(self) -> list[Drawn]:
         """Draw a token for every request that has a slot; those without one wait.
@@ -117,13 +171,30 @@ class Sampler:
             CodexRayError: the model's logits are not finite.
         """
         self._steps += 1
-        with _inference(self._model.model), attending_slots(self._model.model):
+        joining = self._fit()
+        with inference(self._model.model):
             older = self._advance()
-            newer = self._admit()
+            newer = self._admit(joining)
             logits_RV = torch.cat([*older, *newer]) if older or newer else None
             drawn = [] if logits_RV is None else self._draw(logits_RV.float())
         self._leave()
         return drawn
+
+    def _fit(self) -> int:
+        """Make the slots as long as this step needs; how many waiting requests there is memory for."""
+        rows, final = len(self._rows), [len(row.prompt) + row.room for row in self._rows]
+        longest = max((len(held) + 1 for held in self._held[:rows]), default=1)
+        for row in itertools.islice(self._waiting, self.slots - rows):
+            final.append(len(row.prompt) + row.room)
+            if len(final) * max(final) > self._positions:  # with all that those there may still draw
+                break
+            rows, longest = rows + 1, max(longest, len(row.prompt) + 1)
+        cache = self._model.cache
+        if cache.fit(longest, rows, self._positions):
+            self._held = [
+                held[: cache.room] if slot < cache.lines else [] for slot, held in enumerate(self._held)
+            ]
+        return rows - len(self._rows)
 
     def _advance(self) -> list[Tensor]:
         """Give every row its last token; the logits after it."""
@@ -134,19 +205,19 @@ class Sampler:
         positions = [len(held) - 1 for held in self._held[: len(self._rows)]]
         return [self._model.step([row.ids[-1] for row in self._rows], positions)]
 
-    def _admit(self) -> list[Tensor]:
-        """Give waiting requests the free slots and read their prompts; the logits after each."""
+    def _admit(self, joining: int) -> list[Tensor]:
+        """Give so many waiting requests slots and read their prompts; the logits after each."""
         slots: dict[tuple[int, ...], int] = {}  # of prompts read now
         fresh: list[tuple[int, list[int]]] = []
         logits: dict[int, Tensor] = {}
         read, followers = 0, []
-        while self._waiting and len(self._rows) < self.slots:
+        for _ in range(joining):
             prompt = self._waiting[0].prompt
             leader = slots.get(tuple(prompt))
             slot = len(self._rows)
             shared = 0 if leader is not None else self._make_room(slot, prompt)
             left = 0 if leader is not None else len(prompt) - shared
-            if read and read + left > PREFILL_TOKENS:
+            if read and read + left > cached.PREFILL_TOKENS:
                 break
             read += left
             self._rows.append(self._waiting.popleft())
@@ -155,7 +226,7 @@ class Sampler:
                 followers.append((slot, leader))
                 continue
             slots[tuple(prompt)] = slot
-            if shared or left > PREFILL_TOKENS:
+            if shared or left > cached.PREFILL_TOKENS:
                 logits[slot] = self._model.extend(slot, prompt, shared)
             else:
                 fresh.append((slot, prompt))
@@ -179,7 +250,7 @@ class Sampler:
         if shared and source >= slot:
             self._swap(slot, source)
         else:
-            oldest = min(range(slot, self.slots), key=self._used.__getitem__)
+            oldest = min(range(slot, self._model.cache.lines), key=self._used.__getitem__)
             self._swap(slot, oldest)
             if shared:
                 self._model.cache.copy(source, slot, shared)
@@ -202,6 +273,10 @@ class Sampler:
             )
         allowed_RV = logits_RV.index_fill(-1, self._banned, -torch.inf)
         for place, row in enumerate(self._rows):
+            if row.grammar is not None:
+                allowed_RV[place].masked_fill_(
+                    row.grammar.forbidden(row.state).to(self._model.device), -torch.inf
+                )
             if row.request.adjust is not None:
                 allowed_RV[place] = row.request.adjust(row.ids, allowed_RV[place])
         tokens_R, sampled_R = self._sample(allowed_RV)
@@ -239,97 +314,6 @@ class Sampler:
                 self._used[last] = self._steps
                 self._rows[slot] = self._rows[last]
                 self._rows.pop()
-
-
-class _CachedModel:
-    """The model with its slots: whole prompts, the rest of one, or one token more of each row."""
-
-    def __init__(self, model: Any, slots: int, capacity: int) -> None:
-        self.model, self.device = model, next(model.parameters()).device
-        configuration = model.config.get_text_config()
-        self.vocabulary: int = configuration.vocab_size
-        layers = DynamicCache(config=model.config).layers
-        if not layers or any(type(one) not in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers):
-            raise ConfigError(
-                f"layers of a {configuration.model_type} model keep something else than keys and values of "
-                "single tokens, which sampling here needs; use another model"
-            )
-        self.cache = SlotCache(len(layers), slots, capacity)
-        self._windows = {getattr(one, "sliding_window", None) for one in layers}
-        self._dtype = model.get_input_embeddings().weight.dtype
-        accepted = inspect.signature(model.forward).parameters
-        any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
-        self._takes_positions = any_keyword or "position_ids" in accepted
-
-    def read(self, prompts: Sequence[tuple[int, list[int]]]) -> Tensor:
-        """Read whole prompts into their slots; the logits after each, [R, V]."""
-        spans, end = [], 0
-        for slot, prompt in prompts:
-            spans.append((slot, end, end + len(prompt)))
-            end += len(prompt)
-        lengths = torch.tensor([len(prompt) for _, prompt in prompts], device=self.device)
-        document_T = torch.arange(len(prompts), device=self.device).repeat_interleave(lengths)
-        place_T = torch.arange(end, device=self.device)
-        positions_T = place_T - (lengths.cumsum(0) - lengths)[document_T]
-        same = document_T[:, None] == document_T
-        ids = [token for _, prompt in prompts for token in prompt]
-        return self._forward(
-            Prompts(spans), [ids], positions_T[None], place_T[None], place_T, lengths.cumsum(0) - 1, same
-        )
-
-    def extend(self, slot: int, prompt: list[int], past: int) -> Tensor:
-        """Read a prompt after the ``past`` tokens that its slot holds; the logits after it, [1, V]."""
-        last = torch.tensor([0], device=self.device)
-        logits_1V = torch.empty(0)
-        for start in range(past, len(prompt), PREFILL_TOKENS):
-            end = min(start + PREFILL_TOKENS, len(prompt))
-            queries_1Q = torch.arange(start, end, device=self.device)[None]
-            keys_T = torch.arange(end, device=self.device)
-            place = Extension(slot, start)
-            ids = [prompt[start:end]]
-            logits_1V = self._forward(place, ids, queries_1Q, queries_1Q, keys_T, last + end - start - 1)
-        return logits_1V
-
-    def step(self, tokens: list[int], positions: list[int]) -> Tensor:
-        """Give each row of the first slots one token at its position; the logits after them, [R, V]."""
-        positions_R = torch.tensor(positions, device=self.device)
-        rows_R = torch.arange(len(tokens), device=self.device)
-        place = Step(rows_R, positions_R, max(positions))
-        keys_T = torch.arange(place.past + 1, device=self.device)
-        queries_RQ = positions_R[:, None]
-        return self._forward(place, [[token] for token in tokens], queries_RQ, queries_RQ, keys_T, rows_R[:1])
-
-    def _forward(
-        self,
-        place: Placement,
-        ids: list[list[int]],
-        positions_RQ: Tensor,
-        queries_RQ: Tensor,
-        keys_T: Tensor,
-        kept: Tensor,
-        same: Tensor | None = None,
-    ) -> Tensor:
-        """Run the model; the logits at the places ``kept`` of each row, rows and places flattened."""
-        self.cache.place = place
-        masks = {}
-        for window in self._windows:
-            seen = visible(queries_RQ, keys_T, window)
-            seen = seen if same is None else seen & same
-            kind = "full_attention" if window is None else "sliding_attention"
-            masks[kind] = torch.zeros(seen.shape, dtype=self._dtype, device=self.device).masked_fill(
-                ~seen, torch.finfo(self._dtype).min
-            )
-        positions = {"position_ids": positions_RQ} if self._takes_positions else {}
-        output = self.model(
-            input_ids=torch.tensor(ids, device=self.device),
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=kept,
-            **positions,
-        )
-        logits_RV: Tensor = output.logits.flatten(0, 1)
-        return logits_RV
 
 
 def max_positions(model: Any) -> int | None:
@@ -382,16 +366,3 @@ def _banned_ids(model: Any, tokenizer: Tokenizer, end_ids: frozenset[int]) -> li
     """Tokens never drawn: padding, and rows of the embedding that the tokenizer has no piece for."""
     padding = [tokenizer.pad_id] if tokenizer.pad_id is not None and tokenizer.pad_id not in end_ids else []
     return [*padding, *range(tokenizer.vocabulary_size, model.config.get_text_config().vocab_size)]
-
-
-@contextmanager
-def _inference(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and the mode it was in afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        # Not inference mode: a model may keep buffers made here, and train with them later.
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

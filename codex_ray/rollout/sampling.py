@@ -78,17 +78,18 @@ def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -
         tokens_B = logits_BV.argmax(dim=-1)
         return tokens_B, torch.zeros(len(tokens_B), device=logits_BV.device)
     scores_BV = logits_BV.float()
-    scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / sampling.temperature
+    scores_BV = scores_BV - scores_BV.amax(dim=-1, keepdim=True)
+    if sampling.temperature != 1:
+        scores_BV /= sampling.temperature
     uniforms_B1 = torch.tensor(list(uniforms_B), dtype=torch.float64, device=logits_BV.device)[:, None]
     vocabulary = scores_BV.shape[-1]
     if 0 < sampling.top_k < vocabulary:
         scores_BK, ids_BK = scores_BV.topk(sampling.top_k, dim=-1)
         total_B1 = scores_BK.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
         return _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)
-    weights_BV = scores_BV.exp()
     if sampling.top_p == 1:
-        return _draw(_likely(weights_BV, sampling), None, uniforms_B1)
-    total_B1 = weights_BV.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        return _draw(_likely(scores_BV.exp_(), sampling), None, uniforms_B1)
+    total_B1 = scores_BV.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
     scores_BK, ids_BK = scores_BV.topk(min(SHORTLIST, vocabulary), dim=-1)
     shortlisted_B = scores_BK.exp().sum(dim=-1, dtype=torch.float64) >= sampling.top_p * total_B1[:, 0]
     tokens_B, logprobs_B = _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)

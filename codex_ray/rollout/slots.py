@@ -1,8 +1,9 @@
 """A key/value cache of slots: sequences that come and go at their own lengths, and attention over it.
 
-Every sequence has a slot of ``capacity`` positions; those that are being continued lie in the first slots, so
-that a decoding step reads one slice and copies nothing. What a slot holds after its sequence has ended stays
-readable until it is needed: a later prompt that begins alike takes it over.
+Every sequence has a slot; those that are being continued lie in the first ones, and all slots are as long as
+the longest of these needs at the time, so that a decoding step reads one piece of memory without gaps, whose
+products take a third of the time of a slice's. What a slot holds after its sequence has ended stays readable
+until it is needed: a later prompt that begins alike takes it over.
 
 Tensor names end in their shape: R rows, Q new tokens of a row, T positions looked at, H heads, G key/value
 heads, E head size.
@@ -23,6 +24,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "codex_ray_slots"
+
+STEPS_AHEAD = 32
+"""Positions made beyond what is needed, with an eighth of it: making more means copying all there is."""
 
 
 class Placement(Protocol):
@@ -73,7 +77,7 @@ class Step:
     """One token more of each sequence in the first slots, at positions of their own.
 
     Attributes:
-        rows_R: 0, 1, ...; ``positions_R``: where each sequence's token goes; ``past``: the furthest of them.
+        rows_R: 0, 1, ...; ``positions_R``: where each sequence's token goes; ``past``: the last of a slot.
     """
 
     rows_R: Tensor
@@ -81,9 +85,9 @@ class Step:
     past: int
 
     def store(self, kept_SGCE: Tensor, new_RGQE: Tensor) -> Tensor:
-        """Put each behind its own; the rest of a longer neighbour's length is for the mask to hide."""
+        """Put each behind its own; what lies behind it is for the mask to hide."""
         kept_SGCE[self.rows_R, :, self.positions_R] = new_RGQE[:, :, 0]
-        return kept_SGCE[: len(self.rows_R), :, : self.past + 1]
+        return kept_SGCE[: len(self.rows_R)]
 
 
 class SlotLayer(CacheLayerMixin):
@@ -100,7 +104,26 @@ class SlotLayer(CacheLayerMixin):
 
     def _room(self, new_RGQE: Tensor) -> Tensor:
         _, heads, _, size = new_RGQE.shape
-        return new_RGQE.new_zeros(self._cache.slots, heads, self._cache.capacity, size)
+        return new_RGQE.new_zeros(self._cache.lines, heads, self._cache.room, size)
+
+    def resize(self) -> None:
+        """Take over what fits of the cache's new size, one tensor after the other."""
+        self.keys = self._resized(self.keys)
+        self.values = self._resized(self.values)
+
+    def _resized(self, kept_SGCE: Tensor) -> Tensor:
+        _, heads, _, size = kept_SGCE.shape
+        new_SGCE = kept_SGCE.new_empty(self._cache.lines, heads, self._cache.room, size)
+        lines, room = min(len(kept_SGCE), len(new_SGCE)), min(kept_SGCE.shape[2], new_SGCE.shape[2])
+        new_SGCE[:lines, :, :room] = kept_SGCE[:lines, :, :room]
+        new_SGCE[:lines, :, room:] = 0  # hidden by a weight of 0, which no infinity may meet
+        new_SGCE[lines:] = 0
+        return new_SGCE
+
+    @property
+    def position_bytes(self) -> int:
+        """What one position of one slot takes."""
+        return sum(kept.shape[1] * kept.shape[3] * kept.itemsize for kept in (self.keys, self.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store as the cache's placement says."""
@@ -126,13 +149,47 @@ class SlotCache(Cache):
     """All layers' slots.
 
     Args:
-        layers: of the model; ``slots``: sequences at a time; ``capacity``: positions of each.
+        layers: of the model; ``slots``: most sequences at a time; ``capacity``: longest of them.
+        fixed: all slots are as long as the longest may be, and one position longer, for good.
+
+    Attributes:
+        lines: slots that there is memory for; ``room``: positions of each.
     """
 
-    def __init__(self, layers: int, slots: int, capacity: int) -> None:
-        self.slots, self.capacity = slots, capacity
+    def __init__(self, layers: int, slots: int, capacity: int, *, fixed: bool = False) -> None:
+        self.slots, self.capacity, self.fixed = slots, capacity, fixed
+        self.lines, self.room = slots, capacity + 1 if fixed else 1
         self.place: Placement = Prompts(())
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+
+    def fit(self, length: int, rows: int, most: int) -> bool:
+        """Make slots long enough for ``length`` positions, and no more than four times what that takes.
+
+        Shorter ones would be faster, and forget more of what later prompts may begin with.
+
+        Args:
+            length: of the longest sequence; ``rows``: sequences.
+            most: positions of all slots together; at least ``rows`` times ``length``.
+
+        Returns:
+            whether slots or positions were given up, and what they held is lost.
+        """
+        settled = length <= self.room <= 4 * length + STEPS_AHEAD and rows <= self.lines
+        if settled or self.fixed:
+            return False
+        ample = min(length + length // 8 + STEPS_AHEAD, self.capacity)
+        room = max(length, min(ample, most // max(rows, 1)))
+        lines, before = min(self.slots, most // room), (self.lines, self.room)
+        self.lines, self.room = lines, room
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.resize()
+        return lines < before[0] or room < before[1]
+
+    @property
+    def position_bytes(self) -> int:
+        """What one position of one sequence takes in all layers."""
+        return sum(layer.position_bytes for layer in self.layers)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot ``target`` the first ``length`` positions of ``source``."""
@@ -182,7 +239,8 @@ def slot_attention(
     scores_RGHT = scores_RGHT * (size**-0.5 if scaling is None else scaling)
     if attention_mask is not None:
         scores_RGHT = scores_RGHT + attention_mask
-    weights_RGHT = functional.softmax(scores_RGHT, dim=-1, dtype=torch.float32).to(value.dtype)
+    # Whatever its precision, PyTorch's softmax computes in float32 and rounds once.
+    weights_RGHT = functional.softmax(scores_RGHT, dim=-1)
     return (weights_RGHT @ value).reshape(rows, 1, heads, -1), None
 
 

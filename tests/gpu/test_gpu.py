@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +21,16 @@ from codex_ray.model import build_model, mixing
 from codex_ray.model.configuration import RESIDUAL_KINDS
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.request import Completion, Request
+from codex_ray.rollout.sampler import Sampler
+from codex_ray.rollout.sampling import Sampling
 from codex_ray.track.hardware import choose_dtype, data_sheet_flops, measure_matmul, peak_flops
 from codex_ray.track.metrics import read_metrics
 from codex_ray.track.spans import read_spans
 from codex_ray.train.driver import pretrain
 from codex_ray.train.pulse import STEP_PHASES
 from tests.integration.training import QUIET, assert_same_end, corpus_settings, losses, run_settings
+from tests.unit.rollout.models import gemma3, llama, mhc, train_small_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 
@@ -181,6 +186,27 @@ def test_an_offloaded_cache_generates_the_same() -> None:
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     offloaded = model.generate(ids_BS, cache_implementation="offloaded", **options)
     assert torch.equal(offloaded, model.generate(ids_BS, **options))
+
+
+@pytest.mark.parametrize("make", [mhc, llama, gemma3])
+def test_captured_steps_draw_what_others_draw(make: Callable[[int], Any], tmp_path: Path) -> None:
+    tokenizer = train_small_tokenizer(tmp_path / "tokenizer")
+    model = make(tokenizer.vocabulary_size).cuda().eval()
+    results = []
+    for graphs in (False, True):
+        sampler = Sampler(model, tokenizer, slots=5, capacity=64, graphs=graphs)
+        done: dict[int, Completion] = {}
+        for number in range(9):
+            prompt = [1, *range(4 + number, 8 + 3 * number)]
+            sampler.submit(Request(prompt, 5 + 2 * number, Sampling(1.0), number, regex="[^x]*"))
+        while sampler.running:
+            done |= {drawn.request: drawn.completion for drawn in sampler.step() if drawn.completion}
+        results.append(done)
+    assert sampler._model.graphs is not None and len(sampler._model.graphs.captured) > 1
+    for number, plain in results[0].items():
+        captured = results[1][number]
+        assert captured.ids == plain.ids and "x" not in plain.text
+        assert captured.logprobs == pytest.approx(plain.logprobs, abs=1e-4)
 
 
 def test_the_peak_is_above_what_this_card_reaches_and_not_far_above() -> None:

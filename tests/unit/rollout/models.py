@@ -70,6 +70,19 @@ def gemma3(vocabulary: int) -> Any:
 
 
 def mhc(vocabulary: int) -> Any:
+    return _decoder(vocabulary, Residual(kind="mhc", gate_init=0.5, off_diagonal_init=0.0))
+
+
+def permutation(vocabulary: int) -> Any:
+    return _decoder(vocabulary, Residual(kind="mhc_permutation", gate_init=0.5, off_diagonal_init=0.0))
+
+
+def plain_decoder(vocabulary: int) -> Any:
+    """Ours without hyper-connections."""
+    return _decoder(vocabulary, Residual(kind="plain"))
+
+
+def _decoder(vocabulary: int, residual: Residual) -> Any:
     shape = Model(
         hidden_size=32,
         intermediate_size=48,
@@ -78,7 +91,7 @@ def mhc(vocabulary: int) -> Any:
         key_value_heads=2,
         head_size=8,
         init_std=0.3,
-        residual=Residual(kind="mhc", gate_init=0.5, off_diagonal_init=0.0),
+        residual=residual,
     )
     special_ids = {"bos": 1, "eos": 2, "pad": 3}
     return build_model(

@@ -158,7 +158,9 @@ def test_an_adapter_alone_is_enough_to_follow_a_trainer(tokenizer: Tokenizer, tm
     training = with_adapters(load_model(tmp_path), lora, seed=4)
     asked = task(Continuation([1, 30], None, 8, 1))
     asbuilt = sample_task(sampling, tokenizer, asked)
-    assert asbuilt == sample_task(load_model(tmp_path), tokenizer, asked)
+    # Without adapters the weights are packed, which rounds otherwise.
+    (bare,), (built,) = sample_task(load_model(tmp_path), tokenizer, asked), asbuilt
+    assert bare.ids == built.ids and bare.logprobs == pytest.approx(built.logprobs, abs=1e-5)
     with torch.no_grad():
         for parameter in named_parameters(training, only_trained=True).values():
             parameter.add_(torch.randn_like(parameter))

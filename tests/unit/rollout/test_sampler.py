@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.rollout import sampler as module
+from codex_ray.rollout import cached as module
+from codex_ray.rollout.decoder import packable
 from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.model.families import OTHERS, other
-from tests.unit.rollout.models import POSITIONS, llama, mhc, train_small_tokenizer
+from tests.unit.rollout.models import (
+    POSITIONS,
+    llama,
+    mhc,
+    permutation,
+    plain_decoder,
+    train_small_tokenizer,
+)
 
 WARM = Sampling(0.9, top_k=40, top_p=0.95)
 
@@ -59,11 +70,20 @@ def assert_same(one: Completion, another: Completion) -> None:
 
 
 class Reads:
-    """Counts the tokens that a model is given."""
+    """Counts the tokens that a sampler's model is given, by its own forward pass or packed."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self.tokens = 0
-        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._model, packed = sampler._model.model, sampler._model._packed
+        self._hook = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
+        assert packed is not None
+        layers_on = packed._layers_on
+
+        def counted(tokens: list[int], *arguments: Any) -> Tensor:
+            self.tokens += len(tokens)
+            return layers_on(tokens, *arguments)
+
+        packed._layers_on = counted  # type: ignore[method-assign]
 
     def _count(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
         self.tokens += kwargs["input_ids"].numel()
@@ -117,9 +137,148 @@ def test_other_families_draw_what_whole_passes_draw(family: str, tokenizer: Toke
         assert done[number].logprobs == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+EXACT = {
+    "codex_ray mhc": mhc,
+    "codex_ray permutation": permutation,
+    "codex_ray plain": plain_decoder,
+    "llama": lambda size: other("llama", vocab_size=size),
+    "gpt2": lambda size: other("gpt2", vocab_size=size),
+    "qwen3": lambda size: other("qwen3", vocab_size=size),
+    "gemma3": lambda size: other("gemma3", vocab_size=size),
+}
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_logprobs_are_those_of_the_training_forward(family: str, tokenizer: Tokenizer) -> None:
+    """Alone, in a batch, beside a longer neighbour, and of rows padded on either side, to 1e-5 in fp32."""
+    model = EXACT[family](tokenizer.vocabulary_size).eval()
+    starts = [prompt(seed, length) for seed, length in enumerate((3, 40, 17, 9))]
+    together = Sampler(model, tokenizer, slots=3, capacity=POSITIONS)
+    requests = [Request(start, 16, Sampling(1.0), seed=number) for number, start in enumerate(starts)]
+    for request in requests:
+        together.submit(request)
+    done = finish(together)
+    rows = [start + done[number].ids for number, start in enumerate(starts)]
+    for side in ("left", "right"):
+        ids_BS, mask_BS = (torch.from_numpy(array) for array in tokenizer.pad_batch(rows, side=side))
+        # Positions are given, as training gives them: GPT-2 would count the padding.
+        positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            output = model(input_ids=ids_BS, attention_mask=mask_BS, position_ids=positions_BS)
+        logprobs_BSV = output.logits.log_softmax(-1)
+        for number, start in enumerate(starts):
+            places = mask_BS[number].nonzero()[:, 0]
+            before, at = places[len(start) - 1 : -1], places[len(start) :]
+            expected = logprobs_BSV[number, before, ids_BS[number, at]]
+            assert done[number].logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+    for number, request in enumerate(requests):
+        assert_same(done[number], alone(model, tokenizer, request))
+
+
+def test_weights_written_to_are_packed_again(tokenizer: Tokenizer) -> None:
+    model = llama(tokenizer.vocabulary_size).eval()
+    sampler = Sampler(model, tokenizer, slots=2, capacity=POSITIONS)
+    request = Request(prompt(1, 9), 6, Sampling(0))
+    sampler.submit(request)
+    finish(sampler)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.neg_()
+    sampler.forget()
+    sampler.submit(request)
+    assert_same(finish(sampler)[1], alone(model, tokenizer, request))
+
+
+def test_a_changed_model_goes_through_its_own_forward(tokenizer: Tokenizer) -> None:
+    model = llama(tokenizer.vocabulary_size).eval()
+    assert packable(model)
+    adapted = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    assert not packable(adapted) and not packable(adapted.base_model.model)
+    request = Request(prompt(1, 9), 6, Sampling(0))
+    done, ids = alone(adapted, tokenizer, request), torch.tensor([prompt(1, 9)])
+    with torch.no_grad():
+        expected = adapted(input_ids=ids).logits[0, -1].log_softmax(-1)
+    assert done.logprobs[0] == pytest.approx(expected[done.ids[0]].item(), abs=1e-5)
+
+
+def test_bfloat16_is_near_float32(tokenizer: Tokenizer) -> None:
+    for make in (llama, mhc):
+        exact = make(tokenizer.vocabulary_size).eval()
+        coarse = copy.deepcopy(exact).bfloat16()
+        done = alone(coarse, tokenizer, Request(prompt(1, 20), 12, Sampling(1.0), seed=3))
+        ids = torch.tensor([prompt(1, 20) + done.ids])
+        with torch.no_grad():
+            logprobs = coarse(input_ids=ids).logits[0, 19:-1].float().log_softmax(-1)
+        expected = logprobs.gather(-1, ids[0, 20:, None]).squeeze(-1)
+        assert done.logprobs == pytest.approx(expected.tolist(), abs=0.15)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_keys_and_values_stay_within_their_budget(
+    plain: Any, tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    one = 2 * 2 * 2 * 8 * 4  # of a position: layers, keys and values, heads, their size, bytes
+    budget = one * data.draw(st.integers(20, 150))
+    sampler = Sampler(plain, tokenizer, slots=4, capacity=POSITIONS, cache_bytes=budget)
+    requests = {}
+    for number in range(6):
+        length = data.draw(st.integers(2, min(30, sampler.capacity - 1)))
+        request = Request(prompt(number, length), data.draw(st.integers(1, 30)), WARM, seed=number)
+        requests[sampler.submit(request)] = request
+    done: dict[int, Completion] = {}
+    while sampler.running:
+        done |= {drawn.request: drawn.completion for drawn in sampler.step() if drawn.completion}
+        kept = [layer.keys.nbytes + layer.values.nbytes for layer in sampler._model.cache.layers]
+        assert sum(kept) <= budget
+    for number, request in requests.items():
+        longest = min(request.max_new_tokens, sampler.capacity - len(request.prompt))
+        assert_same(done[number], alone(plain, tokenizer, replace(request, max_new_tokens=longest)))
+
+
+def test_what_no_budget_holds_is_refused(plain: Any, tokenizer: Tokenizer) -> None:
+    sampler = Sampler(plain, tokenizer, slots=4, capacity=POSITIONS, cache_bytes=256 * 20)
+    assert sampler.capacity == 20
+    with pytest.raises(CodexRayError, match="prompt 1 has 20 tokens and cache_bytes=5120 holds 20"):
+        sampler.submit(Request(prompt(1, 20), 4))
+    with pytest.raises(ConfigError, match="cache_bytes=300 holds keys and values of 1 tokens"):
+        Sampler(plain, tokenizer, slots=4, capacity=POSITIONS, cache_bytes=300)
+
+
+def test_graphs_are_for_cuda(plain: Any, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ConfigError, match="graphs=True is for models on CUDA"):
+        Sampler(plain, tokenizer, slots=1, capacity=20, graphs=True)
+
+
+def test_slots_of_one_length_draw_the_same(tokenizer: Tokenizer) -> None:
+    """What graphs need of the cache, without a GPU."""
+    model = other("gpt2", vocab_size=tokenizer.vocabulary_size)
+    requests = [Request(prompt(seed, 4 + 9 * seed), 9, WARM, seed=seed) for seed in range(4)]
+    sampler = Sampler(model, tokenizer, slots=3, capacity=POSITIONS)
+    sampler._model.cache.fixed, sampler._model.cache.room = True, sampler.capacity + 1
+    for request in requests:
+        sampler.submit(request)
+    done = finish(sampler)
+    assert all(layer.keys.shape[2] == POSITIONS + 1 for layer in sampler._model.cache.layers)
+    for number, request in enumerate(requests):
+        assert_same(done[number], alone(model, tokenizer, request))
+
+
+def test_a_stop_token_ends_a_completion_and_is_not_text(plain: Any, tokenizer: Tokenizer) -> None:
+    free = alone(plain, tokenizer, Request(prompt(1, 9), 12, Sampling(1.0), seed=4))
+    stop = free.ids[5]
+    done = alone(plain, tokenizer, Request(prompt(1, 9), 12, Sampling(1.0), seed=4, stop_ids=[stop]))
+    first = free.ids.index(stop)
+    assert done.ids == free.ids[: first + 1] and done.finish_reason == "stop"
+    assert done.text == tokenizer.decode(free.ids[:first])
+    sampler = Sampler(plain, tokenizer, slots=1, capacity=POSITIONS)
+    with pytest.raises(ConfigError, match="stop token 9999"):
+        sampler.submit(Request([1], 5, stop_ids=[9999]))
+
+
 def test_equal_prompts_are_read_once(plain: Any, tokenizer: Tokenizer) -> None:
     requests = [Request(prompt(1, 30), 3, WARM, seed=seed) for seed in range(4)]
-    sampler, reads = Sampler(plain, tokenizer, slots=4, capacity=POSITIONS), Reads(plain)
+    sampler = Sampler(plain, tokenizer, slots=4, capacity=POSITIONS)
+    reads = Reads(sampler)
     for request in requests:
         sampler.submit(request)
     done = finish(sampler)
@@ -136,7 +295,7 @@ def test_a_conversation_goes_on_from_what_is_still_held(plain: Any, tokenizer: T
     sampler.submit(Request(prompt(2, 20), 20, Sampling(0)))
     done = finish(sampler)
     longer = [*prompt(1, 20), *done[first].ids, 5, 6, 7]
-    reads = Reads(plain)
+    reads = Reads(sampler)
     again = sampler.submit(Request(longer, 1, Sampling(0)))
     completion = finish(sampler)[again]
     assert reads.stop() == 4  # the last token drawn was never read, and three are new

@@ -124,6 +124,21 @@ def test_a_file_of_prompts_becomes_lines_in_order(
             assert line["logprob"] == pytest.approx(sum(completion.logprobs), abs=1e-3)
 
 
+def test_completions_are_held_to_a_pattern_within_a_budget(settings: Generate, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 5)
+    asked = replace(settings, prompt=None, prompts_file=str(prompts), max_new_tokens=40)
+    asked, pattern = replace(asked, regex="[0-9]{3}(, [a-f]{2}){2}"), "[0-9]{3}(, [a-f]{2}){2}"
+    completions = generate_verb(asked).completions
+    assert all(re.fullmatch(pattern, done.text) for done in completions)
+    assert {done.finish_reason for done in completions} == {"stop"}
+    one = 2 * 2 * 16 * 4  # of a position: layers, keys and values, head size, bytes
+    within = generate_verb(replace(asked, cache_bytes=one * 100)).completions
+    assert [done.ids for done in within] == [done.ids for done in completions]
+    stopped = generate_verb(replace(asked, regex=None, stop_ids=list(range(4, 200)))).completions
+    assert all(done.finish_reason == "stop" and done.ids[-1] < 200 for done in stopped if len(done.ids) < 40)
+    assert any(len(done.ids) < 40 for done in stopped)
+
+
 def test_one_prompt_can_be_written_to_a_file(
     settings: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +171,9 @@ def test_prompts_that_cannot_be_read_are_named(tmp_path: Path, content: bytes, s
         ({"prompt": "a b " * 100}, "prompt 1 has .* the model takes 64", CodexRayError),
         ({"prompt": "\ud800"}, "surrogate", CodexRayError),
         ({"stop": [""]}, "stop string is empty", ConfigError),
+        ({"stop_ids": [400]}, "stop token 400 is none of the model's 400", ConfigError),
+        ({"regex": "("}, "is no regular expression", ConfigError),
+        ({"cache_bytes": 1000}, "cache_bytes=1000", CodexRayError),
         ({"model": "/nowhere/at/all"}, "/nowhere/at/all", CodexRayError),
         ({"revision": "main"}, "revision", ConfigError),
     ],

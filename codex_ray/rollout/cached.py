@@ -1,0 +1,152 @@
+"""A causal language model with slots for keys and values: prompts are read into them, and tokens added.
+
+Tensor names end in their shape: R rows, Q new tokens of a row, T positions looked at, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from codex_ray.errors import ConfigError
+from codex_ray.rollout.decoder import PackedDecoder, packable
+from codex_ray.rollout.graphs import StepGraphs
+from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible
+
+PREFILL_TOKENS = 512
+"""Tokens of prompts read at a time."""
+
+
+class CachedModel:
+    """The model with its slots: whole prompts, the rest of one, or one token more of each row."""
+
+    def __init__(self, model: Any, slots: int, capacity: int, *, graphs: bool = False) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        configuration = model.config.get_text_config()
+        self.vocabulary: int = configuration.vocab_size
+        layers = DynamicCache(config=model.config).layers
+        if not layers or any(type(one) not in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers):
+            raise ConfigError(
+                f"layers of a {configuration.model_type} model keep something else than keys and values of "
+                "single tokens, which sampling here needs; use another model"
+            )
+        self.cache = SlotCache(len(layers), slots, capacity, fixed=graphs)
+        self._windows = {getattr(one, "sliding_window", None) for one in layers}
+        self._dtype = model.get_input_embeddings().weight.dtype
+        accepted = inspect.signature(model.forward).parameters
+        any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
+        self._takes_positions = any_keyword or "position_ids" in accepted
+        self._packed = PackedDecoder(model, self.cache) if packable(model) else None
+        self.graphs = StepGraphs(self._decode, slots, capacity, self.device) if graphs else None
+
+    def position_bytes(self) -> int:
+        """What the keys and values of one token take; a token is read to know."""
+        if not self.cache.layers[0].is_initialized:
+            with inference(self.model):
+                self.read([(0, [0])])
+        return self.cache.position_bytes
+
+    def refresh(self) -> None:
+        """Take up weights that have changed; graphs look at the same memory, whatever it holds."""
+        if self._packed is not None:
+            self._packed.pack()
+
+    def read(self, prompts: Sequence[tuple[int, list[int]]]) -> Tensor:
+        """Read whole prompts into their slots; the logits after each, [R, V]."""
+        spans, end = [], 0
+        for slot, prompt in prompts:
+            spans.append((slot, end, end + len(prompt)))
+            end += len(prompt)
+        ids = [token for _, prompt in prompts for token in prompt]
+        if self._packed is not None:
+            return self._packed.read(spans, ids)
+        lengths = torch.tensor([len(prompt) for _, prompt in prompts], device=self.device)
+        document_T = torch.arange(len(prompts), device=self.device).repeat_interleave(lengths)
+        place_T = torch.arange(end, device=self.device)
+        positions_T = place_T - (lengths.cumsum(0) - lengths)[document_T]
+        same = document_T[:, None] == document_T
+        ids_1T = torch.tensor([ids], device=self.device)
+        return self._forward(
+            Prompts(spans), ids_1T, positions_T[None], place_T[None], place_T, lengths.cumsum(0) - 1, same
+        )
+
+    def extend(self, slot: int, prompt: list[int], past: int) -> Tensor:
+        """Read a prompt after the ``past`` tokens that its slot holds; the logits after it, [1, V]."""
+        last = torch.tensor([0], device=self.device)
+        logits_1V = torch.empty(0)
+        for start in range(past, len(prompt), PREFILL_TOKENS):
+            end = min(start + PREFILL_TOKENS, len(prompt))
+            queries_1Q = torch.arange(start, end, device=self.device)[None]
+            keys_T = torch.arange(end, device=self.device)
+            place = Extension(slot, start)
+            ids_1Q = torch.tensor([prompt[start:end]], device=self.device)
+            logits_1V = self._forward(place, ids_1Q, queries_1Q, queries_1Q, keys_T, last + end - start - 1)
+        return logits_1V
+
+    def step(self, tokens: list[int], positions: list[int]) -> Tensor:
+        """Give each row of the first slots one token at its position; the logits after them, [R, V]."""
+        if self._packed is not None:
+            return self._packed.step(tokens, positions)
+        if self.graphs is not None:
+            return self.graphs(tokens, positions)
+        return self._decode(*(torch.tensor(given, device=self.device) for given in (tokens, positions)))
+
+    def _decode(self, tokens_R: Tensor, positions_R: Tensor) -> Tensor:
+        rows_R = torch.arange(len(tokens_R), device=self.device)
+        keys_T = torch.arange(self.cache.room, device=self.device)
+        place, queries_RQ = Step(rows_R, positions_R, self.cache.room - 1), positions_R[:, None]
+        return self._forward(place, tokens_R[:, None], queries_RQ, queries_RQ, keys_T, rows_R[:1])
+
+    def _forward(
+        self,
+        place: Placement,
+        ids_RQ: Tensor,
+        positions_RQ: Tensor,
+        queries_RQ: Tensor,
+        keys_T: Tensor,
+        kept: Tensor,
+        same: Tensor | None = None,
+    ) -> Tensor:
+        """Run the model; the logits at the places ``kept`` of each row, rows and places flattened."""
+        self.cache.place = place
+        masks = {}
+        for window in self._windows:
+            seen = visible(queries_RQ, keys_T, window)
+            seen = seen if same is None else seen & same
+            kind = "full_attention" if window is None else "sliding_attention"
+            masks[kind] = torch.zeros(seen.shape, dtype=self._dtype, device=self.device).masked_fill(
+                ~seen, torch.finfo(self._dtype).min
+            )
+        positions = {"position_ids": positions_RQ} if self._takes_positions else {}
+        with attending_slots(self.model):
+            output = self.model(
+                input_ids=ids_RQ,
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=kept,
+                **positions,
+            )
+        logits_RV: Tensor = output.logits.flatten(0, 1)
+        return logits_RV
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients, and the mode it was in afterwards."""
+    training = model.training
+    if training:  # telling every module costs as much as a layer of a small model
+        model.eval()
+    try:
+        # Not inference mode: a model may keep buffers made here, and train with them later.
+        with torch.no_grad():
+            yield
+    finally:
+        if training:
+            model.train()

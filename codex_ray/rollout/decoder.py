@@ -1,0 +1,279 @@
+"""Prompts and decoding steps in few calls, for small models on a CPU, where calls cost more than arithmetic.
+
+Decoders of the Llama kind, ours among them, read prompts and take one token more of each row here instead of
+in their own modules: the same operations on the same weights. What is added or multiplied is folded into the
+matrix products, and these find their weights in the order they want them in (oneDNN's; a copy). Other models,
+other devices and models with too large weights go through their own ``forward``.
+
+Tensor names end in their shape: R rows, D hidden size, H heads, G key/value heads, P the two together, E head
+size, T positions looked at, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codex_ray.rollout.mixers import PackedMixer, write
+from codex_ray.rollout.slots import SlotCache, SlotLayer
+
+FAMILIES = {
+    "codex_ray": ("attention", "attention_norm", "mlp_norm"),
+    "llama": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+    "mistral": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+    "qwen2": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+    "qwen3": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+}
+"""By model type: what a layer calls its attention and its two norms."""
+
+PACKED_BYTES = 2**30
+"""Weights up to here are worth a copy; larger ones take longer to read than the calls they save."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+Attend = Callable[[SlotLayer, Tensor, Tensor], Tensor]
+"""Keeps keys and values, and returns what queries attend to, [R, H*E].
+
+Given queries and keys one after the other, [R, P, E], and values, [R, G, E].
+"""
+
+
+class _Packed:
+    """A linear map in oneDNN's order, and what may be folded into it."""
+
+    def __init__(self, *parts: nn.Linear) -> None:
+        weight = torch.cat([part.weight.detach() for part in parts])
+        biases = [part.bias.detach() for part in parts if part.bias is not None]
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self._bias = torch.cat(biases) if biases else None
+
+    def __call__(self, x_RD: Tensor, then: str = "none") -> Tensor:
+        """Map, and apply ``swish`` if told so."""
+        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(x_RD, self._weight, self._bias, then, [], "")
+        return mapped
+
+    def with_other(self, x_RD: Tensor, other: Tensor, then: str) -> Tensor:
+        """Map, and ``add`` or ``mul`` another tensor."""
+        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(x_RD, other, self._weight, self._bias, then)
+        return mapped
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one layer computes with; mixers are those of hyper-connections, where it has them."""
+
+    norms: tuple[Tensor, Tensor]
+    heads_norm_PE: Tensor | None
+    qkv: _Packed
+    output: _Packed
+    gate: _Packed
+    up: _Packed
+    down: _Packed
+    mixers: tuple[PackedMixer, PackedMixer] | None
+
+
+class PackedDecoder:
+    """A model's weights, packed, and the slots they work on. See :func:`packable`.
+
+    Args:
+        model: a causal language model that :func:`packable` takes.
+        cache: its slots.
+    """
+
+    def __init__(self, model: Any, cache: SlotCache) -> None:
+        self._model, self._cache = model, cache
+        configuration = model.config
+        self._heads: int = configuration.num_attention_heads
+        self._groups: int = configuration.num_key_value_heads
+        self._eps: float = configuration.rms_norm_eps
+        attention = getattr(model.model.layers[0], FAMILIES[configuration.model_type][0])
+        self._scaling, self._size = attention.scaling, attention.head_dim
+        self._dtype = model.get_input_embeddings().weight.dtype
+        self._ours = configuration.model_type == "codex_ray"
+        self._streams = configuration.mixed_streams if self._ours else 1
+        self.pack()
+
+    def pack(self) -> None:
+        """Copy the weights as they are now."""
+        model = self._model
+        attention_name, *norms = FAMILIES[model.config.model_type]
+        self._layers = []
+        for layer in model.model.layers:
+            attention, mlp = getattr(layer, attention_name), layer.mlp
+            normed = getattr(attention, "q_norm", None) is not None
+            parts = [(attention.q_norm, self._heads), (attention.k_norm, self._groups)] if normed else []
+            rows = [norm.weight.detach().expand(count, -1) for norm, count in parts]
+            self._layers.append(
+                _Layer(
+                    norms=tuple(getattr(layer, name).weight.detach().float() for name in norms),
+                    heads_norm_PE=torch.cat(rows).float() if normed else None,
+                    qkv=_Packed(attention.q_proj, attention.k_proj, attention.v_proj),
+                    output=_Packed(attention.o_proj),
+                    gate=_Packed(mlp.gate_proj),
+                    up=_Packed(mlp.up_proj),
+                    down=_Packed(mlp.down_proj),
+                    mixers=(PackedMixer(layer.attention_mixer), PackedMixer(layer.mlp_mixer))
+                    if self._streams > 1
+                    else None,
+                )
+            )
+        self._head = _Packed(model.lm_head)
+        self._norm = model.model.norm.weight.detach().float()
+        self._turns = self._turning()
+
+    def _turning(self) -> tuple[Tensor, ...]:
+        """What turns queries and keys at every position: complex numbers, or cosines and signed sines."""
+        weight = self._model.model.embed_tokens.weight
+        positions = torch.arange(self._cache.capacity)[None]
+        cosine, sine = (part[0, :, None].float() for part in self._model.model.rotary_emb(weight, positions))
+        if self._ours:
+            return (torch.complex(cosine, sine),)
+        half = self._size // 2
+        return cosine, torch.cat([-sine[..., :half], sine[..., half:]], -1)
+
+    def read(self, spans: Sequence[tuple[int, int, int]], tokens: list[int]) -> Tensor:
+        """Read whole prompts into their slots; the logits after each, [R, V].
+
+        Args:
+            spans: of each prompt, its slot and where in ``tokens`` it begins and ends.
+            tokens: the prompts, one after the other.
+        """
+        positions = torch.cat([torch.arange(end - start) for _, start, end in spans])
+        heads = self._heads
+
+        def attend(kept: SlotLayer, both_RPE: Tensor, value_RGE: Tensor) -> Tensor:
+            attended_HRE = both_RPE.new_empty(heads, len(tokens), self._size)
+            for slot, start, end in spans:
+                both_PLE = both_RPE[start:end].transpose(0, 1)
+                key_GLE, value_GLE = both_PLE[heads:], value_RGE[start:end].transpose(0, 1)
+                if not kept.is_initialized:
+                    kept.lazy_initialization(key_GLE[None], value_GLE[None])
+                kept.keys[slot, :, : end - start] = key_GLE
+                kept.values[slot, :, : end - start] = value_GLE
+                attended_HRE[:, start:end] = functional.scaled_dot_product_attention(
+                    both_PLE[None, :heads],
+                    key_GLE[None],
+                    value_GLE[None],
+                    is_causal=True,
+                    scale=self._scaling,
+                    enable_gqa=True,
+                )[0]
+            return attended_HRE.transpose(0, 1).flatten(1)
+
+        hidden = self._layers_on(tokens, positions, attend)
+        return self._head(hidden[torch.tensor([end - 1 for _, _, end in spans])])
+
+    def step(self, tokens: list[int], positions: list[int]) -> Tensor:
+        """Give each row of the first slots one token at its position; the logits after them, [R, V]."""
+        rows, size, heads, groups = len(tokens), self._size, self._heads, self._groups
+        rows_R, places_R = torch.arange(rows), torch.tensor(positions)
+        hidden_B1T = self._hidden(places_R)
+
+        def attend(kept: SlotLayer, both_RPE: Tensor, value_RGE: Tensor) -> Tensor:
+            kept.keys[rows_R, :, places_R] = both_RPE[:, heads:]
+            kept.values[rows_R, :, places_R] = value_RGE
+            query_BQE = both_RPE[:, :heads].reshape(rows * groups, heads // groups, size)
+            key_BTE, value_BTE = kept.keys[:rows].flatten(0, 1), kept.values[:rows].flatten(0, 1)
+            scores_BQT = torch.bmm(query_BQE, key_BTE.transpose(1, 2))
+            scores_BQT = torch.add(hidden_B1T, scores_BQT, alpha=self._scaling)
+            return torch.bmm(scores_BQT.softmax(-1), value_BTE).view(rows, heads * size)
+
+        return self._head(self._layers_on(tokens, places_R, attend))
+
+    def _hidden(self, places_R: Tensor) -> Tensor:
+        """What is added to scores so that no row looks beyond its own length, [R*G, 1, T]."""
+        beyond_RT = torch.arange(self._cache.room) > places_R[:, None]
+        hidden_RT = torch.zeros(beyond_RT.shape, dtype=self._dtype).masked_fill_(beyond_RT, -torch.inf)
+        return hidden_RT.repeat_interleave(self._groups, 0)[:, None]
+
+    def _layers_on(self, tokens: list[int], places_R: Tensor, attend: Attend) -> Tensor:
+        """Take tokens at their positions through all layers and the last norm, [R, D]."""
+        turns = tuple(table[places_R] for table in self._turns)
+        x = functional.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
+        if self._streams > 1:
+            x = x[:, None].expand(-1, self._streams, -1)
+        for layer, kept in zip(self._layers, self._cache.layers, strict=True):
+            if layer.mixers is None:
+                u = _normed(x, layer.norms[0], self._eps)
+                x = layer.output.with_other(self._attended(layer, kept, u, turns, attend), x, "add")
+                x = layer.down.with_other(_fed(layer, _normed(x, layer.norms[1], self._eps)), x, "add")
+                continue
+            u, writing = layer.mixers[0].read(x)
+            attended = self._attended(layer, kept, _normed(u, layer.norms[0], self._eps), turns, attend)
+            x = write(x, layer.output(attended), writing)
+            u, writing = layer.mixers[1].read(x)
+            x = write(x, layer.down(_fed(layer, _normed(u, layer.norms[1], self._eps))), writing)
+        if self._streams > 1:
+            x = self._model.model._exit(x[:, None])[:, 0]
+        return _normed(x, self._norm, self._eps)
+
+    def _attended(
+        self, layer: _Layer, kept: SlotLayer, u_RD: Tensor, turns: tuple[Tensor, ...], attend: Attend
+    ) -> Tensor:
+        """Return the attended values, [R, H*E]; keys and values of the tokens are kept."""
+        both = self._heads + self._groups
+        qkv_RAE = layer.qkv(u_RD).view(len(u_RD), both + self._groups, self._size)
+        both_RPE = qkv_RAE[:, :both].float()
+        if layer.heads_norm_PE is not None:
+            both_RPE = _normed(both_RPE, layer.heads_norm_PE, self._eps)
+        return attend(kept, self._turned(both_RPE, turns).to(u_RD.dtype), qkv_RAE[:, both:])
+
+    def _turned(self, both_RPE: Tensor, turns: tuple[Tensor, ...]) -> Tensor:
+        """Turn queries and keys to their positions: neighbours in our decoder, halves elsewhere."""
+        if self._ours:
+            pairs = torch.view_as_complex(both_RPE.unflatten(-1, (-1, 2)))
+            return torch.view_as_real(pairs * turns[0]).flatten(-2)
+        return torch.addcmul(both_RPE * turns[0], both_RPE.roll(self._size // 2, -1), turns[1])
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension, in fp32, rounded once; the weight is fp32."""
+    wide = x.float()
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    inverse = norm.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    normed: Tensor = (wide * inverse).mul_(weight).to(x.dtype)
+    return normed
+
+
+def _fed(layer: _Layer, u_RD: Tensor) -> Tensor:
+    return layer.up.with_other(u_RD, layer.gate(u_RD, "swish"), "mul")
+
+
+def packable(model: Any) -> bool:
+    """Whether a model can be packed: its family, its place, its size, and nothing changed about it."""
+    configuration = model.config
+    # An adapter's wrapper, or a class of someone's own, computes something else.
+    if configuration.model_type not in FAMILIES or not _own(type(model)):
+        return False
+    weights = list(model.parameters())
+    dtypes = {one.dtype for one in weights if one.dim() == 2 and one.dtype != torch.float32}
+    linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    return (
+        all(one.device.type == "cpu" and one.numel() for one in weights)  # ZeRO-3 leaves empty ones
+        and _supported(dtypes)
+        and all(_own(type(part)) for part in model.modules())
+        and len({part.weight.dtype for part in linears}) == 1
+        and len(linears) == 1 + len(PROJECTIONS) * len(model.model.layers)
+        and getattr(configuration, "hidden_act", "silu") == "silu"
+        and getattr(configuration, "sliding_window", None) is None
+        and getattr(configuration, "residual_kind", "plain") != "hc"
+        and configuration.rope_parameters["rope_type"] not in ("dynamic", "longrope")
+        and sum(one.nbytes for one in weights) <= PACKED_BYTES
+    )
+
+
+def _own(kind: type) -> bool:
+    return kind.__module__.split(".")[0] in ("torch", "transformers", "codex_ray")
+
+
+def _supported(dtypes: set[torch.dtype]) -> bool:
+    """Whether oneDNN multiplies in the model's precision here; all in fp32 is the empty set."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return not dtypes or (dtypes == {torch.bfloat16} and torch.ops.mkldnn._is_mkldnn_bf16_supported())
