@@ -17,7 +17,7 @@ from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.fields import MASK
-from codex_ray.config.finetune import Finetune
+from codex_ray.config.finetune import PREFERENCES, Finetune
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
@@ -115,6 +115,17 @@ def _finetune(settings: Finetune, prefix: str) -> None:
     if shared > 1 or ramps:
         given = f"cluster.sequence_parallel={shared}" if shared > 1 else f"train.{ramps[0]}"
         raise ConfigError(f"{prefix}{given} is for pretraining: rows of examples are not cut; leave it out")
+
+    if settings.validation.asynchronous and settings.method in PREFERENCES:
+        raise ConfigError(
+            f"{prefix}validation.asynchronous=true measures the loss of text and {prefix}method="
+            f"{settings.method} has another; leave it out"
+        )
+    if settings.loss.kl and settings.method in PREFERENCES:
+        raise ConfigError(
+            f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "
+            "one of these"
+        )
 
 
 def _training_run(settings: TrainingRun, prefix: str) -> None:

@@ -66,25 +66,51 @@ class Counts:
 
 
 class RecordOf:
-    """Takes messages, or prompt and response, out of a record, as JSON."""
+    """Takes messages, or prompt and response, out of a record, as JSON; of preferences two of them.
 
-    def __init__(self, settings: Examples) -> None:
-        self._settings = settings
+    Args:
+        settings: of the examples.
+        pairs: whether records are preferences.
+    """
+
+    def __init__(self, settings: Examples, *, pairs: bool = False) -> None:
+        self._settings, self._pairs = settings, pairs
 
     def columns(self, available: Collection[str]) -> list[str]:
         """Return which columns of a table must be read."""
-        wanted = (self._settings.messages, self._settings.prompt, self._settings.response)
+        names = self._settings
+        wanted = (names.messages, names.prompt, names.response, names.chosen, names.rejected)
         return [name for name in wanted if name in available]
 
     def __call__(self, record: Mapping[str, Any]) -> str:
-        """Return ``{"messages"}`` or ``{"prompt", "response"}``.
+        """Return a list of ``{"messages"}`` or ``{"prompt", "response"}``: one, or chosen and rejected.
 
         Raises:
             UnreadableError: the record has neither, or nothing to learn.
         """
+        if not self._pairs:
+            return json.dumps([self._one(record)])
+        names, found = self._settings, []
+        for column in (names.chosen, names.rejected):
+            answer = record.get(column)
+            if answer is None:
+                there = ", ".join(sorted(map(str, record))[:8]) or "nothing"
+                raise UnreadableError(f"no answer: column {column} is missing; there are {there}")
+            before = record.get(names.messages)
+            if isinstance(answer, list):
+                turns = [*(before or []), *answer]
+            elif before is not None:
+                turns = [*before, {"role": "assistant", "content": answer}]
+            else:
+                found.append(self._one({names.prompt: record.get(names.prompt), names.response: answer}))
+                continue
+            found.append({"messages": _messages(turns, column)})
+        return json.dumps(found)
+
+    def _one(self, record: Mapping[str, Any]) -> dict[str, Any]:
         settings = self._settings
         if record.get(settings.messages) is not None:
-            return json.dumps({"messages": _messages(record[settings.messages], settings.messages)})
+            return {"messages": _messages(record[settings.messages], settings.messages)}
         found = {}
         for name, column in (("prompt", settings.prompt), ("response", settings.response)):
             value = record.get(column)
@@ -99,8 +125,8 @@ class RecordOf:
             raise UnreadableError(f"empty response: column {settings.response} holds no text")
         if settings.chat:
             turns = zip(("user", "assistant"), found.values(), strict=True)
-            return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
-        return json.dumps(found)
+            return {"messages": [{"role": role, "content": text} for role, text in turns]}
+        return found
 
 
 def _messages(value: Any, column: str) -> list[dict[str, Any]]:
@@ -125,22 +151,27 @@ class ExampleEncoder:
         self._settings, self._template, self._length = settings, template, length
         self._tokenizer = template.tokenizer
 
-    def __call__(self, record: Mapping[str, Any]) -> tuple[NDArray[np.uint32], int, bool]:
-        """Return an example's marked tokens, the bytes of its learnt text, and whether it lost its end.
+    def __call__(self, records: list[dict[str, Any]]) -> tuple[NDArray[np.uint32], int, bool]:
+        """Return marked tokens of what belongs together, bytes of its learnt text, and whether it is cut.
 
         Raises:
             UnreadableError: it is too long, or its messages cannot be rendered.
         """
+        found = [self._one(record, self._length // len(records)) for record in records]
+        marked, sizes, cut = zip(*found, strict=True)
+        return np.concatenate(marked), sum(sizes), any(cut)
+
+    def _one(self, record: Mapping[str, Any], room: int) -> tuple[NDArray[np.uint32], int, bool]:
         ids, learnt, size = self._plain(record) if "prompt" in record else self._chat(record["messages"])
-        cut = len(ids) > self._length
+        cut = len(ids) > room
         if cut and self._settings.too_long == "cut":
-            ids, learnt = ids[: self._length], learnt[: self._length]
+            ids, learnt = ids[:room], learnt[:room]
         elif cut:
-            raise UnreadableError(f"too long: {len(ids)} tokens, and a row holds {self._length}")
+            half = "" if room == self._length else ", half a row"
+            raise UnreadableError(f"too long: {len(ids)} tokens, and there is room for {room}{half}")
         if not learnt[1:].any():
-            raise UnreadableError(
-                "nothing to learn: the prompt alone fills a row" if cut else "nothing to learn"
-            )
+            why = ": the prompt alone takes all room" if cut else ""
+            raise UnreadableError(f"nothing to learn{why}")
         return mark(ids, learnt), size, cut
 
     def _plain(self, record: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
@@ -174,9 +205,18 @@ class _Held:
 
 
 def prepare_examples(
-    settings: Examples, template: ChatTemplate, folder: Path, *, length: int, seed: int, progress: Progress
+    settings: Examples,
+    template: ChatTemplate,
+    folder: Path,
+    *,
+    length: int,
+    seed: int,
+    progress: Progress,
+    pairs: bool = False,
 ) -> Manifest:
     """Read, encode, pack and write examples into ``folder``; one that is there already is taken as it is.
+
+    With ``pairs`` rows are preferences: a packed unit is the chosen example and then the rejected one.
 
     Raises:
         CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one. Or
@@ -184,7 +224,7 @@ def prepare_examples(
     """
     source = Source(path=settings.path, format=settings.format)
     units = find_units(NAME, source, (), unit_bytes=UNIT_BYTES)
-    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed]
+    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed, pairs]
     listed = [[unit.name, unit.version, unit.size, unit.start] for unit in units]
     request = hashlib.sha256(json.dumps([asked, listed]).encode()).hexdigest()
     if (folder / manifests.NAME).is_file():
@@ -196,10 +236,12 @@ def prepare_examples(
             )
         return found
     encoder, counts = ExampleEncoder(settings, template, length), Counts()
+    record_of = RecordOf(settings, pairs=pairs)
     held = {split: _Held() for split in manifests.SPLITS}
+    shares = Split(validation=settings.validation, test=0.0)
     with progress.stage("examples", total=sum(unit.size for unit in units), unit="bytes"):
         for unit in units:
-            for split, marked, size in _encoded(unit, source, settings, encoder, counts, seed):
+            for split, marked, size in _encoded(unit, source, record_of, encoder, counts, shares, seed):
                 held[split].examples.append(marked)
                 held[split].bytes += size
             progress.advance(unit.size)
@@ -215,13 +257,13 @@ def prepare_examples(
 def _encoded(
     unit: Unit,
     source: Source,
-    settings: Examples,
+    record_of: RecordOf,
     encoder: ExampleEncoder,
     counts: Counts,
+    shares: Split,
     seed: int,
 ) -> Iterator[tuple[str, NDArray[np.uint32], int]]:
-    shares = Split(validation=settings.validation, test=0.0)
-    for item in read_unit(unit, source, Limits(), RecordOf(settings)):
+    for item in read_unit(unit, source, Limits(), record_of):
         counts.read += 1
         if isinstance(item, Quarantined):
             counts.refuse(unit, item.name, item.reason)

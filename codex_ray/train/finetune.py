@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from codex_ray.config.finetune import Finetune
+from codex_ray.config.finetune import PREFERENCES, Finetune
 from codex_ray.errors import CodexRayError
 from codex_ray.track.progress import Progress
 from codex_ray.train.driver import TrainingResult, opened_run, refuse_rows, run_task
@@ -40,6 +40,7 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
             length=row_length(settings),
             seed=settings.seed,
             progress=shown,
+            pairs=settings.method in PREFERENCES,
         )
         write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
         refuse_rows(settings, manifest, f"data.path={settings.data.path}", "give more examples")

@@ -23,7 +23,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.track.spans import Spans
 from codex_ray.train.batches import Batches
 from codex_ray.train.engine import Engine
-from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.objectives.objective import Objective, add_up_over_ranks
 from codex_ray.train.schedule import Plan, learning_rate_share
 from codex_ray.train.source import Batch, Source
 from codex_ray.train.spikes import WINDOW, SpikeError, is_spike
@@ -115,7 +115,7 @@ class Parts:
     peak_flops: float
     device: torch.device
     engine: Engine
-    objective: NextToken
+    objective: Objective[Any]
     source: Source
     watcher: Watcher
     spans: Spans
@@ -205,10 +205,11 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         _enter(parts, state, "mixing gains")
         mixing = parts.hooks.measure_mixing(batch)
     _enter(parts, state, "targets")
-    total = global_weight(parts.objective, batch.micro_batches, parts.device)
+    micro_batches = parts.objective.prepare(parts.engine.forward, batch.micro_batches, add_up_over_ranks)
+    total = global_weight(parts.objective, micro_batches, parts.device)
     loss = torch.zeros((), dtype=torch.float64, device=parts.device)
-    parts.engine.begin(len(batch.micro_batches))
-    for micro in batch.micro_batches:
+    parts.engine.begin(len(micro_batches))
+    for micro in micro_batches:
         _enter(parts, state, "forward")
         share = parts.objective.loss(parts.engine.forward, micro, total)
         _enter(parts, state, "backward")
@@ -219,7 +220,10 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     _enter(parts, state, "reduction")
     added = _add_up(parts, batch, loss)
-    global_loss, digest, stop_votes, leave_votes, failed_saves, waited, *forward = added
+    global_loss, digest, stop_votes, leave_votes, failed_saves, waited, *others = added
+    forward, reported = others[: dist.get_world_size()], others[dist.get_world_size() :]
+    if outcome.applied:
+        parts.objective.stepped()
     if failed_saves:
         _wait_for_save(parts, state)
     state.step += 1
@@ -248,6 +252,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "optimizer_seconds": spent["optimizer step"],
         "batch": int(digest) // parts.objective.shared_by,
         "time": time.time(),
+        **parts.objective.figures.means(reported),
         **mixing,
     }
     stopping = stop_votes > 0 or state.step == parts.settings.train.stop_after
@@ -256,7 +261,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
-    """Add up over ranks: loss, digest, votes, data wait; each one's forward time.
+    """Add up over ranks: loss, digest, votes, data wait; each one's forward time; the objective's figures.
 
     The votes are to stop, to leave, and that a save has failed.
     """
@@ -265,7 +270,8 @@ def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
     own = [0.0, float(batch.digest), *votes, batch.wait_seconds]
     forward = [0.0] * dist.get_world_size()
     forward[dist.get_rank()] = parts.spans.last.get("forward", 0.0)
-    sums = torch.tensor([*own, *forward], dtype=torch.float64, device=parts.device)
+    figures = parts.objective.figures.take()
+    sums = torch.tensor([*own, *forward, *figures], dtype=torch.float64, device=parts.device)
     sums[0] = loss
     dist.all_reduce(sums)
     added: list[float] = sums.tolist()
@@ -294,7 +300,7 @@ def _judge(training: Training, state: State, loss: float, *, applied: bool) -> N
         state.recent_losses = [*state.recent_losses[1 - WINDOW :], loss]
 
 
-def global_weight(objective: NextToken, micro_batches: Sequence[Tensor], device: torch.device) -> int:
+def global_weight(objective: Objective[Any], micro_batches: Sequence[Tensor], device: torch.device) -> int:
     """Add up what all ranks' losses are to be divided by; ranks may hold different numbers of targets."""
     weight = sum(objective.weight(micro) for micro in micro_batches)
     if objective.even:

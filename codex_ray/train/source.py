@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from codex_ray.corpus.direct import DirectStream, digest
 from codex_ray.corpus.manifest import Manifest
@@ -26,10 +25,11 @@ class Batch:
     """This rank's share of one global batch.
 
     ``digest`` sums, over rows, a checksum of the row's tokens and of its position in the global
-    order; summed over ranks it names the global batch, whatever the number of ranks.
+    order; summed over ranks it names the global batch, whatever the number of ranks. Micro-batches are what
+    the objective takes, all ranks have as many; each has a ``shape``: rows, and tokens per row.
     """
 
-    micro_batches: list[Tensor]
+    micro_batches: list[Any]
     digest: int
     wait_seconds: float
 

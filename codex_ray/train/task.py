@@ -15,10 +15,14 @@ from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from codex_ray.tokenizer import Tokenizer
     from codex_ray.train.documents import Rows
+    from codex_ray.train.engine import Engine
+    from codex_ray.train.methods import Objectives
 
 
 class Task(Protocol):
@@ -46,6 +50,14 @@ class Task(Protocol):
 
     def rows(self, tokenizer: Tokenizer, manifest: Manifest) -> Rows | None:
         """Say what rows are; None where they are text without padding, all tokens alike."""
+
+    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
+        """Return what makes, around an engine, the objective of training and that of validation.
+
+        Args:
+            model: before the engine takes it.
+            rows: what rows are; ``rank``: whose objectives.
+        """
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,14 @@ class Pretraining:
         padded = any(packing_method(manifest, source.source) == BEST_FIT for source in sources)
         return Documents.of(tokenizer, separate=separate) if separate or padded else None
 
+    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
+        """See :meth:`Task.objectives`."""
+        from codex_ray.train.objectives.next_token import NextToken
+
+        shared_by = self.settings.cluster.sequence_parallel
+        training = NextToken(rows, shared_by=shared_by, part=rank % shared_by)
+        return lambda engine: (training, NextToken(rows))
+
 
 @dataclass(frozen=True)
 class Finetuning:
@@ -114,7 +134,10 @@ class Finetuning:
         """See :meth:`Task.model`."""
         from codex_ray.model import load_model
         from codex_ray.model.load import empty_model
+        from codex_ray.model.reward import start_reward_model
 
+        if self.settings.method == "reward":
+            return start_reward_model(self.base)
         if resumed and configuration is not None and not self.settings.lora.rank:
             return empty_model(configuration)
         return load_model(self.base)
@@ -124,3 +147,9 @@ class Finetuning:
         from codex_ray.train.documents import MarkedRows
 
         return MarkedRows()
+
+    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
+        """See :meth:`Task.objectives`."""
+        from codex_ray.train.methods import objectives
+
+        return objectives(self.settings, model)

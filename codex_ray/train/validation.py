@@ -15,7 +15,7 @@ from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.mixture import apportion
 from codex_ray.train.loop import global_weight
-from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.objectives.objective import Objective, add_up_over_ranks
 
 ORDER_SEED = 1  # the rows measured must not change with the run's seed
 
@@ -66,30 +66,34 @@ class Validator:
             self._micro_batches[source] = list(input_ids_BS.split(batch.micro_rows))
         self._tokens_per_byte = split.tokens / split.bytes
 
-    def measure(self, engine: Model, objective: NextToken) -> dict[str, float]:
-        """Return ``validation_loss`` (nats per token) and an estimate of bits per byte from it.
+    def measure(self, engine: Model, objective: Objective[Any]) -> dict[str, float]:
+        """Return ``validation_loss``, and of one in nats per token an estimate of bits per byte.
 
-        With several sources there is also ``validation/NAME/loss``.
+        With several sources there is also ``validation/NAME/loss``; what the objective reports is
+        ``validation/NAME``.
         """
         if not self._micro_batches:
             return {}
-        weights = [
-            global_weight(objective, micro_batches, self._device)
-            for micro_batches in self._micro_batches.values()
-        ]
-        losses = torch.zeros(len(weights), dtype=torch.float64, device=self._device)
         engine.module.eval()
         with torch.no_grad():
-            for index, micro_batches in enumerate(self._micro_batches.values()):
+            prepared = [
+                objective.prepare(engine.forward, micro_batches, add_up_over_ranks)
+                for micro_batches in self._micro_batches.values()
+            ]
+            weights = [global_weight(objective, micro_batches, self._device) for micro_batches in prepared]
+            losses = torch.zeros(len(weights), dtype=torch.float64, device=self._device)
+            for index, micro_batches in enumerate(prepared):
                 for micro in micro_batches:
                     losses[index] += objective.loss(engine.forward, micro, sum(weights))
         engine.module.train()
-        dist.all_reduce(losses)
-        nats = losses.sum().item()
-        figures = {
-            "validation_loss": nats,
-            "validation_bits_per_byte": nats / math.log(2) * self._tokens_per_byte,
-        }
+        reported = torch.tensor(objective.figures.take(), dtype=torch.float64, device=self._device)
+        sums = add_up_over_ranks(torch.cat([losses, reported]))
+        losses, nats = sums[: len(weights)], sums[: len(weights)].sum().item()
+        figures = {"validation_loss": nats}
+        if objective.per_token:
+            figures["validation_bits_per_byte"] = nats / math.log(2) * self._tokens_per_byte
+        means = objective.figures.means(sums[len(weights) :].tolist())
+        figures |= {f"validation/{name}": mean for name, mean in means.items()}
         if len(weights) > 1:
             for source, loss, weight in zip(self._micro_batches, losses.tolist(), weights, strict=True):
                 figures[f"validation/{source}/loss"] = loss * sum(weights) / weight

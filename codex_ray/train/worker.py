@@ -39,7 +39,6 @@ from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
-from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.recorder import Recorder
@@ -307,6 +306,8 @@ class Worker:
         if self.rank == 0:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")
+        documents = self.task.rows(tokenizer, self.manifest)
+        objectives = self.task.objectives(self._model, documents, self.rank)
         dtype = getattr(torch, self.decided["dtype"])
         engine = Engine(
             self._model,
@@ -318,11 +319,9 @@ class Worker:
             ema_decay=settings.train.ema_decay,
             sequence_parallel=self.shared_by,
         )
+        objective, measured = objectives(engine)
         self._mark("engine")
         validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
-        documents = self.task.rows(tokenizer, self.manifest)
-        objective = NextToken(documents, shared_by=self.shared_by, part=self.rank % self.shared_by)
-        whole = NextToken(documents)
         torch.manual_seed(settings.seed + self.rank)
 
         if settings.validation.asynchronous:
@@ -331,7 +330,7 @@ class Worker:
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
                 if self.spare is None or last:
-                    return validator.measure(engine, whole)
+                    return validator.measure(engine, measured)
                 self.spare.begin(engine, self.state.step)
             return {}
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
 from codex_ray.model import IGNORED, next_token_loss_sum, stretch_loss_sum
 from codex_ray.train.documents import Rows
+from codex_ray.train.objectives.objective import Forward, Objective
 
 
-class NextToken:
+class NextToken(Objective[Tensor]):
     """The objective of pretraining, and of supervised fine-tuning, whose rows say what their targets are.
 
     Rows hold S tokens, of which the last S-1 are predicted; padding is not, and with documents kept
@@ -23,14 +21,13 @@ class NextToken:
         part: which stretch is this rank's, from 0.
     """
 
+    per_token = True
+
     def __init__(self, documents: Rows | None = None, *, shared_by: int = 1, part: int = 0) -> None:
+        super().__init__()
         self._documents = documents
         self.shared_by, self._part = shared_by, part
-
-    @property
-    def even(self) -> bool:
-        """Whether every row has as many targets as any other."""
-        return self._documents is None
+        self.even = documents is None  # then every row has as many targets as any other
 
     def weight(self, input_ids_BS: Tensor) -> int:
         """Number of predicted tokens in rows; the global loss is divided by the sum over all rows."""
@@ -39,7 +36,7 @@ class NextToken:
             return rows * (length - 1)
         return int((self._documents.labels(input_ids_BS) != IGNORED).sum())
 
-    def loss(self, forward: Callable[..., Any], input_ids_BS: Tensor, total_weight: int) -> Tensor:
+    def loss(self, forward: Forward, input_ids_BS: Tensor, total_weight: int) -> Tensor:
         """Return this batch's share of the global mean loss, in nats.
 
         Args:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 Micro = TypeVar("Micro")
@@ -63,6 +64,9 @@ class Objective(Generic[Micro]):
     even = False
     """Whether every rank's weights are equal."""
 
+    per_token = False
+    """Whether the loss is in nats per token of text, so that bits per byte follow from it."""
+
     def __init__(self, *figures: str) -> None:
         self.figures = Figures(*figures)
 
@@ -80,6 +84,13 @@ class Objective(Generic[Micro]):
 
     def stepped(self) -> None:
         """An update was applied."""
+
+
+def add_up_over_ranks(sums: Tensor) -> Tensor:
+    """The sum over all ranks."""
+    total = sums.to(torch.float64)
+    dist.all_reduce(total)
+    return total
 
 
 def nothing_added(sums: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
 from codex_ray.track.progress import open_progress
+from codex_ray.train.objectives.decoded import one_by_one
 
 Prepare = Callable[..., Manifest]
 PAIRS = [{"prompt": f"def f{i}(x):", "response": f"    return {i} * x\n"} for i in range(40)]
@@ -50,7 +52,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture
 def prepared(tokenizer: Tokenizer, tmp_path: Path) -> Prepare:
-    def prepare(rows: list[Any] | Path, name: str = "out", length: int = 64, **values: Any) -> Manifest:
+    def prepare(
+        rows: list[Any] | Path, name: str = "out", length: int = 64, pairs: bool = False, **values: Any
+    ) -> Manifest:
         if isinstance(rows, list):
             file = tmp_path / f"{name}.jsonl"
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -59,7 +63,7 @@ def prepared(tokenizer: Tokenizer, tmp_path: Path) -> Prepare:
         with open_progress(None, "off") as progress:
             template = ChatTemplate.of(tokenizer, None, wanted.chat_template)
             return prepare_examples(
-                wanted, template, tmp_path / name, length=length, seed=1, progress=progress
+                wanted, template, tmp_path / name, length=length, seed=1, progress=progress, pairs=pairs
             )
 
     return prepare
@@ -134,6 +138,42 @@ def test_parquet_and_other_column_names(prepared: Prepare, tokenizer: Tokenizer,
     assert texts(found, tokenizer) == texts(prepared(CHATS, "jc", validation=0.0), tokenizer)
 
 
+def test_preferences_are_packed_in_pairs(prepared: Prepare, tokenizer: Tokenizer) -> None:
+    texts_of = [{"prompt": r["prompt"], "chosen": r["response"], "rejected": "pass"} for r in PAIRS]
+    chats_of = [
+        {"messages": [{"role": "user", "content": r["prompt"]}], "chosen": r["response"], "rejected": "pass"}
+        for r in PAIRS
+    ]
+    whole = [
+        {
+            side: [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row[side]},
+            ]
+            for side in ("chosen", "rejected")
+        }
+        for row in texts_of
+    ]
+    plain = prepared(texts_of, "plain", 96, pairs=True, validation=0.0)
+    rows = torch.from_numpy(
+        RowReader(plain, "train", 1).take(np.arange(plain.splits["train"].rows)).astype("int64")
+    )
+    sequences = one_by_one(rows)
+    assert len(sequences.lengths_B) == 2 * len(PAIRS)
+    answers = [
+        tokenizer.decode(ids[mask].tolist())
+        for ids, mask in zip(sequences.input_ids_BS, sequences.mask_BS, strict=True)
+    ]
+    assert sorted(answers[0::2]) == sorted(row["response"] for row in PAIRS)
+    assert set(answers[1::2]) == {"pass"}
+    chats = prepared(chats_of, "chats", 128, pairs=True, validation=0.0)
+    assert texts(chats, tokenizer) == texts(
+        prepared(whole, "whole", 128, pairs=True, validation=0.0), tokenizer
+    )
+    with pytest.raises(CodexRayError, match="column rejected is missing"):
+        prepared([{"prompt": "a", "chosen": "b"}], "half", pairs=True)
+
+
 BAD = {
     "column prompt is missing; there are response": {"response": "x"},
     "column response holds no text": {"prompt": "x", "response": " "},
@@ -165,10 +205,10 @@ def test_an_example_that_is_too_long_is_left_out_cut_or_refused(
     assert cut.sources["examples"]["cut"] == 1
     assert dict(texts(cut, tokenizer))["<s>ab"].startswith("y = x\n")
     with pytest.raises(
-        CodexRayError, match=r"line 41 of .*fail\.jsonl \(too long: \d+ tokens, and a row holds 64\)"
+        CodexRayError, match=r"line 41 of .*fail\.jsonl \(too long: \d+ tokens, and there is room for 64\)"
     ):
         prepared(long, "fail", too_long="fail")
-    with pytest.raises(CodexRayError, match="nothing to learn: the prompt alone fills a row"):
+    with pytest.raises(CodexRayError, match="nothing to learn: the prompt alone takes all room"):
         prepared([{"prompt": "y = x\n" * 60, "response": "1"}], "prompt", too_long="cut")
 
 

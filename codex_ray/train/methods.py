@@ -1,0 +1,66 @@
+"""The objective of each method of fine-tuning, around a model and then an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from codex_ray.config.finetune import Finetune
+from codex_ray.model.head import TokenHead
+from codex_ray.train.documents import MarkedRows
+from codex_ray.train.engine import Engine
+from codex_ray.train.held import scoring
+from codex_ray.train.objectives.decoded import Decoded, one_by_one, packed
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.objectives.objective import Objective, Weights
+from codex_ray.train.objectives.preference import DPO
+from codex_ray.train.objectives.reward import BradleyTerry
+from codex_ray.train.objectives.supervised import Supervised
+
+Objectives = tuple[Objective[Any], Objective[Any]]
+"""What is trained, and what validation measures."""
+
+
+def objectives(settings: Finetune, model: Any) -> Callable[[Engine], Objectives]:
+    """Return what makes the objectives of a method.
+
+    Args:
+        settings: of the run.
+        model: before the engine takes it.
+    """
+    likelihood, method, loss = NextToken(MarkedRows()), settings.method, settings.loss
+    if method == "reward":
+        ranking = Decoded(BradleyTerry(centring=loss.centring), one_by_one)
+        return lambda engine: (ranking, ranking)
+    if method == "sft" and not loss.kl:
+        return lambda engine: (likelihood, likelihood)
+    head = TokenHead(model)
+
+    def build(engine: Engine) -> Objectives:
+        compared = method == "dpo" or bool(loss.kl)
+        reference = began_from(engine, adapters=bool(settings.lora.rank)) if compared else nullcontext
+        if method == "dpo":
+            preference = DPO(head, beta=loss.beta, smoothing=loss.smoothing, reference=reference)
+            ranking = Decoded(preference, one_by_one)
+            return ranking, ranking
+        supervised = Supervised(head, dynamic=method == "dft", kl=loss.kl, reference=reference)
+        return Decoded(supervised, packed), likelihood
+
+    return build
+
+
+def began_from(engine: Engine, *, adapters: bool) -> Weights:
+    """Return the context in which an engine's model is the one that the run began from, without dropout.
+
+    Of a model with adapters that is the model without them; otherwise a second copy of the weights is held.
+    """
+    module: Any = engine.module
+    other = module.disable_adapter if adapters else engine.hold().in_place
+
+    @contextmanager
+    def place() -> Iterator[None]:
+        with other(), scoring(module):
+            yield
+
+    return place
