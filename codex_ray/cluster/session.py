@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -47,8 +48,10 @@ DATA_CPUS = 4  # logical CPUs left to Ray Data beside the training workers
 
 
 @contextmanager
-def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
+def open_session(cluster: Cluster, *, more_cpus: float = 0.0) -> Iterator[dict[str, float]]:
     """Join or start Ray for the length of the block; yields the cluster's total resources.
+
+    Embedded Ray counts ``more_cpus`` beside those of workers and data, where their number is not set.
 
     ``cluster.address`` or RAY_ADDRESS names a running cluster. Without either, Ray is started in
     this process's care and ended with the block. Inside an open session the block joins it.
@@ -68,7 +71,7 @@ def open_session(cluster: Cluster) -> Iterator[dict[str, float]]:
     variables = TRAIN_ENVIRONMENT if address else _embedded_environment(cluster)
     try:
         with default_variables(variables):
-            _join(address) if address else _start(cluster)
+            _join(address) if address else _start(cluster, more_cpus)
             yield ray.cluster_resources()
     finally:
         ray.shutdown()
@@ -112,14 +115,14 @@ def private_token_file() -> Path:
     return path
 
 
-def _start(cluster: Cluster) -> None:
+def _start(cluster: Cluster, more_cpus: float) -> None:
     import ray
 
     if not os.environ.get("RAY_AUTH_TOKEN"):
         private_token_file()  # Ray itself turns token authentication on for a cluster it starts
     # Given in the environment, not in a runtime_env, so that one idle worker is as good as another.
     os.environ.update(_worker_environment())
-    wanted = int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS
+    wanted = math.ceil(int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS + more_cpus)
     try:
         ray.init(
             num_cpus=cluster.logical_cpus or max(os.cpu_count() or 1, wanted),

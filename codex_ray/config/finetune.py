@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
+from codex_ray.config.rollout import Rollouts
 from codex_ray.config.train import TrainingRun
 
-METHODS = ("sft", "dft", "dpo", "reward")
-PREFERENCES = ("dpo", "reward")  # which learn from pairs of a chosen and a rejected answer
+PREFERENCES = ("dpo", "reward")  # learn from pairs of a chosen and a rejected answer
+ON_POLICY = ("sdft", "grpo", "ppo")  # learn from what the model itself answers to prompts
+METHODS = ("sft", "dft", *PREFERENCES, *ON_POLICY)
+
+
+def kind_of(method: str) -> str:
+    """Return what the rows of a method are: answers, preferences or prompts."""
+    return "preferences" if method in PREFERENCES else "prompts" if method in ON_POLICY else "answers"
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Loss:
-    """What the methods can be told."""
+    """What sft, dft, dpo and reward can be told."""
 
     kl: float = setting(
         0.0, minimum=0.0, help="sft, dft: weight of the divergence from the model that the run began from"
@@ -70,6 +77,47 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class OnPolicy:
+    """What sdft, grpo and ppo can be told: of prompts, rewards and the teacher."""
+
+    prompts: int = setting(8, minimum=1, help="prompts of an optimizer step, over all workers")
+    samples: int | None = setting(None, minimum=1, help="answers to each; unset is 1 for sdft, else 8")
+    micro_batch_tokens: int = setting(
+        4096, minimum=1, help="tokens that a worker computes at a time, padding included"
+    )
+    reward: str = setting(
+        "exact",
+        help="grpo, ppo: exact, last_number or places, or a function of yours by dotted path, which takes "
+        "the row and the answer's text",
+    )
+    kl: float = setting(0.0, minimum=0.0, help="grpo, ppo: weight of the KL to the model as the run began")
+    clip: float = setting(0.2, minimum=0.0, help="grpo, ppo: how far a ratio may move a token")
+    divergence: str = setting(
+        "forward", choices=("forward", "reverse", "jensen_shannon"), help="sdft: of teacher and student"
+    )
+    top_k: int = setting(0, minimum=0, help="sdft: compare the likeliest tokens and the rest as one; 0 all")
+    estimator: str = setting(
+        "analytic", choices=("analytic", "sampled", "rao_blackwell"), help="sdft: of the gradient"
+    )
+    teacher: str = setting("average", choices=("average", "frozen", "live"), help="sdft: whose weights teach")
+    teacher_rate: float = setting(
+        0.02, minimum=0.0, maximum=1.0, help="sdft: how fast an average follows, per step"
+    )
+    teacher_template: str | None = setting(
+        None,
+        help="sdft: text with {question} and {demonstration} that the teacher reads; unset is the paper's",
+    )
+    skip: int = setting(
+        0, minimum=0, help="sdft: tokens at the beginning of answers that are not learnt from"
+    )
+    least_gain: float = setting(
+        0.0,
+        help="sdft: nats per token that a demonstration in context must add to the likelihood of an answer "
+        "before training begins",
+    )
+
+
+@dataclass(frozen=True)
 class Finetune(TrainingRun):
     """Train a model on examples of what it shall write."""
 
@@ -78,7 +126,10 @@ class Finetune(TrainingRun):
         "sft",
         choices=METHODS,
         help="sft: what the answers are; dft: so too, each token weighed by its probability; dpo: to prefer "
-        "the chosen answer; reward: to tell which answer is preferred",
+        "the chosen answer; reward: to tell which answer is preferred; sdft: from its own answers, taught by "
+        "itself with the example in context; grpo, ppo: from its own answers and rewards",
     )
     data: Examples = setting(Examples, help="the examples")
-    loss: Loss = setting(Loss, help="what the methods can be told")
+    loss: Loss = setting(Loss, help="what sft, dft, dpo and reward can be told")
+    on_policy: OnPolicy = setting(OnPolicy, help="what sdft, grpo and ppo can be told")
+    rollout: Rollouts = setting(Rollouts, help="the actors that sample for sdft, grpo and ppo")

@@ -31,13 +31,13 @@ from codex_ray.corpus.sources.reasons import UnreadableError
 from codex_ray.corpus.sources.units import Unit, find_units
 from codex_ray.corpus.split import split_of
 from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable
+from codex_ray.files import unwritable, write_text
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.chat import TemplateFailure
 from codex_ray.tokenizer.conversation import ChatTemplate, is_assistant
 from codex_ray.track.progress import Progress
 
-NAME = "examples"
+NAME, RECORDS = "examples", "records.jsonl"
 ROW_GROUP_ROWS, SHARD_ROW_GROUPS = 64, 64
 UNIT_BYTES = 64 * 2**20
 SHOWN_REASONS = 3
@@ -201,6 +201,7 @@ class _Held:
     """Encoded examples of one split, and the bytes of their learnt text."""
 
     examples: list[NDArray[np.uint32]] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)  # of prompts alone
     bytes: int = 0
 
 
@@ -212,11 +213,16 @@ def prepare_examples(
     length: int,
     seed: int,
     progress: Progress,
-    pairs: bool = False,
+    kind: str = "answers",
 ) -> Manifest:
     """Read, encode, pack and write examples into ``folder``; one that is there already is taken as it is.
 
-    With ``pairs`` rows are preferences: a packed unit is the chosen example and then the rejected one.
+    Args:
+        settings: of the examples; ``template``: of messages.
+        folder: to be written; ``length``: tokens of a row.
+        seed: of the choice of what is held out; ``progress``: shows how far it is.
+        kind: ``answers`` are packed; of ``preferences`` a packed unit is the chosen example and then the
+            rejected one; ``prompts`` have a row each, in their order, and their text in ``records.jsonl``.
 
     Raises:
         CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one. Or
@@ -224,7 +230,7 @@ def prepare_examples(
     """
     source = Source(path=settings.path, format=settings.format)
     units = find_units(NAME, source, (), unit_bytes=UNIT_BYTES)
-    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed, pairs]
+    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed, kind]
     listed = [[unit.name, unit.version, unit.size, unit.start] for unit in units]
     request = hashlib.sha256(json.dumps([asked, listed]).encode()).hexdigest()
     if (folder / manifests.NAME).is_file():
@@ -236,14 +242,16 @@ def prepare_examples(
             )
         return found
     encoder, counts = ExampleEncoder(settings, template, length), Counts()
-    record_of = RecordOf(settings, pairs=pairs)
+    record_of = RecordOf(settings, pairs=kind == "preferences")
     held = {split: _Held() for split in manifests.SPLITS}
     shares = Split(validation=settings.validation, test=0.0)
     with progress.stage("examples", total=sum(unit.size for unit in units), unit="bytes"):
         for unit in units:
-            for split, marked, size in _encoded(unit, source, record_of, encoder, counts, shares, seed):
+            for split, text, marked, size in _encoded(unit, source, record_of, encoder, counts, shares, seed):
                 held[split].examples.append(marked)
                 held[split].bytes += size
+                if kind == "prompts":
+                    held[split].records.append(text)
             progress.advance(unit.size)
     _judge(settings, counts)
     if not held["train"].examples:  # the few there are fell among those held out
@@ -262,7 +270,7 @@ def _encoded(
     counts: Counts,
     shares: Split,
     seed: int,
-) -> Iterator[tuple[str, NDArray[np.uint32], int]]:
+) -> Iterator[tuple[str, str, NDArray[np.uint32], int]]:
     for item in read_unit(unit, source, Limits(), record_of):
         counts.read += 1
         if isinstance(item, Quarantined):
@@ -276,7 +284,7 @@ def _encoded(
             continue
         counts.kept += 1
         counts.cut += cut
-        yield split_of(hashlib.sha256(text.encode()).digest(), shares, seed), marked, size
+        yield split_of(hashlib.sha256(text.encode()).digest(), shares, seed), text, marked, size
 
 
 def _place(unit: Unit, name: str) -> str:
@@ -331,7 +339,8 @@ def _write(
     tokenizer.save(staging / "tokenizer")
     splits = {}
     for name, found in held.items():
-        rows = pack_rows(found.examples, length, tokenizer.special_ids["pad"])
+        pad_id = tokenizer.special_ids["pad"]
+        rows = pack_rows(found.examples, length, pad_id, together=not found.records)
         splits[name] = _write_split(staging / name, rows, found, layout, request)
     manifest = Manifest(
         format_version=manifests.FORMAT_VERSION,
@@ -366,6 +375,8 @@ def _write_split(
         sha256 = write_shard(path, groups, layout, identity(content, folder.name, NAME, number))
         tokens = count * layout.sequence_length
         shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
+    if held.records:
+        write_text(folder / RECORDS, "".join(f"{text}\n" for text in held.records))
     learnt = sum(targets(example) for example in held.examples)
     weight = 1.0 if len(rows) else 0.0
     info = SourceRows(NAME, weight, len(rows), learnt, 0, len(held.examples), held.bytes, shards)

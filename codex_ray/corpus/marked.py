@@ -32,12 +32,15 @@ def targets(marked: NDArray[np.uint32]) -> int:
     return int((marked >> np.uint32(31)).sum())
 
 
-def pack_rows(examples: Sequence[NDArray[np.uint32]], length: int, pad_id: int) -> NDArray[np.uint32]:
-    """Pack whole examples into rows, by best-fit decreasing; [rows, length].
+def pack_rows(
+    examples: Sequence[NDArray[np.uint32]], length: int, pad_id: int, *, together: bool = True
+) -> NDArray[np.uint32]:
+    """Pack whole examples into rows, by best-fit decreasing or each into its own; [rows, length].
 
     What is left of a row is padding, which begins like an example and is never a target.
     """
-    packed = best_fit([len(example) for example in examples], length)
+    alone = [[number] for number in range(len(examples))]
+    packed = best_fit([len(example) for example in examples], length) if together else alone
     rows = np.full((len(packed), length), pad_id, dtype=np.uint32)
     for number, members in enumerate(packed):
         place = 0
@@ -47,3 +50,11 @@ def pack_rows(examples: Sequence[NDArray[np.uint32]], length: int, pad_id: int) 
         if place < length:
             rows[number, place] |= np.uint32(BEGINS)
     return rows
+
+
+def prompt_of(row: NDArray[Any]) -> list[int]:
+    """Return the ids before the last run of learnt tokens of a row that holds one example."""
+    learnt = np.flatnonzero(row & LEARNT)
+    gaps = np.flatnonzero(np.diff(learnt) > 1)
+    start = learnt[gaps[-1] + 1] if len(gaps) else learnt[0]
+    return [int(token) & IDS for token in row[:start]]

@@ -31,7 +31,6 @@ from codex_ray.track.alerts import Alerts
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.tracker import Status
-from codex_ray.train.batches import Batches
 from codex_ray.train.books import Books
 from codex_ray.train.environment import threads_per_worker
 from codex_ray.train.follow import Follower
@@ -65,9 +64,10 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> TrainingRe
     corpus = Path(settings.corpus).resolve()
     manifest = Manifest.load(corpus)
     manifest.verify(deep=False)
-    refuse_rows(settings, manifest, f"corpus {settings.corpus}", "prepare more text")
+    task = Pretraining(settings, corpus)
+    refuse_rows(task, manifest, f"corpus {settings.corpus}", "train.batch_tokens or prepare more text")
     with opened_run(settings, "pretrain", progress) as (run, shown):
-        return run_task(Pretraining(settings, corpus), manifest, run, shown, started)
+        return run_task(task, manifest, run, shown, started)
 
 
 @contextmanager
@@ -90,15 +90,15 @@ def opened_run(
         yield run, shown
 
 
-def refuse_rows(settings: TrainingRun, manifest: Manifest, what: str, remedy: str) -> None:
-    """Refuse rows that cannot be shared out as the settings say.
+def refuse_rows(task: Task, manifest: Manifest, what: str, remedy: str) -> None:
+    """Refuse rows that cannot be shared out as the settings say; ``remedy`` goes after "lower".
 
     Raises:
         ConfigError: a batch cannot be divided.
         CodexRayError: rows cannot be shared, or are fewer than a batch takes.
     """
-    cluster, length = settings.cluster, manifest.sequence_length
-    batches = Batches.of(settings.train, length, cluster.replicas, fewest=cluster.min_workers)
+    cluster, length = task.settings.cluster, manifest.sequence_length
+    batches = task.batches(length, cluster.replicas, fewest=cluster.min_workers)
     if length % cluster.sequence_parallel:
         raise CodexRayError(
             f"{what} has rows of {length} tokens, which "
@@ -108,7 +108,7 @@ def refuse_rows(settings: TrainingRun, manifest: Manifest, what: str, remedy: st
     if rows < batches.most_rows:
         raise CodexRayError(
             f"{what} has {rows} training rows of {length} tokens and one batch takes {batches.most_rows}; "
-            f"lower train.batch_tokens or {remedy}"
+            f"lower {remedy}"
         )
 
 
@@ -140,13 +140,14 @@ def run_task(
     books = Books(run, settings, manifest.life_id)
     # Importing torch takes as long as Ray takes to start.
     threading.Thread(target=import_module, args=["torch"], daemon=True).start()
-    job = {
-        "task": replace(task, settings=replace(settings, checkpoints=checkpoints)),  # type: ignore[type-var]
-        "run": run,
-        "threads": threads_per_worker(settings.cluster),
-        "started": started,
-    }
-    with Alerts(settings.track.alerts, run.name) as alerts, open_session(settings.cluster) as resources:
+    task = replace(task, settings=replace(settings, checkpoints=checkpoints))  # type: ignore[type-var]
+    with (
+        Alerts(settings.track.alerts, run.name) as alerts,
+        open_session(settings.cluster, more_cpus=task.actor_cpus) as resources,
+        task.opened() as ready,
+    ):
+        threads = threads_per_worker(settings.cluster)
+        job = {"task": ready, "run": run, "threads": threads, "started": started}
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
         preflight.check_nodes(settings.cluster, preflight.nodes())
         follower = Follower(run, settings, books.tracker, alerts, progress)

@@ -255,6 +255,14 @@ class Engine:
             weights[name] = buffer.detach().cpu().clone()
         return weights
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Gather the fp32 weights that are trained, by name, on the CPU; every rank takes part."""
+        return {
+            name: self._whole(parameter).detach().float().cpu().clone().view(full_shape(parameter))
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad
+        }
+
     def close(self) -> None:
         """Release the engine's hooks and buffers."""
         self._engine.destroy()

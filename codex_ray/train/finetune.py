@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from codex_ray.config.finetune import PREFERENCES, Finetune
+from codex_ray.config.finetune import Finetune, kind_of
 from codex_ray.errors import CodexRayError
 from codex_ray.track.progress import Progress
 from codex_ray.train.driver import TrainingResult, opened_run, refuse_rows, run_task
@@ -40,13 +40,15 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
             length=row_length(settings),
             seed=settings.seed,
             progress=shown,
-            pairs=settings.method in PREFERENCES,
+            kind=kind_of(settings.method),
         )
         write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
-        refuse_rows(settings, manifest, f"data.path={settings.data.path}", "give more examples")
         model = Path(settings.model).expanduser()
         place = str(model.absolute()) if model.is_dir() else settings.model
-        return run_task(Finetuning(settings, manifest.folder, place), manifest, run, shown, started)
+        task = Finetuning(settings, manifest.folder, place)
+        size = "on_policy.prompts" if task.on_policy else "train.batch_tokens"
+        refuse_rows(task, manifest, f"data.path={settings.data.path}", f"{size} or give more examples")
+        return run_task(task, manifest, run, shown, started)
 
 
 def row_length(settings: Finetune) -> int:

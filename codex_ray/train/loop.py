@@ -64,6 +64,7 @@ class State:
     lowest_validation_loss: float = math.inf
     validations_since_lowest: int = 0
     recent_losses: list[float] = field(default_factory=list)
+    tokens: int = 0  # of rollouts; those of a corpus follow from the step
     phase: str = "start"
     moves: int = 0
     warm: bool = False
@@ -220,7 +221,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     _enter(parts, state, "reduction")
     added = _add_up(parts, batch, loss)
-    global_loss, digest, stop_votes, leave_votes, failed_saves, waited, *others = added
+    global_loss, digest, stop_votes, leave_votes, failed_saves, waited, held, *others = added
     forward, reported = others[: dist.get_world_size()], others[dist.get_world_size() :]
     if outcome.applied:
         parts.objective.stepped()
@@ -233,6 +234,9 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     seconds = time.perf_counter() - started
     trained = parts.batches.trained_rows(state.step)
     tokens = (trained - parts.batches.trained_rows(state.step - 1)) * parts.batches.row_length
+    state.tokens += int(held)
+    if batch.tokens is not None:
+        tokens = int(held)
     flops_per_token = parts.flops_per_token(batch.micro_batches[0].shape[1])
     figures: dict[str, Any] = {
         "step": state.step,
@@ -241,7 +245,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "learning_rate": parts.engine.learning_rates()[0],
         "grad_norm": outcome.gradient_norm,
         "applied": int(outcome.applied),
-        "tokens": trained * parts.batches.row_length,
+        "tokens": trained * parts.batches.row_length if batch.tokens is None else state.tokens,
         "tokens_per_second": tokens / seconds,
         "mfu": tokens / seconds * flops_per_token / parts.peak_flops,
         "step_seconds": seconds,
@@ -253,6 +257,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         "batch": int(digest) // parts.objective.shared_by,
         "time": time.time(),
         **parts.objective.figures.means(reported),
+        **batch.figures,
         **mixing,
     }
     stopping = stop_votes > 0 or state.step == parts.settings.train.stop_after
@@ -261,13 +266,13 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:
-    """Add up over ranks: loss, digest, votes, data wait; each one's forward time; the objective's figures.
+    """Add up over ranks: loss, digest, votes, data wait, tokens; forward times; the objective's figures.
 
     The votes are to stop, to leave, and that a save has failed.
     """
     watcher = parts.watcher
     votes = [float(watcher.stop_wanted()), float(watcher.leaving()), float(parts.hooks.save_failed())]
-    own = [0.0, float(batch.digest), *votes, batch.wait_seconds]
+    own = [0.0, float(batch.digest), *votes, batch.wait_seconds, float(batch.tokens or 0)]
     forward = [0.0] * dist.get_world_size()
     forward[dist.get_rank()] = parts.spans.last.get("forward", 0.0)
     figures = parts.objective.figures.take()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +27,15 @@ class Batch:
 
     ``digest`` sums, over rows, a checksum of the row's tokens and of its position in the global
     order; summed over ranks it names the global batch, whatever the number of ranks. Micro-batches are what
-    the objective takes, all ranks have as many; each has a ``shape``: rows, and tokens per row.
+    the objective takes, all ranks have as many; each has a ``shape``: rows, and tokens per row. ``tokens``
+    is how many they hold where rows are not all alike; ``figures`` are recorded with the step.
     """
 
     micro_batches: list[Any]
     digest: int
     wait_seconds: float
+    tokens: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -73,7 +73,7 @@ def ready_for_training(model: PreTrainedModel, settings: Training) -> None:
                 "leave it out, or codex-ray upcycle makes one of ours of it"
             )
         if settings.recompute == "layers":
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         return
     if settings.recompute == "streams":
         model.model.recompute_streams()

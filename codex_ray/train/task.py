@@ -5,24 +5,47 @@ A task is made by the driver, which imports no torch, and is sent to every worke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codex_ray.config.finetune import Finetune
-from codex_ray.config.train import Pretrain, TrainingRun
+from codex_ray.config.common import Device
+from codex_ray.config.finetune import ON_POLICY, Finetune
+from codex_ray.config.train import Lora, Pretrain, TrainingRun
 from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.train.batches import Batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import PreTrainedModel
 
+    from codex_ray.rollout.episode import Prompt, Rollout
+    from codex_ray.rollout.pool import RolloutPool
     from codex_ray.tokenizer import Tokenizer
     from codex_ray.train.documents import Rows
     from codex_ray.train.engine import Engine
     from codex_ray.train.methods import Objectives
+
+
+@dataclass(frozen=True)
+class OfRollouts:
+    """How rollouts are sampled and learnt from; see :class:`codex_ray.train.rollouts.RolloutSource`."""
+
+    pool: RolloutPool
+    samples: int
+    micro_batch_tokens: int
+    learnable: Callable[[Sequence[Rollout]], Any]
+    gate: Callable[[Engine, Sequence[Prompt]], None]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a model learns: what makes its objectives around an engine, and of what, if not of the corpus."""
+
+    objectives: Callable[[Engine], Objectives]
+    rollouts: OfRollouts | None = None
 
 
 class Task(Protocol):
@@ -51,13 +74,32 @@ class Task(Protocol):
     def rows(self, tokenizer: Tokenizer, manifest: Manifest) -> Rows | None:
         """Say what rows are; None where they are text without padding, all tokens alike."""
 
-    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
-        """Return what makes, around an engine, the objective of training and that of validation.
+    def batches(self, length: int, workers: int, *, fewest: int | None = None) -> Batches:
+        """Return the global batches for rows of so many tokens.
+
+        Raises:
+            ConfigError: a batch cannot be divided.
+        """
+
+    def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
+        """Return how a model learns.
 
         Args:
             model: before the engine takes it.
-            rows: what rows are; ``rank``: whose objectives.
+            rows: what rows are; ``tokenizer``: theirs.
+            rank: whose.
         """
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether what is learnt is sampled while training, and not read from the corpus."""
+
+    @property
+    def actor_cpus(self) -> float:
+        """CPUs that are wanted beside those of workers and data."""
+
+    def opened(self) -> AbstractContextManager[Task]:
+        """Give, in a Ray session, the task with all that it needs running."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +143,44 @@ class Pretraining:
         padded = any(packing_method(manifest, source.source) == BEST_FIT for source in sources)
         return Documents.of(tokenizer, separate=separate) if separate or padded else None
 
-    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
-        """See :meth:`Task.objectives`."""
+    def batches(self, length: int, workers: int, *, fewest: int | None = None) -> Batches:
+        """See :meth:`Task.batches`."""
+        return Batches.of(self.settings.train, length, workers, fewest=fewest)
+
+    def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
+        """See :meth:`Task.learning`."""
         from codex_ray.train.objectives.next_token import NextToken
 
         shared_by = self.settings.cluster.sequence_parallel
         training = NextToken(rows, shared_by=shared_by, part=rank % shared_by)
-        return lambda engine: (training, NextToken(rows))
+        return Learning(lambda engine: (training, NextToken(rows)))
+
+    @property
+    def on_policy(self) -> bool:
+        """See :attr:`Task.on_policy`."""
+        return False
+
+    @property
+    def actor_cpus(self) -> float:
+        """See :attr:`Task.actor_cpus`."""
+        return 0.0
+
+    def opened(self) -> AbstractContextManager[Task]:
+        """See :meth:`Task.opened`."""
+        return nullcontext(self)
 
 
 @dataclass(frozen=True)
 class Finetuning:
     """Any causal language model learns packed examples.
 
-    ``base`` is the model to begin from, as every node finds it.
+    ``base`` is the model to begin from, as every node finds it; ``pool`` samples from it, on policy.
     """
 
     settings: Finetune
     corpus: Path
     base: str
+    pool: RolloutPool | None = None
 
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
         """See :meth:`Task.configuration`."""
@@ -133,14 +194,19 @@ class Finetuning:
     ) -> PreTrainedModel:
         """See :meth:`Task.model`."""
         from codex_ray.model import load_model
+        from codex_ray.model.head import attach_value_head
         from codex_ray.model.load import empty_model
         from codex_ray.model.reward import start_reward_model
 
         if self.settings.method == "reward":
             return start_reward_model(self.base)
         if resumed and configuration is not None and not self.settings.lora.rank:
-            return empty_model(configuration)
-        return load_model(self.base)
+            model = empty_model(configuration)
+        else:
+            model = load_model(self.base)
+        if self.settings.method == "ppo":
+            attach_value_head(model)
+        return model
 
     def rows(self, tokenizer: Tokenizer, manifest: Manifest) -> Rows:
         """See :meth:`Task.rows`."""
@@ -148,8 +214,76 @@ class Finetuning:
 
         return MarkedRows()
 
-    def objectives(self, model: Any, rows: Rows | None, rank: int) -> Callable[[Engine], Objectives]:
-        """See :meth:`Task.objectives`."""
-        from codex_ray.train.methods import objectives
+    def batches(self, length: int, workers: int, *, fewest: int | None = None) -> Batches:
+        """See :meth:`Task.batches`; on policy a row is a prompt."""
+        training = self.settings.train
+        if self.on_policy:
+            tokens = self.settings.on_policy.prompts * length
+            training = replace(training, batch_tokens=tokens, micro_batch_rows=None)
+        return Batches.of(training, length, workers, fewest=fewest)
 
-        return objectives(self.settings, model)
+    def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
+        """See :meth:`Task.learning`."""
+        from codex_ray.train.methods import objectives
+        from codex_ray.train.on_policy import Method, samples_of
+
+        if self.pool is None:
+            return Learning(objectives(self.settings, model))
+        method, own = (
+            Method(self.settings, model, tokenizer, self.corpus / "tokenizer"),
+            self.settings.on_policy,
+        )
+        rollouts = OfRollouts(
+            self.pool,
+            samples_of(own, self.settings.method),
+            own.micro_batch_tokens,
+            method.learnable,
+            method.gate,
+        )
+        return Learning(method.objectives, rollouts)
+
+    @property
+    def on_policy(self) -> bool:
+        """See :attr:`Task.on_policy`."""
+        return self.settings.method in ON_POLICY
+
+    @property
+    def actor_cpus(self) -> float:
+        """See :attr:`Task.actor_cpus`."""
+        rollout = self.settings.rollout
+        actors = rollout.actors * rollout.cpus_per_actor + rollout.scorers * rollout.cpus_per_scorer
+        return actors if self.on_policy else 0.0
+
+    @contextmanager
+    def opened(self) -> Iterator[Task]:
+        """See :meth:`Task.opened`."""
+        if not self.on_policy:
+            yield self
+            return
+        from codex_ray.rollout.pool import open_pool
+        from codex_ray.rollout.rewards import ByName, find_reward
+
+        settings = self.settings
+        find_reward(settings.on_policy.reward)  # said before anything starts
+        judge = None if settings.method == "sdft" else ByName(settings.on_policy.reward)
+        build = Sampling(self.base, settings.compute, settings.lora, settings.seed)
+        with open_pool(settings.rollout, build, judge, seed=settings.seed) as pool:
+            yield replace(self, pool=pool)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Builds the model that samples as the trainer builds its own, in the sampling actor's process."""
+
+    base: str
+    compute: Device
+    lora: Lora
+    seed: int
+
+    def __call__(self) -> tuple[Any, Tokenizer]:
+        """Build it, and load its tokenizer."""
+        from codex_ray.model.adapter import with_adapters
+        from codex_ray.rollout.load import load_with_tokenizer
+
+        model, tokenizer = load_with_tokenizer(self.base, None, self.compute)
+        return (with_adapters(model, self.lora, self.seed) if self.lora.rank else model), tokenizer

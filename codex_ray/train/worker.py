@@ -33,7 +33,6 @@ from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
 from codex_ray.train.agree import agree
-from codex_ray.train.batches import Batches
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
@@ -43,6 +42,7 @@ from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.recorder import Recorder
 from codex_ray.train.resume import facts, refuse_other_checkpoint
+from codex_ray.train.rollouts import GATE_PROMPTS, Prompts, RolloutSource
 from codex_ray.train.samples import SampleWriter
 from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
@@ -52,7 +52,7 @@ from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.start import ready_for_training
 from codex_ray.train.store import Store, newest
-from codex_ray.train.task import Task
+from codex_ray.train.task import OfRollouts, Task
 from codex_ray.train.validation import Validator
 
 Value = TypeVar("Value")
@@ -143,7 +143,7 @@ class Worker:
         self.device = _device(settings)
         self.shared_by = settings.cluster.sequence_parallel
         self.replicas = self.world // self.shared_by
-        self.batches = Batches.of(settings.train, self.manifest.sequence_length, self.replicas)
+        self.batches = task.batches(self.manifest.sequence_length, self.replicas)
         spans = run.spans(self.rank) if settings.track.spans else None
         self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
@@ -163,7 +163,7 @@ class Worker:
             self.messages.send("begin", step=self.state.step)
         self.state.plan = Plan(self.decided["total_steps"], self.settings.train.seconds)
         self._mark("checkpoint search")
-        source = self._source()
+        source = None if self.task.on_policy else self._source()
         recorder = Recorder(self)
         saver = Saver(
             self.checkpoints,
@@ -179,6 +179,7 @@ class Worker:
                 load_checkpoint(parts.engine, found, self.state)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
                 self.note(f"resumed from step {self.state.step}{others}")
+            self._begin_rollouts(parts)
             recorder.continue_after(self.state.step, found.manifest.get("figures") if found else None)
             self._mark("checkpoint load")
             with saver:
@@ -205,7 +206,8 @@ class Worker:
             if self.spare:
                 self.spare.close()
         finally:
-            source.close()
+            if source is not None:
+                source.close()
             if self.spare:
                 self.spare.drop()
             recorder.close()
@@ -299,7 +301,33 @@ class Worker:
             device=self.device,
         )
 
-    def _parts(self, source: CorpusSource, recorder: Recorder, saver: Saver) -> Parts:
+    def _begin_rollouts(self, parts: Parts) -> None:
+        """Have the weights sample from here on; before the first step, see that it is worth while."""
+        if not isinstance(parts.source, RolloutSource) or self._learning.rollouts is None:
+            return
+        if not self._resumed:
+            self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, GATE_PROMPTS))
+        total = self.state.plan.total_steps
+        parts.source.begin(parts.engine, self.state.step, OPEN_END if total is None else total)
+
+    def _rollouts(self, wanted: OfRollouts | None) -> RolloutSource:
+        assert wanted is not None, "a task that reads no corpus samples"
+        return RolloutSource(
+            wanted.pool,
+            Prompts(self.manifest, self.settings.seed),
+            self.batches,
+            samples=wanted.samples,
+            learnable=wanted.learnable,
+            micro_batch_tokens=wanted.micro_batch_tokens,
+            device=self.device,
+            moved=self._moved,
+        )
+
+    def _moved(self) -> None:
+        """Count as a move what this rank waits for, so that it is not taken for one that hangs."""
+        self.state.moves += 1
+
+    def _parts(self, source: CorpusSource | None, recorder: Recorder, saver: Saver) -> Parts:
         settings = self.settings
         tokenizer = Tokenizer.load(self.corpus / "tokenizer")
         self._model = self._initial_model(tokenizer)
@@ -307,7 +335,7 @@ class Worker:
             self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
         self._mark("model")
         documents = self.task.rows(tokenizer, self.manifest)
-        objectives = self.task.objectives(self._model, documents, self.rank)
+        self._learning = self.task.learning(self._model, documents, tokenizer, self.rank)
         dtype = getattr(torch, self.decided["dtype"])
         engine = Engine(
             self._model,
@@ -319,7 +347,7 @@ class Worker:
             ema_decay=settings.train.ema_decay,
             sequence_parallel=self.shared_by,
         )
-        objective, measured = objectives(engine)
+        objective, measured = self._learning.objectives(engine)
         self._mark("engine")
         validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
         torch.manual_seed(settings.seed + self.rank)
@@ -343,7 +371,7 @@ class Worker:
             device=self.device,
             engine=engine,
             objective=objective,
-            source=source,
+            source=source or self._rollouts(self._learning.rollouts),
             watcher=recorder,
             spans=self.spans,
             hooks=Hooks(

@@ -21,7 +21,7 @@ from codex_ray.config.finetune import Examples
 from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.examples import prepare_examples
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, mark, pack_rows, targets
+from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, mark, pack_rows, prompt_of, targets
 from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
@@ -53,7 +53,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture
 def prepared(tokenizer: Tokenizer, tmp_path: Path) -> Prepare:
     def prepare(
-        rows: list[Any] | Path, name: str = "out", length: int = 64, pairs: bool = False, **values: Any
+        rows: list[Any] | Path, name: str = "out", length: int = 64, kind: str = "answers", **values: Any
     ) -> Manifest:
         if isinstance(rows, list):
             file = tmp_path / f"{name}.jsonl"
@@ -63,7 +63,7 @@ def prepared(tokenizer: Tokenizer, tmp_path: Path) -> Prepare:
         with open_progress(None, "off") as progress:
             template = ChatTemplate.of(tokenizer, None, wanted.chat_template)
             return prepare_examples(
-                wanted, template, tmp_path / name, length=length, seed=1, progress=progress, pairs=pairs
+                wanted, template, tmp_path / name, length=length, seed=1, progress=progress, kind=kind
             )
 
     return prepare
@@ -154,7 +154,7 @@ def test_preferences_are_packed_in_pairs(prepared: Prepare, tokenizer: Tokenizer
         }
         for row in texts_of
     ]
-    plain = prepared(texts_of, "plain", 96, pairs=True, validation=0.0)
+    plain = prepared(texts_of, "plain", 96, kind="preferences", validation=0.0)
     rows = torch.from_numpy(
         RowReader(plain, "train", 1).take(np.arange(plain.splits["train"].rows)).astype("int64")
     )
@@ -166,12 +166,23 @@ def test_preferences_are_packed_in_pairs(prepared: Prepare, tokenizer: Tokenizer
     ]
     assert sorted(answers[0::2]) == sorted(row["response"] for row in PAIRS)
     assert set(answers[1::2]) == {"pass"}
-    chats = prepared(chats_of, "chats", 128, pairs=True, validation=0.0)
+    chats = prepared(chats_of, "chats", 128, kind="preferences", validation=0.0)
     assert texts(chats, tokenizer) == texts(
-        prepared(whole, "whole", 128, pairs=True, validation=0.0), tokenizer
+        prepared(whole, "whole", 128, kind="preferences", validation=0.0), tokenizer
     )
     with pytest.raises(CodexRayError, match="column rejected is missing"):
-        prepared([{"prompt": "a", "chosen": "b"}], "half", pairs=True)
+        prepared([{"prompt": "a", "chosen": "b"}], "half", kind="preferences")
+
+
+def test_prompts_have_a_row_each_and_their_text(prepared: Prepare, tokenizer: Tokenizer) -> None:
+    manifest = prepared(CHATS, kind="prompts", validation=0.2)
+    lines = (manifest.folder / "train" / "records.jsonl").read_text().splitlines()
+    rows = RowReader(manifest, "train", 1).take(np.arange(manifest.splits["train"].rows))
+    assert len(lines) == len(rows) == manifest.splits["train"].documents
+    template = ChatTemplate.of(tokenizer, None)
+    for line, row in zip(lines, rows, strict=True):
+        ((record),) = json.loads(line)
+        assert prompt_of(row) == template.prompt(record["messages"][:-1])
 
 
 BAD = {

@@ -1,0 +1,173 @@
+"""sdft, grpo and ppo: what they make of a model's own answers, and their objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from codex_ray.config.finetune import Finetune, OnPolicy
+from codex_ray.model.head import TokenHead
+from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.rollout.rewards import expected
+from codex_ray.rollout.sampler import max_positions
+from codex_ray.tokenizer import Tokenizer
+from codex_ray.tokenizer.conversation import ChatTemplate
+from codex_ray.train.documents import MarkedRows
+from codex_ray.train.engine import Engine
+from codex_ray.train.held import scoring
+from codex_ray.train.methods import Objectives, began_from
+from codex_ray.train.objectives.demonstrated import (
+    TEMPLATE,
+    Completed,
+    Demonstrated,
+    teacher_messages,
+    teacher_text,
+)
+from codex_ray.train.objectives.distillation import SelfDistillation
+from codex_ray.train.objectives.divergence import Divergence
+from codex_ray.train.objectives.gate import log_likelihood_advantage
+from codex_ray.train.objectives.grpo import GRPO, group_advantages
+from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.objectives.objective import Weights
+from codex_ray.train.objectives.ppo import PPO
+from codex_ray.train.objectives.sequences import Sequences
+
+MIX = {"forward": 0.0, "jensen_shannon": 0.5, "reverse": 1.0}
+
+
+class Method:
+    """One of the methods, around a model that no engine has taken yet.
+
+    Args:
+        settings: of the run.
+        model: with a value head, if the method is ppo.
+        tokenizer: the model's; ``folder``: where its chat template lies.
+    """
+
+    def __init__(self, settings: Finetune, model: Any, tokenizer: Tokenizer, folder: Path) -> None:
+        self._settings, self._own, self._head = settings, settings.on_policy, TokenHead(model)
+        self._tokenizer, self._template = tokenizer, ChatTemplate.of(tokenizer, folder)
+        self._window = max_positions(model) or 2**31
+
+    def objectives(self, engine: Engine) -> Objectives:
+        """Return the objective, and what validation measures: the likelihood of the rows' own answers."""
+        likelihood, own, temperature = NextToken(MarkedRows()), self._own, self._settings.rollout.temperature
+        if self._settings.method == "sdft":
+            teacher, updated = self._teacher(engine)
+            divergence = Divergence(MIX[own.divergence], top_k=own.top_k)
+            distillation = SelfDistillation(
+                self._head,
+                teacher,
+                divergence=divergence,
+                estimator=own.estimator,
+                temperature=temperature,
+                skip=own.skip,
+                importance="token" if self._settings.rollout.staleness else "none",
+                updated=updated,
+            )
+            return distillation, likelihood
+        adapters = bool(self._settings.lora.rank)
+        reference = began_from(engine, adapters=adapters) if own.kl else nullcontext
+        if self._settings.method == "ppo":
+            return PPO(
+                self._head, clip=own.clip, kl=own.kl, reference=reference, temperature=temperature
+            ), likelihood
+        grouped = GRPO(
+            self._head,
+            clip_low=own.clip,
+            clip_high=own.clip,
+            kl=own.kl,
+            reference=reference,
+            temperature=temperature,
+        )
+        return grouped, likelihood
+
+    def learnable(self, rollouts: Sequence[Rollout]) -> Any:
+        """Make rollouts what the objective takes."""
+        if self._settings.method == "sdft":
+            completed = [self._completed(rollout) for rollout in rollouts]
+            demonstrated, _ = Demonstrated.of(completed, window=self._window)
+            return demonstrated
+        rewards = [rollout.reward or 0.0 for rollout in rollouts]
+        numbers = rewards if self._settings.method == "ppo" else [_advantage(one) for one in rollouts]
+        name = "rewards" if self._settings.method == "ppo" else "advantages"
+        return Sequences.of_completions(
+            [rollout.prompt_ids for rollout in rollouts],
+            [rollout.completion_ids for rollout in rollouts],
+            masks=[rollout.mask for rollout in rollouts],
+            logprobs=[rollout.sampling_logprobs for rollout in rollouts],
+            rows={name: numbers},
+        )
+
+    def gate(self, engine: Engine, prompts: Sequence[Prompt]) -> None:
+        """Refuse self-distillation where a demonstration in context changes nothing.
+
+        Measured is what it adds to the likelihood of the row's own answer: a model that is not helped by
+        seeing the answer cannot teach it. All ranks measure the same.
+
+        Raises:
+            CodexRayError: the gain is too small.
+        """
+        if self._settings.method != "sdft":
+            return
+        end = self._tokenizer.special_ids["eos"]
+        answers = [[*self._tokenizer.encode(expected(prompt.problem)), end] for prompt in prompts]
+        behind = [
+            Completed(prompt.ids, self._teacher_prompt(prompt.problem), answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        demonstrated, _ = Demonstrated.of(behind, window=self._window)
+        micros = demonstrated.split(self._own.micro_batch_tokens)
+        device = next(engine.module.parameters()).device
+        with scoring(engine.module):
+            advantage = log_likelihood_advantage(
+                self._head, engine.forward, [micro.to(device) for micro in micros]
+            )
+        advantage.require(self._own.least_gain, "log-likelihood per token")
+
+    def _completed(self, rollout: Rollout) -> Completed:
+        return Completed(
+            rollout.prompt_ids,
+            self._teacher_prompt(rollout.problem),
+            rollout.completion_ids,
+            rollout.finish_reason == "length",
+            rollout.sampling_logprobs,
+        )
+
+    def _teacher_prompt(self, row: dict[str, Any]) -> list[int]:
+        template = self._own.teacher_template or TEMPLATE
+        if "messages" in row:
+            messages = teacher_messages(template, row["messages"][:-1], expected(row))
+            return self._template.prompt(messages)
+        text = teacher_text(template, row["prompt"], expected(row))
+        begin = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
+        return [*begin, *self._tokenizer.encode(text)]
+
+    def _teacher(self, engine: Engine) -> tuple[Weights, Callable[[], None] | None]:
+        kind, module = self._own.teacher, engine.module
+        if kind == "frozen":
+            return began_from(engine, adapters=bool(self._settings.lora.rank)), None
+        held = engine.hold(self._own.teacher_rate) if kind == "average" else None
+        other = nullcontext if held is None else held.in_place
+
+        @contextmanager
+        def teacher() -> Iterator[None]:
+            with other(), scoring(module):
+                yield
+
+        return teacher, None if held is None else held.update
+
+
+def _advantage(rollout: Rollout) -> float:
+    """What a rollout's reward is above its group's, in the group's deviations."""
+    rewards = [*rollout.group_rewards]
+    own = rollout.reward or 0.0
+    place = rewards.index(own)
+    return group_advantages(rewards, [0] * len(rewards))[place]
+
+
+def samples_of(own: OnPolicy, method: str) -> int:
+    """Return how many answers each prompt has."""
+    return own.samples or (1 if method == "sdft" else 8)

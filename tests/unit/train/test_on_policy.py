@@ -1,0 +1,122 @@
+"""What sdft, grpo and ppo make of rollouts, on a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from codex_ray.config.corpus import Tokenizer as Train
+from codex_ray.config.finetune import Finetune, OnPolicy
+from codex_ray.config.model import Model, Residual
+from codex_ray.errors import CodexRayError
+from codex_ray.model import build_model
+from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.tokenizer import Tokenizer, train_tokenizer
+from codex_ray.train.on_policy import Method, samples_of
+
+ROW = {"prompt": "sort 3 1 2 = ", "response": "1 2 3"}
+CHAT = {"messages": [{"role": "user", "content": "sort 3 1"}, {"role": "assistant", "content": "1 3"}]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(
+        ["sort 3 1 2 = 1 2 3\nHere is a response, as an example\n"] * 50,
+        Train(vocabulary_size=290),
+        folder,
+        1,
+    )
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Any:
+    shape = Model(
+        hidden_size=32, intermediate_size=48, layers=1, heads=4, key_value_heads=2, head_size=8,
+        residual=Residual(kind="plain"),
+    )  # fmt: skip
+    return build_model(
+        shape, vocabulary_size=tokenizer.vocabulary_size, sequence_length=600, seed=3,
+        special_ids=tokenizer.special_ids,
+    )  # fmt: skip
+
+
+@dataclass
+class Alone:
+    """A model that no engine has taken, where one is asked for."""
+
+    module: Any
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+def rollout(
+    tokenizer: Tokenizer, reward: float, group: tuple[float, ...], row: dict[str, Any] = ROW
+) -> Rollout:
+    completion = [*tokenizer.encode("1 2"), tokenizer.eos_id or 0]
+    prompt = [tokenizer.bos_id or 0, *tokenizer.encode("sort 3 1 2 = ")]
+    numbers = [-0.5] * len(completion)
+    return Rollout(
+        0, 0, 0, 0, prompt, completion, [True] * len(completion), numbers, numbers, ["1 2"], "stop", reward,
+        None, row, group,
+    )  # fmt: skip
+
+
+def method(model: Any, tokenizer: Tokenizer, name: str, tmp_path: Path, **own: Any) -> Method:
+    return Method(Finetune(method=name, on_policy=OnPolicy(**own)), model, tokenizer, tmp_path)
+
+
+def test_groups_become_advantages_and_prompts_are_not_learnt(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    made = method(model, tokenizer, "grpo", tmp_path).learnable(
+        [
+            rollout(tokenizer, 1.0, (1.0, 0.0)),
+            rollout(tokenizer, 0.0, (1.0, 0.0)),
+            rollout(tokenizer, 0.5, (0.5,)),
+        ]
+    )
+    first, second, alone = made.rows["advantages"].tolist()
+    assert first == -second == pytest.approx(0.7071, abs=1e-3) and alone == 0.0
+    assert made.targets.tolist()[-1] == tokenizer.eos_id
+    assert made.at("sampler_logprobs").unique().tolist() == [-0.5]
+    raw = method(model, tokenizer, "ppo", tmp_path).learnable([rollout(tokenizer, 0.25, (0.25,))])
+    assert raw.rows["rewards"].tolist() == [0.25]
+    assert (samples_of(OnPolicy(), "sdft"), samples_of(OnPolicy(), "grpo")) == (1, 8)
+
+
+def test_a_rank_without_rollouts_has_blank_rows(model: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for name in ("grpo", "sdft"):
+        (blank,) = method(model, tokenizer, name, tmp_path).learnable([]).split(64, at_least=1)
+        assert blank.shape[0] == 1
+    assert not blank.student.mask_BS.any()
+
+
+def test_the_teacher_reads_the_answer_and_scores_the_same_tokens(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    made = method(model, tokenizer, "sdft", tmp_path)
+    both = made.learnable([rollout(tokenizer, 0.0, ()), rollout(tokenizer, 0.0, (), CHAT)])
+    assert torch.equal(both.student.targets, both.teacher.targets)
+    texts = [tokenizer.decode(ids.tolist()) for ids in both.teacher.input_ids_BS]
+    assert all("as an example" in text for text in texts)
+    assert "sort 3 1 2 = " in texts[0] and "1 2 3" in texts[0] and "user\nsort 3 1" in texts[1]
+    student = tokenizer.decode(both.student.input_ids_BS[0].tolist())
+    assert "as an example" not in student
+
+
+def test_the_gate_refuses_a_teacher_whom_demonstrations_do_not_help(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    prompt = [tokenizer.bos_id or 0, *tokenizer.encode(ROW["prompt"])]
+    prompts = [Prompt(prompt, ROW)] * 4
+    engine: Any = Alone(model)
+    with pytest.raises(CodexRayError, match="so it would teach noise"):
+        method(model, tokenizer, "sdft", tmp_path, least_gain=1.0).gate(engine, prompts)
+    method(model, tokenizer, "grpo", tmp_path, least_gain=1.0).gate(engine, prompts)
