@@ -19,6 +19,7 @@ from codex_ray.model import CodexRayConfig
 from codex_ray.model.inspect import BYTES, zero_shares
 from codex_ray.model.operations import ATTENTION_LENGTH, ATTENTION_ROWS, LOSS_LOGITS, LOSS_TOKENS
 from codex_ray.model.recomputation import best_block
+from codex_ray.train.environment import LARGE_BYTES
 
 FP32 = 4
 
@@ -42,6 +43,8 @@ class Memory:
         update: the most that the optimizer step holds beside its state; activations are free by then.
         process: the process itself, without any model.
         heap: bytes that the allocator takes for each that is asked for.
+        apart: whether the optimizer step's arrays are too large for the memory that activations leave, which
+            a CPU's allocator keeps.
     """
 
     weights: float
@@ -54,6 +57,7 @@ class Memory:
     update: float
     process: float
     heap: float = 1.0
+    apart: bool = False
 
     @property
     def total(self) -> float:
@@ -64,7 +68,8 @@ class Memory:
     def model(self) -> float:
         """The peak over a step of what is asked for, without the process."""
         state = self.weights + self.gradients + self.masters + self.moments
-        return state + max(self.activations + self.passing + self.buckets, self.update)
+        passes = self.activations + self.passing + self.buckets
+        return state + (passes + self.update if self.apart else max(passes, self.update))
 
 
 def memory(
@@ -118,6 +123,7 @@ def memory(
         update=update(matrices, size, stage, shards, muon=muon),
         process=process,
         heap=heap,
+        apart=on_cpu and stage > 0 and FP32 * matrices / shards >= LARGE_BYTES,
     )
 
 

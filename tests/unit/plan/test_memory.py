@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,13 +14,16 @@ from codex_ray.config.compose import compose
 from codex_ray.model import CodexRayForCausalLM
 from codex_ray.model.inspect import zero_shares
 from codex_ray.plan.memory import Memory, activations, memory
+from codex_ray.train.environment import LARGE_BYTES
 from tests.unit.model.small import build, tokens
 
 ROWS, LENGTH = 3, 40
 WORDS = ["recipe=smoke", "train.batch_tokens=16384", "cluster.workers=4", "deepspeed.bucket_elements=1000"]
 
 
-def needed(stage: int, *words: str, recompute: str = "none", dtype: str = "bfloat16") -> Memory:
+def needed(
+    stage: int, *words: str, recompute: str = "none", dtype: str = "bfloat16", matrices: int = 600_000
+) -> Memory:
     """Memory of a small model with a million parameters, 600,000 of them in matrices."""
     settings = compose("pretrain", [*WORDS, *words])
     return memory(
@@ -26,7 +31,7 @@ def needed(stage: int, *words: str, recompute: str = "none", dtype: str = "bfloa
         build("mhc").config,
         derive_batch(settings.train.batch_tokens, LENGTH_OF_ROWS, settings.cluster.workers),
         parameters=10**6,
-        matrices=600_000,
+        matrices=matrices,
         sequence_length=LENGTH_OF_ROWS,
         dtype=dtype,
         stage=stage,
@@ -93,6 +98,17 @@ def test_the_peak_is_state_and_the_larger_of_passes_and_update() -> None:
     state = found.process + found.weights + found.gradients + found.masters + found.moments
     assert found.total == state + max(found.activations + found.passing + found.buckets, found.update)
     assert found.buckets == 1000 * 2
+
+
+def test_large_updates_come_on_top_of_what_a_cpu_keeps_of_the_passes() -> None:
+    for large in (False, True):
+        found = replace(needed(2), apart=large)
+        passes = found.activations + found.passing + found.buckets
+        state = found.weights + found.gradients + found.masters + found.moments
+        assert found.model == state + (passes + found.update if large else max(passes, found.update))
+    matrices = LARGE_BYTES // 4 * 4  # shared by four workers
+    assert needed(2, matrices=matrices).apart and not needed(2, matrices=matrices - 4).apart
+    assert not needed(0, matrices=matrices, dtype="float32").apart
 
 
 @given(st.integers(2, 512), st.integers(10**5, 10**11))
