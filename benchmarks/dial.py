@@ -42,7 +42,7 @@ from codex_ray.train.optimizer import build_optimizer
 from codex_ray.train.schedule import Plan, learning_rate_share
 from codex_ray.train.validation import validation_rows
 
-HORIZONS = {1: 20.0, 2: 2.5, 3: 0.8}  # tokens per parameter, by depth
+HORIZONS = {2: 2.5, 3: 0.8, 4: 0.3}  # tokens per parameter, by depth
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FEWER = 1 / 1.1
 VALIDATION_ROWS = 256

@@ -122,10 +122,11 @@ class Follower:
             figures["checkpoint_stall_steps"] = statistics.mean(stalls) / step_seconds
         for row in reversed(rows):
             if "validation_loss" in row:
-                figures["validation_loss"] = row["validation_loss"]
-                figures["validation_bits_per_byte"] = row["validation_bits_per_byte"]
-                figures |= {name: value for name, value in row.items() if name.startswith("validation/")}
+                figures |= {name: value for name, value in row.items() if name.startswith("validation")}
                 break
+        if "reward" in last:  # of the last tenth of the steps
+            rewarded = [row["reward"] for row in rows[-max(1, len(rows) // 10) :] if "reward" in row]
+            figures["reward"] = statistics.mean(rewarded)
         if self.startup:
             figures |= {f"startup/{stage}": value for stage, value in self.startup.items()}
             figures["first_step_seconds"] = sum(self.startup.values())
