@@ -34,7 +34,7 @@ def with_adapters(model: PreTrainedModel, settings: Lora, seed: int) -> Any:
     torch.manual_seed(seed)
     try:
         config = LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,

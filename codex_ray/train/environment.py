@@ -9,6 +9,7 @@ from codex_ray.config.train import TrainingRun
 
 LARGE_BYTES = 32 * 2**20  # from here on glibc gives a tensor memory of its own, and takes it back
 
+
 def worker_environment(settings: TrainingRun, threads: int) -> dict[str, str]:
     """Return what workers of a run are started with."""
     return {

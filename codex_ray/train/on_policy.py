@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_ray.config.finetune import Finetune, OnPolicy
+from codex_ray.errors import CodexRayError
 from codex_ray.model.head import TokenHead
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.rollout.rewards import expected
@@ -84,22 +85,24 @@ class Method:
         )
         return grouped, likelihood
 
-    def learnable(self, rollouts: Sequence[Rollout]) -> Any:
-        """Make rollouts what the objective takes."""
+    def learnable(self, rollouts: Sequence[Rollout]) -> tuple[Any, dict[str, float]]:
+        """Make rollouts what the objective takes; also returns how many were left out, by reason."""
         if self._settings.method == "sdft":
             completed = [self._completed(rollout) for rollout in rollouts]
-            demonstrated, _ = Demonstrated.of(completed, window=self._window)
-            return demonstrated
+            demonstrated, counts = Demonstrated.of(completed, window=self._window)
+            left_out = {"over_long": counts.left_out_over_long, "empty": counts.left_out_empty}
+            return demonstrated, {f"rollout/left_out_{why}": float(n) for why, n in left_out.items()}
         rewards = [rollout.reward or 0.0 for rollout in rollouts]
         numbers = rewards if self._settings.method == "ppo" else [_advantage(one) for one in rollouts]
         name = "rewards" if self._settings.method == "ppo" else "advantages"
-        return Sequences.of_completions(
+        rows = Sequences.of_completions(
             [rollout.prompt_ids for rollout in rollouts],
             [rollout.completion_ids for rollout in rollouts],
             masks=[rollout.mask for rollout in rollouts],
             logprobs=[rollout.sampling_logprobs for rollout in rollouts],
             rows={name: numbers},
         )
+        return rows, {}
 
     def gate(self, engine: Engine, prompts: Sequence[Prompt]) -> None:
         """Refuse self-distillation where a demonstration in context changes nothing.
@@ -108,7 +111,7 @@ class Method:
         seeing the answer cannot teach it. All ranks measure the same.
 
         Raises:
-            CodexRayError: the gain is too small.
+            CodexRayError: the gain is too small, or no demonstration fits into the model's window.
         """
         if self._settings.method != "sdft":
             return
@@ -118,7 +121,12 @@ class Method:
             Completed(prompt.ids, self._teacher_prompt(prompt.problem), answer)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        demonstrated, _ = Demonstrated.of(behind, window=self._window)
+        demonstrated, counts = Demonstrated.of(behind, window=self._window)
+        if not counts.kept:
+            raise CodexRayError(
+                f"no demonstration fits, with the teacher's template and the answer, into the {self._window} "
+                "tokens that the model takes; give a shorter on_policy.teacher_template or shorter examples"
+            )
         micros = demonstrated.split(self._own.micro_batch_tokens)
         device = next(engine.module.parameters()).device
         with scoring(engine.module):

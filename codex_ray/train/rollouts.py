@@ -32,8 +32,8 @@ from codex_ray.train.source import Batch
 
 GATE_PROMPTS = 16  # looked at before self-distillation begins
 
-Learnable = Callable[[Sequence[Rollout]], Any]
-"""Makes a rank's rollouts sequences that can be split into micro-batches."""
+Learnable = Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
+"""Makes a rank's rollouts sequences that can be split into micro-batches; also figures to be added up."""
 
 
 @dataclass
@@ -71,6 +71,7 @@ class RolloutSource:
         micro_batch_tokens: tokens of a micro-batch, padding included.
         device: where they are wanted.
         moved: called about once a second while this waits.
+        note: tells the user one sentence, from one rank.
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class RolloutSource:
         micro_batch_tokens: int,
         device: torch.device,
         moved: Callable[[], None],
+        note: Callable[[str], None],
     ) -> None:
         self._pool, self.prompts, self._batches, self._samples = pool, prompts, batches, samples
         self._learnable, self._micro_batch_tokens = learnable, micro_batch_tokens
-        self._device, self._moved = device, moved
+        self._device, self._moved, self._note = device, moved, note
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._engine: Engine | None = None
         self._step = self._asked = 0
@@ -112,13 +114,15 @@ class RolloutSource:
                 self._pool.submit(self._asked, self._step, self._prompts_of(self._asked), self._samples)
                 self._asked += 1
         share = self._pool.collect(self._step, self._rank, self._world, alive=self._moved)
+        for text in share.notes:
+            self._note(text)
         self._step += 1
-        learnt = self._learnable(share.rollouts)
+        learnt, own = self._learnable(share.rollouts)
         parts = self._split(learnt)
         waited = time.perf_counter() - started
         tokens = sum(len(rollout.ids) for rollout in share.rollouts)
         digest = sum(_digest(rollout) for rollout in share.rollouts)
-        figures = {**share.figures, **_figures(share.rollouts, self._device)}
+        figures = {**share.figures, **_figures(share.rollouts, own, self._device)}
         return Batch([part.to(self._device) for part in parts], digest, waited, tokens, figures)
 
     def close(self) -> None:
@@ -149,8 +153,8 @@ def _digest(rollout: Rollout) -> int:
     return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=4).digest(), "big")
 
 
-def _figures(rollouts: Sequence[Rollout], device: torch.device) -> dict[str, float]:
-    """Means over all ranks' rollouts: reward, length, and the share that ended for want of room."""
+def _figures(rollouts: Sequence[Rollout], others: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Over all ranks: mean reward and length, the share cut for want of room, and sums of the others."""
     rewards = [rollout.reward for rollout in rollouts if rollout.reward is not None]
     own = [
         float(len(rollouts)),
@@ -158,11 +162,13 @@ def _figures(rollouts: Sequence[Rollout], device: torch.device) -> dict[str, flo
         float(sum(rollout.finish_reason == "length" for rollout in rollouts)),
         float(len(rewards)),
         float(sum(rewards)),
+        *others.values(),
     ]
     sums = torch.tensor(own, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
-    count, length, truncated, scored, reward = sums.tolist()
+    count, length, truncated, scored, reward, *added = sums.tolist()
     figures = {"rollout/length": length / max(1, count), "rollout/truncated_share": truncated / max(1, count)}
+    figures |= dict(zip(others, added, strict=True))
     if scored:
         figures["reward"] = reward / scored
     return figures

@@ -36,7 +36,7 @@ class OfRollouts:
     pool: RolloutPool
     samples: int
     micro_batch_tokens: int
-    learnable: Callable[[Sequence[Rollout]], Any]
+    learnable: Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
     gate: Callable[[Engine, Sequence[Prompt]], None]
 
 

@@ -321,6 +321,7 @@ class Worker:
             micro_batch_tokens=wanted.micro_batch_tokens,
             device=self.device,
             moved=self._moved,
+            note=self.note,
         )
 
     def _moved(self) -> None:

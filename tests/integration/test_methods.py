@@ -119,6 +119,8 @@ def test_groups_of_answers_raise_their_reward_and_resume_exactly(
 @pytest.mark.parametrize("method", ["ppo", "sdft"])
 def test_the_other_methods_on_policy(method: str, warm: Path, questions: Path, tmp_path: Path) -> None:
     wanted = on_policy(warm, questions, tmp_path, method, lora=Lora(rank=4), deepspeed=DeepSpeed(stage=3))
+    own = replace(wanted.on_policy, least_gain=-9.0, teacher_template="{demonstration} {question}")
+    wanted = replace(wanted, on_policy=own)
     run = finetune(wanted).run
     told = rows_of(run)
     assert len(losses(run)) == 4 and (run / "model" / "adapter_model.safetensors").is_file()
@@ -129,5 +131,9 @@ def test_self_distillation_needs_a_model_that_demonstrations_help(
     ours: Path, questions: Path, tmp_path: Path
 ) -> None:
     wanted = on_policy(ours, questions, tmp_path, "sdft")
+    own = replace(wanted.on_policy, least_gain=1.0, teacher_template="{demonstration} {question}")
+    wanted = replace(wanted, on_policy=own)
     with pytest.raises(CodexRayError, match="so it would teach noise"):
-        finetune(replace(wanted, on_policy=replace(wanted.on_policy, least_gain=1.0)))
+        finetune(wanted)
+    with pytest.raises(CodexRayError, match=r"shorter on_policy\.teacher_template"):
+        finetune(replace(wanted, name="long", on_policy=replace(wanted.on_policy, teacher_template=None)))

@@ -75,7 +75,7 @@ def method(model: Any, tokenizer: Tokenizer, name: str, tmp_path: Path, **own: A
 def test_groups_become_advantages_and_prompts_are_not_learnt(
     model: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    made = method(model, tokenizer, "grpo", tmp_path).learnable(
+    made, _ = method(model, tokenizer, "grpo", tmp_path).learnable(
         [
             rollout(tokenizer, 1.0, (1.0, 0.0)),
             rollout(tokenizer, 0.0, (1.0, 0.0)),
@@ -86,14 +86,15 @@ def test_groups_become_advantages_and_prompts_are_not_learnt(
     assert first == -second == pytest.approx(0.7071, abs=1e-3) and alone == 0.0
     assert made.targets.tolist()[-1] == tokenizer.eos_id
     assert made.at("sampler_logprobs").unique().tolist() == [-0.5]
-    raw = method(model, tokenizer, "ppo", tmp_path).learnable([rollout(tokenizer, 0.25, (0.25,))])
+    raw, _ = method(model, tokenizer, "ppo", tmp_path).learnable([rollout(tokenizer, 0.25, (0.25,))])
     assert raw.rows["rewards"].tolist() == [0.25]
     assert (samples_of(OnPolicy(), "sdft"), samples_of(OnPolicy(), "grpo")) == (1, 8)
 
 
 def test_a_rank_without_rollouts_has_blank_rows(model: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     for name in ("grpo", "sdft"):
-        (blank,) = method(model, tokenizer, name, tmp_path).learnable([]).split(64, at_least=1)
+        learnt, _ = method(model, tokenizer, name, tmp_path).learnable([])
+        (blank,) = learnt.split(64, at_least=1)
         assert blank.shape[0] == 1
     assert not blank.student.mask_BS.any()
 
@@ -102,8 +103,9 @@ def test_the_teacher_reads_the_answer_and_scores_the_same_tokens(
     model: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     made = method(model, tokenizer, "sdft", tmp_path)
-    both = made.learnable([rollout(tokenizer, 0.0, ()), rollout(tokenizer, 0.0, (), CHAT)])
+    both, left_out = made.learnable([rollout(tokenizer, 0.0, ()), rollout(tokenizer, 0.0, (), CHAT)])
     assert torch.equal(both.student.targets, both.teacher.targets)
+    assert left_out == {"rollout/left_out_over_long": 0.0, "rollout/left_out_empty": 0.0}
     texts = [tokenizer.decode(ids.tolist()) for ids in both.teacher.input_ids_BS]
     assert all("as an example" in text for text in texts)
     assert "sort 3 1 2 = " in texts[0] and "1 2 3" in texts[0] and "user\nsort 3 1" in texts[1]
