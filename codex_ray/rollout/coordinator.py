@@ -120,12 +120,14 @@ class Coordinator:
             raise CodexRayError(f"the pool began again while step {step} was waited for; call begin() first")
         deliveries = self._scheduler.deliveries
         delivery = deliveries[step]
+        ledger, figures = self._scheduler.ledger, delivery.figures
         for rollout in delivery.rollouts[:1]:
-            self._scheduler.ledger.refuse_stale(rollout.version)
+            ledger.refuse_stale(rollout.version)
+            figures["rollout/staleness"] = float(ledger.newest - rollout.version)
         delivery.ranks.add(rank)
         if len(delivery.ranks) >= world_size:
             del deliveries[step]
-        return Share(share(delivery.rollouts, rank, world_size), delivery.figures, delivery.notes)
+        return Share(share(delivery.rollouts, rank, world_size), figures, delivery.notes)
 
     async def counts(self) -> dict[str, int]:
         """Return the ledger's counts."""

@@ -22,11 +22,11 @@ class Meter:
     """Counts between one reading and the next.
 
     Attributes:
-        tokens: sampled; ``failures``: of scoring, by kind; ``unchanged``: publications of the same weights.
+        failures: of scoring, by kind; ``unchanged``: publications of the same weights.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
-        self.tokens = self.unchanged = 0
+        self.unchanged = 0
         self.failures: Counter[str] = Counter()
         self._workers = workers
         self._read_at: float | None = None
@@ -40,7 +40,8 @@ class Meter:
     def read(self, step: Step, ledger: Ledger) -> dict[str, float]:
         """Return figures of the time since the last reading and of a finished step.
 
-        ``rollout/idle_ratio`` is the share of the sampling actors' time in which they had nothing to do.
+        ``rollout/idle_ratio`` is the share of the sampling actors' time in which they had nothing to do, and
+        ``rollout/tokens_per_second`` what all of them together sample while they have.
         """
         self.begin()
         assert self._read_at is not None
@@ -51,12 +52,11 @@ class Meter:
         rewards = [one.reward for one in rollouts if one.reward is not None]
         figures = {
             "rollout/idle_ratio": max(0.0, 1 - worked / (seconds * len(self._workers))),
-            "rollout/tokens": float(self.tokens),
-            "rollout/tokens_per_second": self.tokens / seconds,
+            "rollout/tokens": float(step.tokens),
+            "rollout/tokens_per_second": step.tokens / max(step.seconds, 1e-9) * len(self._workers),
             "rollout/sequences": float(len(rollouts)),
             "rollout/filtered": float(len(step.filtered)),
             "rollout/score_failures": float(sum(self.failures.values())),
-            "rollout/staleness": float(ledger.newest - step.version),
             "rollout/deaths": float(ledger.deaths),
             "rollout/unchanged_weights": float(self.unchanged),
         }
@@ -67,7 +67,7 @@ class Meter:
             figures["rollout/truncated"] = truncated / len(rollouts)
         if rewards:
             figures["rollout/reward"] = sum(rewards) / len(rewards)
-        self.tokens = self.unchanged = 0
+        self.unchanged = 0
         self.failures.clear()
         self._read_at, self._busy = now, busy
         return figures

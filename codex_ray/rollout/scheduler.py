@@ -163,7 +163,7 @@ class Scheduler:
         if not self.is_current(assignment):
             return
         task, step = assignment.task, assignment.step
-        self.meter.tokens += sampled.tokens
+        step.tokens, step.seconds = step.tokens + sampled.tokens, step.seconds + sampled.seconds
         self._compare(task.version, sampled)
         numbers = step.sampled(task, sampled.turns)
         self._episodes.extend(Judgement(assignment.serial, step, number) for number in numbers)

@@ -63,6 +63,7 @@ class Step:
         self.rollouts: dict[int, Rollout] = {}
         self.filtered: dict[int, str] = {}
         self.failures: dict[int, Failure] = {}
+        self.tokens, self.seconds = 0, 0.0  # sampled, and how long actors took for them
         self._settings, self._seed, self._scored = settings, seed, scored
         self._episodes = [
             Episode(order.step, position, sample, version, prompt)

@@ -47,16 +47,17 @@ def test_figures_are_of_the_time_since_the_last(monkeypatch: pytest.MonkeyPatch)
     workers = [Worker(7.0), Worker(5.0)]
     meter, ledger = Meter(workers), Ledger(1, newest=3)
     meter.begin()
-    now, workers[0].busy, meter.tokens = 110.0, 15.0, 50
+    now, workers[0].busy = 110.0, 15.0
+    step = finished()
+    step.tokens, step.seconds = 50, 20.0
     meter.failures["late"] += 1
-    figures = meter.read(finished(), ledger)
+    figures = meter.read(step, ledger)
     assert figures["rollout/idle_ratio"] == pytest.approx(0.6)
     assert figures["rollout/tokens_per_second"] == 5.0 and figures["rollout/tokens"] == 50
     assert figures["rollout/reward"] == 2.5 and figures["rollout/sequences"] == 2
     assert figures["rollout/length"] == 2.0 and figures["rollout/turns"] == 1.5
-    assert figures["rollout/truncated"] == 0.5 and figures["rollout/staleness"] == 1
+    assert figures["rollout/truncated"] == 0.5
     assert figures["rollout/filtered"] == figures["rollout/score_failures"] == 1
     now, workers[0].busy, workers[1].busy = 112.0, 17.0, 7.0
     figures = meter.read(finished(), ledger)
     assert figures["rollout/idle_ratio"] == 0.0 and figures["rollout/score_failures"] == 0
-    assert figures["rollout/tokens_per_second"] == 0.0
