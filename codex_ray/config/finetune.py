@@ -110,10 +110,10 @@ class OnPolicy:
     skip: int = setting(
         0, minimum=0, help="sdft: tokens at the beginning of answers that are not learnt from"
     )
-    least_gain: float = setting(
+    least_gain: float | None = setting(
         0.0,
-        help="sdft: nats per token that a demonstration in context must add to the likelihood of an answer "
-        "before training begins",
+        help="sdft: nats per token that a demonstration in context must add to the likelihood of an answer, "
+        "beyond chance, before training begins; null asks for nothing",
     )
 
 

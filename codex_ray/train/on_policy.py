@@ -113,7 +113,7 @@ class Method:
         Raises:
             CodexRayError: the gain is too small, or no demonstration fits into the model's window.
         """
-        if self._settings.method != "sdft":
+        if self._settings.method != "sdft" or self._own.least_gain is None:
             return
         end = self._tokenizer.special_ids["eos"]
         answers = [[*self._tokenizer.encode(expected(prompt.problem)), end] for prompt in prompts]

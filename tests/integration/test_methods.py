@@ -119,7 +119,7 @@ def test_groups_of_answers_raise_their_reward_and_resume_exactly(
 @pytest.mark.parametrize("method", ["ppo", "sdft"])
 def test_the_other_methods_on_policy(method: str, warm: Path, questions: Path, tmp_path: Path) -> None:
     wanted = on_policy(warm, questions, tmp_path, method, lora=Lora(rank=4), deepspeed=DeepSpeed(stage=3))
-    own = replace(wanted.on_policy, least_gain=-9.0, teacher_template="{demonstration} {question}")
+    own = replace(wanted.on_policy, least_gain=None, teacher_template="{demonstration} {question}")
     wanted = replace(wanted, on_policy=own)
     run = finetune(wanted).run
     told = rows_of(run)
