@@ -108,6 +108,7 @@ def test_a_tuned_model_is_a_model_folder_with_its_template(tuned: Path, ours: Pa
     ) == ("<s>user\ndef f0(x):</s><s>assistant\n")
 
 
+@pytest.mark.verify
 def test_a_tuning_that_is_stopped_ends_as_one_that_is_not(
     tuned: Path, ours: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -121,7 +122,8 @@ def test_a_tuning_that_is_stopped_ends_as_one_that_is_not(
         finetune(replace(wanted, data=replace(wanted.data, path=str(chats_now))))
 
 
-@pytest.mark.parametrize("family", ["ours", pytest.param("llama", marks=pytest.mark.verify)])
+@pytest.mark.verify
+@pytest.mark.parametrize("family", ["ours", "llama"])
 def test_adapters_move_and_the_base_does_not(
     family: str, chats: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

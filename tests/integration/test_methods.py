@@ -42,7 +42,7 @@ def warm(ours: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A model that has seen how answers look."""
     wanted = settings(
         ours, questions, tmp_path_factory.mktemp("warm"), "warm",
-        train=Training(steps=60, batch_tokens=8 * LENGTH),
+        train=Training(steps=40, batch_tokens=8 * LENGTH),
         optimizer=Optimizer(learning_rate=1e-2, weight_decay=0.0),
     )  # fmt: skip
     return finetune(wanted).run
@@ -70,6 +70,7 @@ def on_policy(model: Path, data: Path, runs: Path, method: str, **changes: Any) 
     return replace(made, **changes)
 
 
+@pytest.mark.verify
 def test_preferences_are_learnt_and_told_apart(warm: Path, pairs: Path, tmp_path: Path) -> None:
     wanted = settings(
         warm, pairs, tmp_path, "dpo", method="dpo", loss=Loss(beta=0.5),
@@ -127,6 +128,7 @@ def test_the_other_methods_on_policy(method: str, warm: Path, questions: Path, t
     assert ("value_loss" if method == "ppo" else "divergence") in told[0]
 
 
+@pytest.mark.verify
 def test_self_distillation_needs_a_model_that_demonstrations_help(
     ours: Path, questions: Path, tmp_path: Path
 ) -> None:
