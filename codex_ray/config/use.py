@@ -44,6 +44,9 @@ class Generate:
     prompts_file: str | None = setting(
         None, help='JSONL file of {"prompt": ...} lines to complete in batches'
     )
+    chat: bool = setting(
+        False, help="a prompt is a user's turn, which the model's chat template makes what the model reads"
+    )
     output: str | None = setting(None, help="JSONL file for the completions; unset prints")
     max_new_tokens: int = setting(128, minimum=1, help="longest completion")
     temperature: float = setting(0.8, minimum=0.0, help="0 is greedy")

@@ -79,8 +79,7 @@ def generate(
         tokenizer: decodes, and names the end and padding tokens.
         on_token: told of every token as it is drawn.
         batch_rows: rows computed together; it changes speed and memory, and no result.
-        cache_bytes: most that their keys and values may take; see
-            :class:`~codex_ray.rollout.sampler.Sampler`.
+        cache_bytes: most that keys and values take; see :class:`~codex_ray.rollout.sampler.Sampler`.
 
     Raises:
         ConfigError: an impossible setting.
@@ -89,16 +88,14 @@ def generate(
     """
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    sampling = Sampling(temperature, top_k, top_p, min_p)
+    sampling, streamed = Sampling(temperature, top_k, top_p, min_p), on_token is not None
     seeds = _seeds(seed, len(prompts))
     check_prompts(model, prompts)
     if not prompts:
         return []
     longest, slots = max(map(len, prompts)) + max_new_tokens, min(batch_rows, len(prompts))
     sampler = Sampler(model, tokenizer, slots=slots, capacity=longest, cache_bytes=cache_bytes)
-    shared = Request(
-        (), max_new_tokens, sampling, 0, tuple(stop), on_token is not None, None, stop_ids, regex
-    )
+    shared = Request((), max_new_tokens, sampling, 0, tuple(stop), streamed, None, stop_ids, regex)
     for prompt, row_seed in zip(prompts, seeds, strict=True):
         sampler.submit(replace(shared, prompt=prompt, seed=row_seed))
     return _complete(sampler, on_token)

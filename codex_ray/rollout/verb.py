@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from codex_ray.config.use import Generate
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.files import write_text
 from codex_ray.rollout.generate import check_prompts, generate, prompt_ids
-from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
 from codex_ray.rollout.request import Completion
 from codex_ray.rollout.sampling import row_seeds
+from codex_ray.tokenizer.chat import TemplateFailure
+from codex_ray.tokenizer.conversation import ChatTemplate
 
 BATCHES_AT_ONCE = 16
 """Batches whose prompts are sorted by length together, and whose lines are printed together."""
@@ -53,7 +55,13 @@ def generate_verb(settings: Generate) -> Generation:
         raise ConfigError("give prompt=TEXT or prompts_file=FILE, not both")
     records = _records(settings)
     model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
-    prompts = prompt_ids(tokenizer, [record["prompt"] for record in records])
+    texts = [record["prompt"] for record in records]
+    if settings.chat:
+        prompts = chat_ids(
+            ChatTemplate.of(tokenizer, tokenizer_folder(settings.model, settings.revision)), texts
+        )
+    else:
+        prompts = prompt_ids(tokenizer, texts)
     check_prompts(model, prompts)
     seeds = row_seeds(settings.seed, len(prompts))
     streamed = settings.prompts_file is None and settings.output is None
@@ -92,6 +100,18 @@ def generate_verb(settings: Generate) -> Generation:
     tokens = sum(len(completion.ids) for completion in completions)
     print(f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s", file=sys.stderr)
     return Generation(completions, tokens, seconds)
+
+
+def chat_ids(template: ChatTemplate, texts: Sequence[str]) -> list[list[int]]:
+    """Encode prompts as a user's first turn, up to where the assistant begins to write.
+
+    Raises:
+        CodexRayError: the chat template refuses such messages.
+    """
+    try:
+        return [template.prompt([{"role": "user", "content": text}]) for text in texts]
+    except TemplateFailure as error:
+        raise CodexRayError(f"the model's chat template failed ({error}); leave chat=true out") from error
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -208,15 +208,7 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     _enter(parts, state, "targets")
     micro_batches = parts.objective.prepare(parts.engine.forward, batch.micro_batches, add_up_over_ranks)
     total = global_weight(parts.objective, micro_batches, parts.device)
-    loss = torch.zeros((), dtype=torch.float64, device=parts.device)
-    parts.engine.begin(len(micro_batches))
-    for micro in micro_batches:
-        _enter(parts, state, "forward")
-        share = parts.objective.loss(parts.engine.forward, micro, total)
-        _enter(parts, state, "backward")
-        parts.engine.backward(share)
-        loss += share.detach()
-        state.moves += 1
+    loss = _passes(parts, state, micro_batches, total)
     _enter(parts, state, "optimizer step")
     outcome = parts.engine.step(learning_rate_share(parts.settings.schedule, state.plan, state.step))
     _enter(parts, state, "reduction")
@@ -263,6 +255,20 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     stopping = stop_votes > 0 or state.step == parts.settings.train.stop_after
     state.leaving = leave_votes > 0 and not stopping
     return figures, stopping or state.leaving
+
+
+def _passes(parts: Parts, state: State, micro_batches: Sequence[Any], total: int) -> Tensor:
+    """Run all micro-batches forward and backward; returns this rank's share of the global loss."""
+    loss = torch.zeros((), dtype=torch.float64, device=parts.device)
+    parts.engine.begin(len(micro_batches))
+    for micro in micro_batches:
+        _enter(parts, state, "forward")
+        share = parts.objective.loss(parts.engine.forward, micro, total)
+        _enter(parts, state, "backward")
+        parts.engine.backward(share)
+        loss += share.detach()
+        state.moves += 1
+    return loss
 
 
 def _add_up(parts: Parts, batch: Batch, loss: Tensor) -> list[float]:

@@ -192,16 +192,7 @@ class Worker:
             if self.state.leaving and not complete:
                 self._leave()
             if complete:
-                self.state.phase = "export"
-                averaged = parts.engine.averaged("export" in self.settings.train.ema_for)
-                with self.spans.measure("export", self.state.step), averaged:
-                    save_model(
-                        parts.engine,
-                        self._model,
-                        self.run.model,
-                        self.corpus / "tokenizer",
-                        merge=self.settings.lora.merge,
-                    )
+                self._export(parts.engine)
             parts.engine.close()
             if self.spare:
                 self.spare.close()
@@ -214,6 +205,13 @@ class Worker:
             self.spans.close()
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
+
+    def _export(self, engine: Engine) -> None:
+        """Write the model folder."""
+        self.state.phase = "export"
+        averaged, merge = engine.averaged("export" in self.settings.train.ema_for), self.settings.lora.merge
+        with self.spans.measure("export", self.state.step), averaged:
+            save_model(engine, self._model, self.run.model, self.corpus / "tokenizer", merge=merge)
 
     def _leave(self) -> None:
         """End, with the checkpoint written, so that the run goes on where nodes stay.

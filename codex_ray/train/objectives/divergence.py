@@ -109,8 +109,7 @@ def compare(
     targets_T = student.targets
     if not torch.equal(targets_T, teacher.targets):
         raise ConfigError("student and teacher do not hold the same tokens; give both the same completions")
-    chosen_TK: Tensor | None = None
-    width = divergence.top_k
+    chosen_TK, width = None, divergence.top_k
 
     def logs_of(logits_TV: Tensor) -> Tensor:
         return (logits_TV if temperature == 1.0 else logits_TV / temperature).log_softmax(-1)

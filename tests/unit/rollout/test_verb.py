@@ -24,8 +24,9 @@ from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import CodexRayForCausalLM, build_model, load_model
 from codex_ray.model.export import export
 from codex_ray.rollout.generate import generate, prompt_ids
-from codex_ray.rollout.verb import generate_verb, read_prompts
+from codex_ray.rollout.verb import chat_ids, generate_verb, read_prompts
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
+from codex_ray.tokenizer.conversation import ChatTemplate
 
 ROOT = Path(__file__).parents[3]
 SHAPE = Model(hidden_size=32, intermediate_size=48, layers=2, heads=2, key_value_heads=1, head_size=16)
@@ -209,3 +210,17 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_is_complete(
     stopped = re.search(r"stopped; (\d+) of 20000 completions are whole", errors.read_text())
     assert stopped is not None and len(lines) <= int(stopped[1]) < 20_000
     assert "Traceback" not in errors.read_text()
+
+
+def test_a_prompt_is_a_users_turn_where_it_is_a_chat(folder: Path) -> None:
+    found = Tokenizer.load(folder)
+    (ids,) = chat_ids(ChatTemplate.of(found, None), ["sort</s> 3 1"])
+    assert ids[0] == found.bos_id and ids.count(found.eos_id or -1) == 1  # what looks special is text
+    assert found.decode(ids) == "user\nsort</s> 3 1assistant\n"
+    plain = Generate(
+        model=str(folder), prompt="def f", max_new_tokens=4, temperature=0.0, compute=Device(device="cpu")
+    )
+    one, other = (generate_verb(replace(plain, chat=chat)).completions[0] for chat in (False, True))
+    assert len(one.ids) <= 4 and len(other.ids) <= 4
+    with pytest.raises(CodexRayError, match="chat template failed"):
+        chat_ids(ChatTemplate("{{ raise_exception('no') }}", found), ["x"])
