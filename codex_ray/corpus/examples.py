@@ -7,6 +7,7 @@ and settings give the same folder, byte for byte.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
@@ -28,6 +29,7 @@ from codex_ray.corpus.pack import Layout, identity, write_shard
 from codex_ray.corpus.raw import Quarantined
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.corpus.sources.reasons import UnreadableError
+from codex_ray.corpus.sources.storage import is_url
 from codex_ray.corpus.sources.units import Unit, find_units
 from codex_ray.corpus.split import split_of
 from codex_ray.errors import CodexRayError
@@ -229,6 +231,11 @@ def prepare_examples(
             the rows have changed since the folder was made, or the disk is full.
     """
     source = Source(path=settings.path, format=settings.format)
+    named = not is_url(settings.path) and not glob.has_magic(settings.path)
+    if named and not Path(settings.path).expanduser().exists():
+        raise CodexRayError(
+            f"data.path={settings.path} does not exist; give a file, folder, glob or URL of rows"
+        )
     units = find_units(NAME, source, (), unit_bytes=UNIT_BYTES)
     asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed, kind]
     listed = [[unit.name, unit.version, unit.size, unit.start] for unit in units]

@@ -31,13 +31,14 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
         from codex_ray.tokenizer.chat import TEMPLATE_FILE
         from codex_ray.tokenizer.conversation import ChatTemplate
 
+        length = row_length(settings)  # first, for it says what is wrong with a model
         folder = tokenizer_folder(settings.model, None)
         template = ChatTemplate.of(Tokenizer.load(folder), folder, settings.data.chat_template)
         manifest = prepare_examples(
             settings.data,
             template,
             run.path / "examples",
-            length=row_length(settings),
+            length=length,
             seed=settings.seed,
             progress=shown,
             kind=kind_of(settings.method),

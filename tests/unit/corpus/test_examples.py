@@ -223,6 +223,11 @@ def test_an_example_that_is_too_long_is_left_out_cut_or_refused(
         prepared([{"prompt": "y = x\n" * 60, "response": "1"}], "prompt", too_long="cut")
 
 
+def test_rows_that_are_not_there_are_named(prepared: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(CodexRayError, match=r"data\.path=.*missing\.jsonl does not exist"):
+        prepared(tmp_path / "missing.jsonl")
+
+
 def test_a_template_that_fails_is_named(prepared: Prepare, tmp_path: Path) -> None:
     file = tmp_path / "picky.jinja"
     file.write_text("{{ raise_exception('only system messages') }}")
