@@ -17,6 +17,7 @@ from codex_ray.rollout.generate import check_prompts, generate, prompt_ids
 from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
 from codex_ray.rollout.request import Completion
 from codex_ray.rollout.sampling import row_seeds
+from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.chat import TemplateFailure
 from codex_ray.tokenizer.conversation import ChatTemplate
 
@@ -55,13 +56,7 @@ def generate_verb(settings: Generate) -> Generation:
         raise ConfigError("give prompt=TEXT or prompts_file=FILE, not both")
     records = _records(settings)
     model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
-    texts = [record["prompt"] for record in records]
-    if settings.chat:
-        prompts = chat_ids(
-            ChatTemplate.of(tokenizer, tokenizer_folder(settings.model, settings.revision)), texts
-        )
-    else:
-        prompts = prompt_ids(tokenizer, texts)
+    prompts = _encoded(settings, tokenizer, [record["prompt"] for record in records])
     check_prompts(model, prompts)
     seeds = row_seeds(settings.seed, len(prompts))
     streamed = settings.prompts_file is None and settings.output is None
@@ -141,6 +136,13 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     if not records:
         raise CodexRayError(f"prompts file {path} is empty; {form}")
     return records
+
+
+def _encoded(settings: Generate, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    if not settings.chat:
+        return prompt_ids(tokenizer, texts)
+    folder = tokenizer_folder(settings.model, settings.revision)
+    return chat_ids(ChatTemplate.of(tokenizer, folder), texts)
 
 
 def _records(settings: Generate) -> list[dict[str, Any]]:
