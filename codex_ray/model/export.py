@@ -6,17 +6,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedModel
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from codex_ray.config.use import Export
-from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
 from codex_ray.tokenizer.chat import CHATML, TEMPLATE_FILE, template_text
+from codex_ray.tokenizer.conversation import refuse_wrong_template
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -137,12 +136,7 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 def _sound_template(path: str) -> str:
     """Return a template; one that Transformers could not compile is refused."""
     text = template_text(path)
-    try:
-        render_jinja_template([[{"role": "user", "content": ""}]], chat_template=text)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"chat_template {path} is wrong ({error}); mend it") from error
-    except TemplateError:
-        pass  # it may refuse such messages
+    refuse_wrong_template(text, f"chat_template {path}")
     return text
 
 

@@ -46,9 +46,8 @@ class ChatTemplate:
             ConfigError: the file cannot be read, or is no template.
         """
         text = template_text(given) if given is not None else (folder and saved_template(folder)) or TURNS
-        found = cls(text, tokenizer)
-        found._compile(given or folder)
-        return found
+        refuse_wrong_template(text, f"the chat template of {given or folder}")
+        return cls(text, tokenizer)
 
     def render(self, messages: Messages, *, open_turn: bool = False) -> str:
         """Return the messages' text; with ``open_turn``, up to where the assistant begins to write.
@@ -152,14 +151,22 @@ class ChatTemplate:
             raise TemplateFailure(str(error)[:200]) from error
         return rendered[0], [tuple(span) for span in spans[0]] if marked else []
 
-    def _compile(self, where: object) -> None:
-        from jinja2 import TemplateSyntaxError
-        from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        try:
-            _compile_jinja_template(self.text)
-        except TemplateSyntaxError as error:
-            raise ConfigError(f"the chat template of {where} is wrong ({error}); mend it") from error
+def refuse_wrong_template(text: str, what: str) -> None:
+    """Refuse a chat template that Transformers cannot compile.
+
+    Raises:
+        ConfigError: it cannot; ``what`` names it.
+    """
+    from jinja2 import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template([[{"role": "user", "content": ""}]], chat_template=text)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"{what} is wrong ({error}); mend it") from error
+    except Exception:
+        return  # it may refuse such messages, or fail for want of special tokens: it compiles
 
 
 def saved_template(folder: Path) -> str | None:

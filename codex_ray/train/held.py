@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class HeldWeights:
@@ -91,14 +91,3 @@ class HeldWeights:
             held = self._first[place]
         found: Tensor = held
         return found
-
-
-@contextmanager
-def scoring(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without dropout, and the mode it was in afterwards; for teachers and references."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from codex_ray.config.finetune import Finetune
 from codex_ray.model.head import TokenHead
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.engine import Engine
-from codex_ray.train.held import scoring
 from codex_ray.train.objectives.decoded import Decoded, one_by_one, packed
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.objectives.objective import Objective, Weights
@@ -51,16 +50,10 @@ def objectives(settings: Finetune, model: Any) -> Callable[[Engine], Objectives]
 
 
 def began_from(engine: Engine, *, adapters: bool) -> Weights:
-    """Return the context in which an engine's model is the one that the run began from, without dropout.
+    """Return the context in which an engine's model is the one that the run began from.
 
     Of a model with adapters that is the model without them; otherwise a second copy of the weights is held.
     """
     module: Any = engine.module
-    other = module.disable_adapter if adapters else engine.hold().in_place
-
-    @contextmanager
-    def place() -> Iterator[None]:
-        with other(), scoring(module):
-            yield
-
-    return place
+    began: Weights = module.disable_adapter if adapters else engine.hold().in_place
+    return began

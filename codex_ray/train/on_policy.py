@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.engine import Engine
-from codex_ray.train.held import scoring
 from codex_ray.train.methods import Objectives, began_from
 from codex_ray.train.objectives.demonstrated import (
     TEMPLATE,
@@ -129,10 +128,8 @@ class Method:
             )
         micros = demonstrated.split(self._own.micro_batch_tokens)
         device = next(engine.module.parameters()).device
-        with scoring(engine.module):
-            advantage = log_likelihood_advantage(
-                self._head, engine.forward, [micro.to(device) for micro in micros]
-            )
+        ready = [micro.to(device) for micro in micros]
+        advantage = log_likelihood_advantage(self._head, engine.forward, ready)
         advantage.require(self._own.least_gain, "log-likelihood per token")
 
     def _completed(self, rollout: Rollout) -> Completed:
@@ -154,18 +151,12 @@ class Method:
         return [*begin, *self._tokenizer.encode(text)]
 
     def _teacher(self, engine: Engine) -> tuple[Weights, Callable[[], None] | None]:
-        kind, module = self._own.teacher, engine.module
-        if kind == "frozen":
+        if self._own.teacher == "frozen":
             return began_from(engine, adapters=bool(self._settings.lora.rank)), None
-        held = engine.hold(self._own.teacher_rate) if kind == "average" else None
-        other = nullcontext if held is None else held.in_place
-
-        @contextmanager
-        def teacher() -> Iterator[None]:
-            with other(), scoring(module):
-                yield
-
-        return teacher, None if held is None else held.update
+        if self._own.teacher == "live":
+            return nullcontext, None
+        held = engine.hold(self._own.teacher_rate)
+        return held.in_place, held.update
 
 
 def _advantage(rollout: Rollout) -> float:

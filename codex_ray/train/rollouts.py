@@ -26,6 +26,7 @@ from codex_ray.corpus.order import Order
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.rollout.pool import RolloutPool
+from codex_ray.rollout.steps import to_submit
 from codex_ray.train.batches import Batches
 from codex_ray.train.engine import Engine
 from codex_ray.train.source import Batch
@@ -92,11 +93,11 @@ class RolloutSource:
         self._device, self._moved, self._note = device, moved, note
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._engine: Engine | None = None
-        self._step = self._asked = 0
+        self._step = self._first = 0
 
     def begin(self, engine: Engine, step: int, total_steps: int) -> None:
         """Have the engine's weights sample from ``step`` on; every rank takes part."""
-        self._engine, self._step, self._asked, self._total = engine, step, step, total_steps
+        self._engine, self._step, self._first, self._last = engine, step, step, total_steps - 1
         if self._rank == 0:
             self._pool.begin()
         dist.barrier()
@@ -109,10 +110,8 @@ class RolloutSource:
         if self._rank == 0:
             sampled = self._pool.layout.shapes  # of which a value head is none
             self._pool.publish(self._step, {name: weights[name] for name in weights if name in sampled})
-            ahead = min(self._step + self._pool.settings.staleness, self._total - 1)
-            while self._asked <= ahead:
-                self._pool.submit(self._asked, self._step, self._prompts_of(self._asked), self._samples)
-                self._asked += 1
+            for step in to_submit(self._step, self._first, self._pool.settings.staleness, self._last):
+                self._pool.submit(step, self._step, self._prompts_of(step), self._samples)
         share = self._pool.collect(self._step, self._rank, self._world, alive=self._moved)
         for text in share.notes:
             self._note(text)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codex_ray.config.common import Device
 from codex_ray.config.finetune import ON_POLICY, Finetune
-from codex_ray.config.train import Lora, Pretrain, TrainingRun
+from codex_ray.config.train import Pretrain, TrainingRun
 from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.train.batches import Batches
@@ -229,10 +228,8 @@ class Finetuning:
 
         if self.pool is None:
             return Learning(objectives(self.settings, model))
-        method, own = (
-            Method(self.settings, model, tokenizer, self.corpus / "tokenizer"),
-            self.settings.on_policy,
-        )
+        method = Method(self.settings, model, tokenizer, self.corpus / "tokenizer")
+        own = self.settings.on_policy
         rollouts = OfRollouts(
             self.pool,
             samples_of(own, self.settings.method),
@@ -250,9 +247,8 @@ class Finetuning:
     @property
     def actor_cpus(self) -> float:
         """See :attr:`Task.actor_cpus`."""
-        rollout = self.settings.rollout
-        actors = rollout.actors * rollout.cpus_per_actor + rollout.scorers * rollout.cpus_per_scorer
-        return actors if self.on_policy else 0.0
+        scored = self.settings.method != "sdft"
+        return self.settings.rollout.cpus(scored=scored) if self.on_policy else 0.0
 
     @contextmanager
     def opened(self) -> Iterator[Task]:
@@ -260,30 +256,13 @@ class Finetuning:
         if not self.on_policy:
             yield self
             return
+        from codex_ray.rollout.actor import FromFolder
         from codex_ray.rollout.pool import open_pool
         from codex_ray.rollout.rewards import ByName, find_reward
 
         settings = self.settings
         find_reward(settings.on_policy.reward)  # said before anything starts
         judge = None if settings.method == "sdft" else ByName(settings.on_policy.reward)
-        build = Sampling(self.base, settings.compute, settings.lora, settings.seed)
+        build = FromFolder(self.base, settings.compute, lora=settings.lora)
         with open_pool(settings.rollout, build, judge, seed=settings.seed) as pool:
             yield replace(self, pool=pool)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Builds the model that samples as the trainer builds its own, in the sampling actor's process."""
-
-    base: str
-    compute: Device
-    lora: Lora
-    seed: int
-
-    def __call__(self) -> tuple[Any, Tokenizer]:
-        """Build it, and load its tokenizer."""
-        from codex_ray.model.adapter import with_adapters
-        from codex_ray.rollout.load import load_with_tokenizer
-
-        model, tokenizer = load_with_tokenizer(self.base, None, self.compute)
-        return (with_adapters(model, self.lora, self.seed) if self.lora.rank else model), tokenizer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from codex_ray.train.held import HeldWeights, scoring
+from codex_ray.model.head import evaluating
+from codex_ray.train.held import HeldWeights
 
 
 def made(rate: float) -> tuple[nn.Parameter, torch.optim.Optimizer, HeldWeights, list[str]]:
@@ -85,6 +86,6 @@ def test_weights_come_back_where_scoring_fails() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_is_without_dropout(training: bool) -> None:
     module: Any = nn.Dropout(0.5).train(training)
-    with scoring(module):
+    with evaluating(module):
         assert not module.training
     assert module.training is training
