@@ -14,7 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from codex_ray.discover.drawings import draw_steps
+from codex_ray.discover.problem import MINIMISE, Bound, Subject
+from codex_ray.discover.problems.operators import Operators
+from codex_ray.discover.problems.steps import TOLD, Floats, letters, soft_maximum, step_operators
 from codex_ray.discover.problems.verdict import Verdict, numbers_of
+from codex_ray.errors import ConfigError
 
 LONGEST = 1000
 SUM_TOLERANCE = 1e-9  # relative, of the integral before it is mended
@@ -80,3 +85,91 @@ def verify(found: Any) -> Verdict:
         return Verdict.refused(f"the integral is {2 * sum(steps) / len(steps):.12g}, not 1")
     c5 = bound([float(step) for step in rational(steps)])
     return Verdict(valid=True, reward=1 / c5, value=-c5, figure=c5)
+
+
+class Erdos(Subject):
+    """The problem for a search; ``steps`` is how many steps its seeds have."""
+
+    name = "erdos_min_overlap"
+    direction = MINIMISE
+    baseline = Bound(0.4, "best symmetric function of three steps")
+    bounds = (
+        Bound(0.380927, "Haugland 2016, 51 steps (arXiv 1609.08000)"),
+        Bound(0.380924, "AlphaEvolve 2025, 95 steps"),
+        Bound(0.3808753232, "TTT-Discover 2026, 600 steps (arXiv 2601.16175)"),
+    )
+
+    def __init__(self, steps: int = 48) -> None:
+        if not 2 <= steps <= LONGEST:
+            raise ConfigError(f"erdos_min_overlap takes 2 to {LONGEST} steps, not {steps}")
+        self.steps = steps
+
+    def seeds(self, seed: int, count: int) -> list[Any]:
+        """Return step functions of 1/2 and noise, as the paper begins."""
+        draw = np.random.default_rng(seed)
+        drawn = draw.uniform(-0.4, 0.4, (count, self.steps))
+        return [project(0.5 + row - row.mean()).tolist() for row in drawn]
+
+    def verify(self, solution: Any) -> Verdict:
+        """See :func:`verify`."""
+        return verify(solution)
+
+    def certificate(self, solution: Any) -> dict[str, Any]:
+        """Return the bound as a fraction, of steps that are fractions."""
+        steps = rational(solution)
+        exact = exact_bound(steps)
+        return {
+            "bound": f"{exact.numerator}/{exact.denominator}",
+            "bound_as_float": float(exact),
+            "steps": [f"{step.numerator}/{step.denominator}" for step in steps],
+            "how": "2/n times the largest overlap of steps with 1 - steps over whole shifts, in fractions",
+        }
+
+    def draw(self, solution: Any) -> str:
+        """Draw the function and its overlap."""
+        steps = np.asarray(solution, dtype=np.float64)
+        overlap = np.concatenate([[0.0], np.correlate(steps, 1 - steps, "full"), [0.0]]) * 2 / len(steps)
+        return draw_steps(steps.tolist(), 2.0, overlap.tolist(), 2.0, ("h", "overlap at each shift"))
+
+
+def project(state: Floats) -> Floats:
+    """Return the nearest steps within 0 to 1 whose sum is half their number."""
+    low, high = float(state.min()) - 1.0, float(state.max())
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if np.clip(state - middle, 0.0, 1.0).sum() > len(state) / 2:
+            low = middle
+        else:
+            high = middle
+    return np.clip(state - high, 0.0, 1.0)
+
+
+def slope(state: Floats, sharpness: float) -> Floats:
+    """Return the gradient of a soft maximum of the overlaps."""
+    count, rest = len(state), 1 - state
+    weights = soft_maximum(2 * np.correlate(state, rest, "full") / count, sharpness)
+    from_rest = np.convolve(weights, rest)[count - 1 : 2 * count - 1]
+    from_state = np.convolve(weights[::-1], state)[count - 1 : 2 * count - 1]
+    gradient: Floats = 2 / count * (from_rest - from_state)
+    return gradient
+
+
+class ErdosOperators(Operators):
+    """Operator programs for the problem: ``project`` alone restores what is asked of steps."""
+
+    def __init__(self, steps: int = 48, words: int = 10) -> None:
+        super().__init__(Erdos(steps), step_operators(slope, project), words)
+
+    def state(self, solution: Any) -> Floats:
+        """The steps."""
+        return np.asarray(solution, dtype=np.float64)
+
+    def solution(self, state: Floats) -> Any:
+        """The steps."""
+        return state.tolist()
+
+    def told(self, solution: Any) -> str:
+        """Steps and overlaps as letters, coarse."""
+        steps = self.state(solution)
+        overlap = 2 * np.correlate(steps, 1 - steps, "full") / len(steps)
+        return f"steps {letters(steps, 0.0, 1.0, TOLD)} overlap {letters(overlap, 0.0, 0.5, TOLD)}"

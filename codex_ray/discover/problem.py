@@ -1,0 +1,207 @@
+"""What a search asks of a problem: where to start, what a model is told, what its answer is and is worth.
+
+A user's problem is one class derived from :class:`Problem`, named by its dotted path. Those that are here
+keep what is sought apart from how a model writes it (:class:`Spoken`), for each can be written in more ways
+than one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codex_ray.discover.problems.verdict import Verdict
+from codex_ray.errors import ConfigError, nearest
+
+MINIMISE, MAXIMISE = "minimise", "maximise"
+
+
+class Refused(Exception):  # no error of the run: an answer that is no solution
+    """An answer cannot be made a solution; the reason goes into the records."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A published figure, and whose it is."""
+
+    figure: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a completion came to: a solution, where it is one, and its grade."""
+
+    solution: Any
+    verdict: Verdict
+
+
+class Subject(ABC):
+    """What is sought, however it is written.
+
+    Solutions are JSON: numbers, text, lists and mappings of them. They are the whole state of a search: what
+    is verified again later is what was kept.
+
+    Attributes:
+        name: as a user gives it.
+        direction: ``minimise`` or ``maximise``, of a verdict's ``figure``. ``value`` always rises.
+        baseline: what a simple construction reaches.
+        bounds: published figures, the weakest first; none where nothing is known.
+    """
+
+    name: str
+    direction: str = MAXIMISE
+    baseline: Bound | None = None
+    bounds: Sequence[Bound] = ()
+
+    @abstractmethod
+    def seeds(self, seed: int, count: int) -> list[Any]:
+        """Return valid solutions to start from; the same for the same seed."""
+
+    @abstractmethod
+    def verify(self, solution: Any) -> Verdict:
+        """Grade what is claimed to be a solution, computing everything again; never raises for bad ones."""
+
+    def certificate(self, solution: Any) -> dict[str, Any]:
+        """Return what a reader can check a solution by, such as an exact fraction; JSON."""
+        return {}
+
+    def draw(self, solution: Any) -> str:
+        """Return an SVG drawing of a solution; empty where there is nothing to see."""
+        return ""
+
+
+class Problem(Subject):
+    """What is sought, and how a model is asked and answers."""
+
+    @abstractmethod
+    def prompt(self, solution: Any, verdict: Verdict) -> str:
+        """Return what the model reads: the solution to start from, and how good it is."""
+
+    @abstractmethod
+    def read(self, solution: Any, text: str) -> Any:
+        """Return the solution that a completion makes of the one it started from.
+
+        Raises:
+            Refused: it makes none.
+        """
+
+
+class Spoken(Problem):
+    """A subject in one way of writing it; derive ``prompt`` and ``read``."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.name, self.direction = subject.name, subject.direction
+        self.baseline, self.bounds = subject.baseline, subject.bounds
+
+    def seeds(self, seed: int, count: int) -> list[Any]:
+        """See :meth:`Subject.seeds`."""
+        return self.subject.seeds(seed, count)
+
+    def verify(self, solution: Any) -> Verdict:
+        """See :meth:`Subject.verify`."""
+        return self.subject.verify(solution)
+
+    def certificate(self, solution: Any) -> dict[str, Any]:
+        """See :meth:`Subject.certificate`."""
+        return self.subject.certificate(solution)
+
+    def draw(self, solution: Any) -> str:
+        """See :meth:`Subject.draw`."""
+        return self.subject.draw(solution)
+
+
+def answer(problem: Problem, solution: Any, text: str) -> Answer:
+    """Grade a completion that started from ``solution``.
+
+    A verdict that contradicts itself (valid, with a value or reward that is not finite) is refused, whoever
+    wrote the problem.
+    """
+    try:
+        found = problem.read(solution, text)
+    except Refused as refused:
+        return Answer(None, Verdict.refused(str(refused)))
+    verdict = problem.verify(found)
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"verify returned a {type(verdict).__name__} and not a Verdict")
+    if not verdict.valid:
+        return Answer(None, verdict)
+    for name in ("value", "reward"):
+        number = getattr(verdict, name)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            return Answer(None, Verdict.refused(f"the verifier gave a {name} of {number!r}"))
+    return Answer(found, verdict)
+
+
+def key_of(solution: Any) -> str:
+    """Name a solution, so that the same one is known again."""
+    text = json.dumps(solution, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def best_known(subject: Subject) -> float | None:
+    """Return the best published figure, if there is one."""
+    figures = [bound.figure for bound in subject.bounds]
+    if not figures:
+        return None
+    return min(figures) if subject.direction == MINIMISE else max(figures)
+
+
+def find_problem(name: str, language: str, options: Mapping[str, Any]) -> Problem:
+    """Return a problem by its name, or a user's class by its dotted path, made with ``options``.
+
+    Args:
+        name: of the problem, or ``package.module.Class``.
+        language: how a model writes its solutions, where a problem knows several.
+        options: what the problem's class is called with.
+
+    Raises:
+        ConfigError: there is none of that name, it cannot be imported, or does not take these options.
+    """
+    from codex_ray.discover.registry import PROBLEMS
+
+    build: Callable[..., Any]
+    if name in PROBLEMS:
+        languages = PROBLEMS[name]
+        if language not in languages:
+            raise ConfigError(
+                f"problem={name} cannot be written in language={language}{nearest(language, languages)}; it "
+                f"has {', '.join(languages)}"
+            )
+        build = _imported(languages[language], name)
+    elif "." in name or ":" in name:
+        build = _imported(name, name)
+    else:
+        raise ConfigError(
+            f"problem={name} is none of {', '.join(PROBLEMS)}{nearest(name, PROBLEMS)}; a class of yours is "
+            "named by its dotted path, such as mine.problems.Knapsack"
+        )
+    try:
+        made = build(**options)
+    except TypeError as error:
+        raise ConfigError(f"problem={name} does not take options={dict(options)}: {error}") from error
+    if not isinstance(made, Problem):
+        raise ConfigError(
+            f"problem={name} is a {type(made).__name__}, which is no codex_ray.discover.problem.Problem; "
+            "derive it from that class"
+        )
+    return made
+
+
+def _imported(path: str, name: str) -> Callable[..., Any]:
+    module, _, attribute = path.replace(":", ".").rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise ConfigError(
+            f"problem={name} cannot be imported ({type(error).__name__}: {error}); put its module on "
+            "PYTHONPATH"
+        ) from error
+    return found
