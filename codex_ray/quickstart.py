@@ -14,9 +14,9 @@ from pathlib import Path
 
 from codex_ray.cluster.session import open_session
 from codex_ray.config.corpus import Prepare
+from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.train import Pretrain
-from codex_ray.config.use import Evaluate
 from codex_ray.corpus.documents import documents
 from codex_ray.corpus.prepare import prepare
 from codex_ray.errors import Interrupted

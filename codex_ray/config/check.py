@@ -16,6 +16,7 @@ from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
+from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import MASK
 from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune
 from codex_ray.config.model import Model
@@ -26,7 +27,7 @@ from codex_ray.config.rollout import refuse_rollouts
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
-from codex_ray.config.use import Evaluate, Generate
+from codex_ray.config.use import Generate
 from codex_ray.errors import ConfigError
 
 MOST_ROWS_AT_A_TIME = 16

@@ -1,37 +1,12 @@
-"""Settings of the verbs that use a trained model: evaluate, generate, export, upcycle, inspect."""
+"""Settings of the verbs that use a trained model: generate, export, upcycle, inspect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codex_ray.config.common import DEFAULT_SEED, Device, Track
+from codex_ray.config.common import DEFAULT_SEED, Device
 from codex_ray.config.fields import setting
 from codex_ray.config.model import Residual
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure bits per byte and perplexity on held-out documents or on files."""
-
-    model: str = setting(help="model folder, run folder or Hub name")
-    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
-    corpus: str | None = setting(None, help="corpus folder; unset takes `files`")
-    split: str = setting("validation", choices=("train", "validation", "test"), help="split of the corpus")
-    files: list[str] = setting([], help="text files or folders to measure instead of a corpus")
-    max_documents: int | None = setting(None, minimum=1, help="measure only the first so many documents")
-    context: int | None = setting(
-        None, minimum=2, help="tokens of context; unset is the model's longest, at most 2048"
-    )
-    stride_share: float = setting(
-        0.5, minimum=0.05, maximum=1.0, help="new tokens per window, as a share of the context"
-    )
-    baselines: bool = setting(False, help="also measure gzip, xz, primed xz and an n-gram model")
-    headers: int = setting(0, minimum=0, help="function headers to complete and parse (Python text)")
-    output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
-    batch_rows: int = setting(32, minimum=1, help="windows per forward pass")
-    seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
-    compute: Device = setting(Device, help="device and precision")
-    track: Track = setting(Track, help="progress and records")
 
 
 @dataclass(frozen=True)

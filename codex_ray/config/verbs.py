@@ -143,7 +143,7 @@ _IN_LIFE_ORDER = (
     ),
     Verb(
         name="evaluate",
-        settings="codex_ray.config.use:Evaluate",
+        settings="codex_ray.config.evaluate:Evaluate",
         function="codex_ray.evaluate.run:evaluate",
         path="model",
         summary="measure bits per byte and perplexity on held-out documents or files",

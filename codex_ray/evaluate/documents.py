@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from codex_ray.config.corpus import Prepare
-from codex_ray.config.use import Evaluate
+from codex_ray.config.evaluate import Evaluate
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.raw import Quarantined

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
+from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import to_dict
-from codex_ray.config.use import Evaluate
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError
 from codex_ray.evaluate.baselines import NGRAM_ORDER, measure_baselines

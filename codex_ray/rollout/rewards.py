@@ -45,8 +45,8 @@ def places(row: Mapping[str, Any], text: str) -> float:
 REWARDS: dict[str, Reward] = {"exact": exact, "last_number": last_number, "places": places}
 
 
-def find_reward(name: str) -> Reward:
-    """Return a reward by its name, or a function by its dotted path.
+def find_reward(name: str, key: str = "on_policy.reward") -> Reward:
+    """Return a reward by its name, or a function by its dotted path; ``key`` says in errors who asks.
 
     Raises:
         ConfigError: there is none of that name.
@@ -56,14 +56,14 @@ def find_reward(name: str) -> Reward:
     module, _, attribute = name.replace(":", ".").rpartition(".")
     if not module:
         raise ConfigError(
-            f"on_policy.reward={name} is none of {', '.join(REWARDS)}{nearest(name, REWARDS)}; a function of "
+            f"{key}={name} is none of {', '.join(REWARDS)}{nearest(name, REWARDS)}; a function of "
             "yours is named by its dotted path, such as rewards.mine"
         )
     try:
         found: Reward = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"on_policy.reward={name} cannot be imported ({error}); put its module on PYTHONPATH"
+            f"{key}={name} cannot be imported ({error}); put its module on PYTHONPATH"
         ) from error
     return found
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from codex_ray.config.common import Device, Mlflow, Track
-from codex_ray.config.use import Evaluate
+from codex_ray.config.evaluate import Evaluate
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.baselines import score_with_ngram
