@@ -32,6 +32,12 @@ class Rollouts:
         None, minimum=1, help="sequences that an actor is given at a time; unset is `slots`"
     )
     max_new_tokens: int = setting(128, minimum=1, help="longest completion in tokens, observations included")
+    turn_tokens: int | None = setting(
+        None,
+        minimum=1,
+        help="longest first turn in tokens: an environment may then force the model to come to its answer, "
+        "for which the rest of max_new_tokens is left",
+    )
     max_turns: int = setting(
         8, minimum=1, help="turns of the model after which an environment that goes on is stopped"
     )
@@ -115,6 +121,11 @@ def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
         raise ConfigError(
             f"{prefix}task_sequences={settings.task_sequences} never fills {prefix}slots={settings.slots}; "
             f"give {prefix}slots={settings.task_sequences}, or more sequences a task"
+        )
+    if settings.turn_tokens is not None and settings.turn_tokens >= settings.max_new_tokens:
+        raise ConfigError(
+            f"{prefix}turn_tokens={settings.turn_tokens} leaves nothing of {prefix}max_new_tokens="
+            f"{settings.max_new_tokens} for the turn after it; lower it"
         )
     if "" in settings.stop:
         raise ConfigError(f"{prefix}stop holds an empty string, which would end every turn; leave it out")

@@ -7,9 +7,11 @@ its own while it has none; P a prior by rank; n how often it or a descendant was
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from codex_ray.errors import CodexRayError
 
@@ -112,14 +114,31 @@ class Archive:
         """Choose states to expand, best first, none an ancestor of another; fewer where there are too few."""
         scores = self.scores() if self.states else {}
         order = sorted(scores, key=lambda number: (-scores[number], -self.states[number].value, number))
+        return self._apart(order, count, lambda free: 0)
+
+    def select_greedily(self, count: int, epsilon: float, draw: np.random.Generator) -> list[int]:
+        """Choose states to expand by value alone, with probability ``epsilon`` any other; apart as above."""
+        order = sorted(self.states, key=lambda number: (-self.states[number].value, number))
+
+        def pick(free: int) -> int:
+            return int(draw.integers(free)) if draw.random() < epsilon else 0
+
+        return self._apart(order, count, pick)
+
+    def _apart(self, order: list[int], count: int, pick: Callable[[int], int]) -> list[int]:
+        """Pick states one by one out of an order; none is an ancestor of another."""
         lineages = {number: set(self.ancestors(number)) for number in order}
         chosen: list[int] = []
-        for number in order:
-            related = any(number in lineages[other] or other in lineages[number] for other in chosen)
-            if not related:
-                chosen.append(number)
-            if len(chosen) == count:
-                break
+        free = list(order)
+        while free and len(chosen) < count:
+            taken = free[pick(len(free))]
+            chosen.append(taken)
+            near = lineages[taken]
+            free = [
+                number
+                for number in free
+                if number != taken and number not in near and taken not in lineages[number]
+            ]
         return chosen
 
     def expanded(self, number: int, children: Iterable[Child], rollouts: int) -> list[State]:
@@ -133,12 +152,13 @@ class Archive:
         Returns:
             the children that are new and kept.
         """
-        times, parent, children = rollouts if self.count_rollouts else 1, self.states[number], list(children)
+        times, children = rollouts if self.count_rollouts else 1, list(children)
         for other in (number, *self.ancestors(number)):
             if other in self.states:
                 self.states[other].visits += times
         self.expansions += times
-        if children:
+        parent = self.states.get(number)  # gone, where what came of others has pushed it out meanwhile
+        if children and parent is not None:
             best = max(child.value for child in children)
             parent.best_child = best if parent.best_child is None else max(parent.best_child, best)
         known = {state.key for state in self.states.values()}

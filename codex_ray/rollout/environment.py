@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
-from codex_ray.rollout.episode import Episode
+from codex_ray.rollout.episode import Episode, Scored
 
 LONGEST_EXPRESSION = 200  # characters; products of such numbers are computed at once
 UNKNOWN = "?"
@@ -32,10 +32,13 @@ class Environment(Protocol):
     """Answers turns, and gives rewards."""
 
     def respond(self, episode: Episode) -> str | None:
-        """Return what the model reads after its last turn, or None where the episode ends with it."""
+        """Return what the model reads after its last turn, or None where the episode ends with it.
 
-    def score(self, episode: Episode) -> float:
-        """Return the reward of an episode that has ended."""
+        With ``rollout.turn_tokens`` a first turn that this cut is asked about as well.
+        """
+
+    def score(self, episode: Episode) -> float | Scored:
+        """Return the reward of an episode that has ended, and more if there is more to say."""
 
 
 EnvironmentBuilder = Callable[[], Environment]

@@ -85,6 +85,11 @@ class Episode:
         return self.turns[-1].text if self.turns else ""
 
     @property
+    def answer(self) -> str:
+        """What the model wrote and read in all turns, without what ended them."""
+        return "".join(f"{turn.observation or ''}{turn.text}" for turn in self.turns)
+
+    @property
     def transcript(self) -> str:
         """What the model wrote and read in all turns."""
         return "".join(f"{turn.observation or ''}{turn.written}" for turn in self.turns)
@@ -100,12 +105,21 @@ class Episode:
 class Outcome:
     """What an environment says to an episode: an observation, or the reward of its end.
 
-    ``cut`` says that it would have gone on, and was not let.
+    ``cut`` says that it would have gone on, and was not let; ``detail`` is what a :class:`Scored` holds.
     """
 
     observation: str | None = None
     reward: float | None = None
     cut: bool = False
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A reward, and what else an environment has to say of an episode; any picklable value."""
+
+    reward: float
+    detail: Any = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,7 @@ class Rollout:
         failure: the kind of failure, where scoring failed and ``reward`` is the one of a failure.
         group_rewards: rewards of all accepted sequences of its group, its own included, by sample.
         problem: the prompt's.
+        detail: what the environment said beside the reward.
     """
 
     step: int
@@ -150,6 +165,7 @@ class Rollout:
     failure: str | None
     problem: Any
     group_rewards: tuple[float, ...] = ()
+    detail: Any = None
 
     @property
     def ids(self) -> list[int]:
@@ -166,8 +182,8 @@ class Rollout:
         return [0.0] * len(self.prompt_ids) + numbers
 
     @staticmethod
-    def of(episode: Episode, reward: float | None, failure: str | None, finish_reason: str) -> Rollout:
-        """Put an episode's turns together."""
+    def of(episode: Episode, outcome: Outcome, failure: str | None, finish_reason: str) -> Rollout:
+        """Put an episode's turns together with what came of it."""
         completion: list[int] = []
         mask: list[bool] = []
         logprobs: list[float] = []
@@ -188,9 +204,10 @@ class Rollout:
             sampling_logprobs=sampled,
             text=[turn.text for turn in episode.turns],
             finish_reason=finish_reason,
-            reward=reward,
+            reward=outcome.reward,
             failure=failure,
             problem=episode.problem,
+            detail=outcome.detail,
         )
 
 

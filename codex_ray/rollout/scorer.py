@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from codex_ray.rollout.environment import Environment, EnvironmentBuilder
-from codex_ray.rollout.episode import Episode, Failure, Outcome
+from codex_ray.rollout.episode import Episode, Failure, Outcome, Scored
 
 
 class ScoringActor:
@@ -51,11 +51,12 @@ def judge(environment: Environment, episode: Episode, *, may_go_on: bool) -> Out
         ValueError: its reward is not a finite number; and whatever the environment raises.
     """
     observation = None
-    if episode.turns[-1].finish_reason == "stop":
+    if may_go_on or episode.turns[-1].finish_reason == "stop":
         observation = environment.respond(episode)
         if observation is not None and may_go_on:
             return Outcome(observation=observation)
-    reward: Any = environment.score(episode)
+    scored: Any = environment.score(episode)
+    reward, detail = (scored.reward, scored.detail) if isinstance(scored, Scored) else (scored, None)
     if not isinstance(reward, Real) or not math.isfinite(reward):
         raise ValueError(f"the reward is {reward!r}, not a finite number")
-    return Outcome(reward=float(reward), cut=observation is not None)
+    return Outcome(reward=float(reward), cut=observation is not None, detail=detail)

@@ -112,7 +112,8 @@ class Step:
     def may_go_on(self, number: int) -> bool:
         """Whether the environment may answer a sequence with an observation, and not only with its reward."""
         turns = self._episodes[number].turns
-        return turns[-1].finish_reason == "stop" and len(turns) < self._settings.max_turns
+        forced = len(turns[-1].ids) == self._settings.turn_tokens and self._room(number) > 0
+        return (turns[-1].finish_reason == "stop" or forced) and len(turns) < self._settings.max_turns
 
     def judged(self, number: int, outcome: Outcome) -> Task | None:
         """Take the environment's answer; returns the task that can begin because of it.
@@ -160,10 +161,15 @@ class Step:
         turn = len(self._episodes[next(iter(going_on))].turns)
         return self._task(part, turn, dict(sorted(going_on.items())))
 
+    def _room(self, number: int) -> int:
+        """Return how many tokens may still follow a sequence."""
+        episode = self._episodes[number]
+        return self._settings.max_new_tokens - (len(episode.ids) - len(episode.prompt.ids))
+
     def _finish(self, number: int, outcome: Outcome, failure: str | None) -> None:
         episode = self._episodes[number]
         reason = "turns" if outcome.cut else episode.turns[-1].finish_reason
-        self.rollouts[number] = Rollout.of(episode, outcome.reward, failure, reason)
+        self.rollouts[number] = Rollout.of(episode, outcome, failure, reason)
 
     def _task(self, part: int, turn: int, observations: dict[int, str]) -> Task:
         """Put a turn of a part together; in the first nothing was observed."""
@@ -171,11 +177,12 @@ class Step:
         continuations = []
         for number, observation in observations.items():
             episode = self._episodes[number]
-            ids = episode.ids
-            used = len(ids) - len(episode.prompt.ids)
             seed = turn_seed(self._seed, *episode.key, turn)
             told = observation if turn else None
-            continuations.append(Continuation(ids, told, self._settings.max_new_tokens - used, seed))
+            room = self._room(number)
+            if not turn:
+                room = min(room, self._settings.turn_tokens or room)
+            continuations.append(Continuation(episode.ids, told, room, seed))
         return Task(
             self.order.step,
             part,

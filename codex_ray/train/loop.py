@@ -65,6 +65,7 @@ class State:
     validations_since_lowest: int = 0
     recent_losses: list[float] = field(default_factory=list)
     tokens: int = 0  # of rollouts; those of a corpus follow from the step
+    source: dict[str, Any] = field(default_factory=dict)  # what chose the prompts, as of the last save
     phase: str = "start"
     moves: int = 0
     warm: bool = False

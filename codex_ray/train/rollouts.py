@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,22 @@ GATE_PROMPTS = 16  # looked at before self-distillation begins
 
 Learnable = Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
 """Makes a rank's rollouts sequences that can be split into micro-batches; also figures to be added up."""
+
+
+class Controller(Protocol):
+    """Chooses what each step's prompts are, from what came of those before; on every rank the same.
+
+    It learns what came of them where ``learnable`` does.
+    """
+
+    def prompts(self, step: int) -> list[Prompt]:
+        """Return the prompts of the step that follows what was learnt so far."""
+
+    def saved(self) -> dict[str, Any]:
+        """Return all that it knows, for a checkpoint: plain data."""
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what :meth:`saved` returned."""
 
 
 @dataclass
@@ -68,6 +84,7 @@ class RolloutSource:
         pool: that samples.
         prompts: what it answers; ``batches``: how many of them a step takes.
         samples: answers to each.
+        controller: chooses the prompts in place of that order; without staleness alone.
         learnable: makes rollouts what the objective takes.
         micro_batch_tokens: tokens of a micro-batch, padding included.
         device: where they are wanted.
@@ -87,7 +104,9 @@ class RolloutSource:
         device: torch.device,
         moved: Callable[[], None],
         note: Callable[[str], None],
+        controller: Controller | None = None,
     ) -> None:
+        self._controller = controller
         self._pool, self.prompts, self._batches, self._samples = pool, prompts, batches, samples
         self._learnable, self._micro_batch_tokens = learnable, micro_batch_tokens
         self._device, self._moved, self._note = device, moved, note
@@ -95,8 +114,10 @@ class RolloutSource:
         self._engine: Engine | None = None
         self._step = self._first = 0
 
-    def begin(self, engine: Engine, step: int, total_steps: int) -> None:
+    def begin(self, engine: Engine, step: int, total_steps: int, saved: dict[str, Any]) -> None:
         """Have the engine's weights sample from ``step`` on; every rank takes part."""
+        if self._controller is not None and saved:
+            self._controller.restore(saved)
         self._engine, self._step, self._first, self._last = engine, step, step, total_steps - 1
         if self._rank == 0:
             self._pool.begin()
@@ -127,7 +148,13 @@ class RolloutSource:
     def close(self) -> None:
         """Nothing is held: the pool belongs to the driver."""
 
+    def saved(self) -> dict[str, Any]:
+        """What of this a checkpoint holds: prompts in an order follow from the step."""
+        return self._controller.saved() if self._controller is not None else {}
+
     def _prompts_of(self, step: int) -> list[Prompt]:
+        if self._controller is not None:
+            return self._controller.prompts(step)
         return self.prompts.at(self._batches.row(step), self._batches.plan.global_rows)
 
     def _split(self, learnt: Any) -> list[Any]:

@@ -60,7 +60,7 @@ def _plain(found: Found) -> Iterator[Path]:
 def _load(engine: Engine, found: Found, folder: Path, state: State) -> None:
     saved = engine.load(folder, found.world_size)
     state.step, state.elapsed = saved["step"], saved["elapsed"]
-    for name in ("lowest_validation_loss", "validations_since_lowest", "recent_losses", "tokens"):
+    for name in ("lowest_validation_loss", "validations_since_lowest", "recent_losses", "tokens", "source"):
         setattr(state, name, saved.get(name, getattr(state, name)))  # a checkpoint may be older than they are
     if state.plan.total_steps is None:
         state.plan = Plan(**saved["plan"])

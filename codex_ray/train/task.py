@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from codex_ray.train.documents import Rows
     from codex_ray.train.engine import Engine
     from codex_ray.train.methods import Objectives
+    from codex_ray.train.rollouts import Controller
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class OfRollouts:
     samples: int
     micro_batch_tokens: int
     learnable: Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
-    gate: Callable[[Engine, Sequence[Prompt]], None]
+    gate: Callable[[Engine, Sequence[Prompt]], None] | None
+    controller: Controller | None = None
 
 
 @dataclass(frozen=True)

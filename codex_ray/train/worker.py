@@ -303,10 +303,12 @@ class Worker:
         """Have the weights sample from here on; before the first step, see that it is worth while."""
         if not isinstance(parts.source, RolloutSource) or self._learning.rollouts is None:
             return
-        if not self._resumed:
+        if not self._resumed and self._learning.rollouts.gate is not None:
             self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, GATE_PROMPTS))
         total = self.state.plan.total_steps
-        parts.source.begin(parts.engine, self.state.step, OPEN_END if total is None else total)
+        parts.source.begin(
+            parts.engine, self.state.step, OPEN_END if total is None else total, self.state.source
+        )
 
     def _rollouts(self, wanted: OfRollouts | None) -> RolloutSource:
         assert wanted is not None, "a task that reads no corpus samples"
@@ -320,6 +322,7 @@ class Worker:
             device=self.device,
             moved=self._moved,
             note=self.note,
+            controller=wanted.controller,
         )
 
     def _moved(self) -> None:
@@ -354,6 +357,11 @@ class Worker:
         if settings.validation.asynchronous:
             self.spare = self._spare_validation(documents, recorder.validated)
 
+        def save(state: State, figures: dict[str, Any]) -> float:
+            if isinstance(chosen, RolloutSource):
+                state.source = chosen.saved()
+            return saver.save(engine, state, figures)
+
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
                 if self.spare is None or last:
@@ -361,6 +369,7 @@ class Worker:
                 self.spare.begin(engine, self.state.step)
             return {}
 
+        chosen = source or self._rollouts(self._learning.rollouts)
         return Parts(
             settings=settings,
             batches=self.batches,
@@ -370,13 +379,13 @@ class Worker:
             device=self.device,
             engine=engine,
             objective=objective,
-            source=source or self._rollouts(self._learning.rollouts),
+            source=chosen,
             watcher=recorder,
             spans=self.spans,
             hooks=Hooks(
                 validate=validate,
                 measure_mixing=partial(_measure_mixing, engine, documents),
-                save=lambda state, figures: saver.save(engine, state, figures),
+                save=save,
                 saved=saver.wait,
                 save_failed=lambda: saver.failed,
                 sample=self._sampling(engine, tokenizer),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,3 +114,21 @@ def test_whatever_is_expanded(expansions: list[Any], capacity: int, count: int) 
     assert 1 <= len(chosen) <= count
     for number in chosen:
         assert not set(archive.ancestors(number)) & set(chosen)
+
+
+def test_greed_goes_by_value_and_chance_by_neither() -> None:
+    archive, draw = tree(), np.random.default_rng(1)
+    assert archive.select_greedily(2, 0.0, draw) == [D, C]
+    firsts = {archive.select_greedily(1, 1.0, draw)[0] for _ in range(50)}
+    assert firsts == {A, B, C, D}
+    assert all(len(archive.select_greedily(4, 0.5, draw)) <= 2 for _ in range(20))
+
+
+def test_a_parent_that_others_pushed_out_meanwhile_still_has_its_children() -> None:
+    archive = Archive(capacity=2)
+    archive.seed(0.0, "A")
+    archive.expanded(A, [Child(0.1, "B"), Child(0.2, "C")], 2)
+    archive.expanded(A, [Child(0.5, "D"), Child(0.6, "E")], 2)
+    assert B not in archive.states
+    added = archive.expanded(B, [Child(0.9, "F")], 2)
+    assert [state.parent for state in added] == [B] and archive.best().key == "F"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_ray.rollout.environment import Calculator, SingleTurn, evaluate
-from codex_ray.rollout.episode import Episode, Failure, Outcome, Prompt, Turn
+from codex_ray.rollout.episode import Episode, Failure, Outcome, Prompt, Scored, Turn
 from codex_ray.rollout.problems import (
     Question,
     arithmetic,
@@ -139,3 +139,17 @@ def test_an_environment_that_raised_is_built_anew() -> None:
     assert isinstance(found, Failure) and found.kind == "KeyError" and "test_environment.py" in found.reason
     assert scorer.judge(episode("x"), False) == Outcome(reward=1.0)
     assert len(built) == 2
+
+
+def test_an_environment_may_say_more_than_a_reward() -> None:
+    class Judge:
+        def respond(self, episode: Episode) -> str | None:
+            return "go on" if len(episode.turns) == 1 else None
+
+        def score(self, episode: Episode) -> Scored:
+            return Scored(0.5, {"turns": len(episode.turns)})
+
+    cut = Turn(None, [], [1], "a", "a", [0.0], [0.0], "length")
+    one = Episode(0, 0, 0, 0, Prompt([1]), (cut,))
+    assert judge(Judge(), one, may_go_on=True) == Outcome(observation="go on")
+    assert judge(Judge(), one, may_go_on=False) == Outcome(reward=0.5, detail={"turns": 1})

@@ -176,3 +176,26 @@ def test_every_step_is_submitted_once_and_in_time(first: int, count: int, stalen
 def test_seeds_are_all_different() -> None:
     places = [(a, b, c, d) for a in range(4) for b in range(4) for c in range(4) for d in range(4)]
     assert len({turn_seed(1, *place) for place in places}) == len(places)
+
+
+def test_a_first_turn_that_is_cut_may_be_made_to_answer() -> None:
+    chosen = Rollouts(slots=2, max_new_tokens=10, turn_tokens=4)
+    step = Step(order(1, 2), 0, chosen, 0, scored=True)
+    (task,) = step.tasks()
+    assert [one.room for one in task.continuations] == [4, 4]
+    cut = Turn(None, [], [5, 6, 7, 8], "abcd", "abcd", [-1.0] * 4, [-1.0] * 4, "length")
+    ended = Turn(None, [], [5, 2], "a", "a", [-1.0] * 2, [-1.0] * 2, "stop")
+    assert step.sampled(task, [cut, ended]) == [0, 1]
+    assert step.may_go_on(0) and step.may_go_on(1)
+    assert step.judged(0, Outcome(observation="now")) is None
+    following = step.judged(1, Outcome(reward=1.0, detail="why"))
+    assert following is not None
+    (one,) = following.continuations
+    assert one.observation == "now" and one.room == 6  # all that is left, what is forced included
+    forced = Turn("now", [9, 9], [5, 6, 7, 8], "efgh", "efgh", [-1.0] * 4, [-1.0] * 4, "length")
+    assert step.sampled(following, [forced]) == [0]
+    assert not step.may_go_on(0)  # of as many tokens as the first, but nothing is left
+    step.judged(0, Outcome(reward=0.0))
+    first, second = step.accepted()
+    assert first.mask == [True] * 4 + [False] * 2 + [True] * 4 and first.sampling_logprobs[4:6] == [0.0, 0.0]
+    assert step.episode(0).answer == "abcdnowefgh" and second.detail == "why"
