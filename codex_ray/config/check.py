@@ -18,12 +18,11 @@ from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import MASK
-from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune
+from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune, refuse_on_policy
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
-from codex_ray.config.rollout import refuse_rollouts
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
@@ -124,35 +123,11 @@ def _finetune(settings: Finetune, prefix: str) -> None:
             f"{settings.method} has another; leave it out"
         )
     if settings.method in ON_POLICY:
-        _on_policy(settings, prefix)
+        refuse_on_policy(settings, prefix)
     if settings.loss.kl and settings.method in PREFERENCES:
         raise ConfigError(
             f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "
             "one of these"
-        )
-
-
-def _on_policy(settings: Finetune, prefix: str) -> None:
-    refuse_rollouts(settings.rollout, f"{prefix}rollout.")
-    several = math.lcm(*range(settings.cluster.fewest_workers, settings.cluster.workers + 1))
-    if settings.on_policy.prompts % several:
-        raise ConfigError(
-            f"{prefix}on_policy.prompts={settings.on_policy.prompts} cannot be shared by "
-            f"{settings.cluster.workers} workers (it must be a multiple of {several})"
-        )
-    drawn = settings.rollout
-    if drawn.temperature == 0 or drawn.top_k or drawn.min_p or drawn.top_p < 1:
-        raise ConfigError(
-            f"{prefix}method={settings.method} learns from draws of the model's own distribution; leave "
-            f"{prefix}rollout.top_k, top_p and min_p unset and give {prefix}rollout.temperature above 0"
-        )
-    if settings.method == "grpo" and (settings.on_policy.samples or 2) < 2:
-        raise ConfigError(f"{prefix}on_policy.samples=1 leaves nothing to compare with; give 2 or more")
-    estimator = settings.on_policy.estimator
-    if settings.method == "sdft" and estimator != "analytic" and settings.on_policy.divergence != "reverse":
-        raise ConfigError(
-            f"{prefix}on_policy.estimator={estimator} is of reverse KL; give "
-            f"{prefix}on_policy.divergence=reverse, or estimator=analytic"
         )
 
 
@@ -443,6 +418,13 @@ def _mlflow(mlflow: Mlflow, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}uri={mlflow.uri!r} is not a tracking store that MLflow knows; give sqlite:///FILE, a "
             "folder, or https://HOST with allow_remote=true"
+        )
+    name = mlflow.register
+    if name is not None and (not name.strip() or set(name) & set("/:") or not mlflow.enabled):
+        why = "is no name" if mlflow.enabled else f"needs {prefix}enabled=true"
+        raise ConfigError(
+            f"{prefix}register={name!r} {why} in MLflow's registry; give a name without '/' and ':', or "
+            "leave it out"
         )
 
 

@@ -100,6 +100,9 @@ class Mlflow:
     enabled: bool = setting(True, help="record runs in MLflow")
     uri: str | None = setting(None, help="tracking URI; unset is sqlite in the runs folder")
     experiment: str = setting("codex_ray", help="MLflow experiment name")
+    register: str | None = setting(
+        None, help="name in MLflow's model registry that a completed run's model is put under"
+    )
     allow_remote: bool = setting(
         False, help="let a remote URI (or MLFLOW_TRACKING_URI) receive this run's data"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
-from codex_ray.config.rollout import Rollouts
+from codex_ray.config.rollout import Rollouts, refuse_rollouts
 from codex_ray.config.train import TrainingRun
+from codex_ray.errors import ConfigError
 
 PREFERENCES = ("dpo", "reward")  # learn from pairs of a chosen and a rejected answer
 ON_POLICY = ("sdft", "grpo", "ppo")  # learn from what the model itself answers to prompts
@@ -80,15 +82,24 @@ class Loss:
 class OnPolicy:
     """What sdft, grpo and ppo can be told: of prompts, rewards and the teacher."""
 
-    prompts: int = setting(8, minimum=1, help="prompts of an optimizer step, over all workers")
+    prompts: int = setting(8, minimum=1, help="prompts answered at a time, a batch, over all workers")
     samples: int | None = setting(None, minimum=1, help="answers to each; unset is 1 for sdft, else 8")
+    epochs: int = setting(1, minimum=1, help="grpo, ppo: times that a batch of answers is gone over")
+    minibatches: int = setting(
+        1, minimum=1, help="grpo, ppo: parts, each an optimizer step, that it is gone over in"
+    )
     micro_batch_tokens: int = setting(
         4096, minimum=1, help="tokens that a worker computes at a time, padding included"
     )
     reward: str = setting(
         "exact",
-        help="grpo, ppo: exact, last_number or places, or a function of yours by dotted path, which takes "
-        "the row and the answer's text",
+        help="grpo, ppo: exact, last_number or places; a folder that method=reward has saved; or a function "
+        "of yours by dotted path, which takes the row and the answer's text",
+    )
+    environment: str = setting(
+        "single_turn",
+        help="grpo, ppo: single_turn; calculator, which answers <<12*34= in the text; or a class of yours by "
+        "dotted path, which takes the reward",
     )
     kl: float = setting(0.0, minimum=0.0, help="grpo, ppo: weight of the KL to the model as the run began")
     clip: float = setting(0.2, minimum=0.0, help="grpo, ppo: how far a ratio may move a token")
@@ -116,6 +127,11 @@ class OnPolicy:
         "beyond chance, before training begins; null asks for nothing",
     )
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of a batch of answers."""
+        return self.epochs * self.minibatches
+
 
 @dataclass(frozen=True)
 class Finetune(TrainingRun):
@@ -133,3 +149,64 @@ class Finetune(TrainingRun):
     loss: Loss = setting(Loss, help="what sft, dft, dpo and reward can be told")
     on_policy: OnPolicy = setting(OnPolicy, help="what sdft, grpo and ppo can be told")
     rollout: Rollouts = setting(Rollouts, help="the actors that sample for sdft, grpo and ppo")
+
+
+def refuse_on_policy(settings: Finetune, prefix: str = "") -> None:
+    """Refuse settings of a method that learns from its own answers which cannot go together.
+
+    Raises:
+        ConfigError: one sentence with the keys, the numbers and the remedy.
+    """
+    refuse_rollouts(settings.rollout, f"{prefix}rollout.")
+    several = math.lcm(*range(settings.cluster.fewest_workers, settings.cluster.workers + 1))
+    if settings.on_policy.prompts % several:
+        raise ConfigError(
+            f"{prefix}on_policy.prompts={settings.on_policy.prompts} cannot be shared by "
+            f"{settings.cluster.workers} workers (it must be a multiple of {several})"
+        )
+    drawn = settings.rollout
+    if drawn.temperature == 0 or drawn.top_k or drawn.min_p or drawn.top_p < 1:
+        raise ConfigError(
+            f"{prefix}method={settings.method} learns from draws of the model's own distribution; leave "
+            f"{prefix}rollout.top_k, top_p and min_p unset and give {prefix}rollout.temperature above 0"
+        )
+    _updates(settings, prefix)
+    if settings.method == "grpo" and (settings.on_policy.samples or 2) < 2:
+        raise ConfigError(f"{prefix}on_policy.samples=1 leaves nothing to compare with; give 2 or more")
+    environment = settings.on_policy.environment
+    if settings.method == "sdft" and environment != "single_turn":
+        raise ConfigError(
+            f"{prefix}on_policy.environment={environment} answers for {prefix}method=grpo and ppo; sdft has "
+            "nothing to judge, leave it out"
+        )
+    estimator = settings.on_policy.estimator
+    if settings.method == "sdft" and estimator != "analytic" and settings.on_policy.divergence != "reverse":
+        raise ConfigError(
+            f"{prefix}on_policy.estimator={estimator} is of reverse KL; give "
+            f"{prefix}on_policy.divergence=reverse, or estimator=analytic"
+        )
+
+
+def _updates(settings: Finetune, prefix: str) -> None:
+    own, train = settings.on_policy, settings.train
+    if own.updates == 1:
+        return
+    name = "epochs" if own.epochs > 1 else "minibatches"
+    given = f"{prefix}on_policy.{name}={getattr(own, name)}"
+    if settings.method == "sdft":
+        raise ConfigError(
+            f"{given} is for {prefix}method=grpo and ppo, which clip; sdft takes one step a batch"
+        )
+    least = own.minibatches * settings.cluster.workers
+    sequences = own.prompts * (own.samples or 8)
+    if sequences < least:
+        raise ConfigError(
+            f"{given} leaves parts without a sequence for every worker: {sequences} answers for "
+            f"{settings.cluster.workers} workers; give {prefix}on_policy.minibatches of at most "
+            f"{sequences // settings.cluster.workers}"
+        )
+    if train.spike_factor or train.on_nonfinite == "rollback":
+        back = f"train.spike_factor={train.spike_factor:g}" if train.spike_factor else "on_nonfinite=rollback"
+        raise ConfigError(
+            f"{given} cannot go with {prefix}{back}, which leaves whole batches out; leave one of them out"
+        )

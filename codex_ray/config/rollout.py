@@ -49,11 +49,14 @@ class Rollouts:
     staleness: int = setting(
         0,
         minimum=0,
-        help="optimizer steps that the weights that sample are behind: 0 samples, then trains; 1 samples the "
-        "next step's sequences while this step trains",
+        help="batches that the weights that sample are behind: 0 samples, then trains; 1 samples the next "
+        "batch while this one is trained on",
     )
     scorers: int = setting(1, minimum=1, help="actors that score sequences and answer for environments")
     cpus_per_scorer: float = setting(0.0, minimum=0.0, help="logical CPUs reserved per scorer")
+    gpus_per_scorer: float = setting(
+        0.0, minimum=0.0, help="GPUs reserved per scorer, on which a reward model computes; 0 is the CPU"
+    )
     failure_reward: float | None = setting(
         None, help="reward of a sequence whose scoring failed; unset leaves the sequence out"
     )

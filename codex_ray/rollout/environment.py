@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from codex_ray.rollout.episode import Episode, Scored
 
@@ -68,10 +68,11 @@ class SingleTurn:
 class Calculator:
     """A calculator within the text: after ``<<12*34=`` the model reads ``408>>`` and writes on.
 
-    Give ``stop=["="]``, so that a turn ends where the result belongs. An expression that is none is answered
-    by ``?>>``. The reward is ``verify(problem, text)`` of all that was written and read.
+    Turns are to end where the result belongs, at ``stop``. An expression that is none is answered by ``?>>``.
+    The reward is ``verify(problem, text)`` of all that was written and read.
     """
 
+    stop: ClassVar[tuple[str, ...]] = ("=",)
     verify: Callable[[Any, str], float]
 
     def __call__(self) -> Environment:

@@ -300,7 +300,8 @@ def _sampler(settings: Rollouts, build: Builder) -> Any:
 def _scorer(settings: Rollouts, environment: EnvironmentBuilder) -> Any:
     import ray
 
-    return ray.remote(ScoringActor).options(num_cpus=settings.cpus_per_scorer).remote(environment)
+    options = {"num_cpus": settings.cpus_per_scorer, "num_gpus": settings.gpus_per_scorer}
+    return ray.remote(ScoringActor).options(**options).remote(environment)
 
 
 def _result(reference: Any, seconds: float | None = None) -> Any:

@@ -1,18 +1,27 @@
-"""Rewards of answers by name: those that are here, and a user's own function by dotted path."""
+"""Rewards of answers and environments by name: those that are here, reward models, and a user's own."""
 
 from __future__ import annotations
 
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from codex_ray.config.common import Device
 from codex_ray.errors import ConfigError, nearest
-from codex_ray.rollout.environment import Environment, SingleTurn
+from codex_ray.rollout.environment import Calculator, Environment, EnvironmentBuilder, SingleTurn
+
+if TYPE_CHECKING:
+    from codex_ray.config.finetune import OnPolicy
+    from codex_ray.config.rollout import Rollouts
 
 Reward = Callable[[Mapping[str, Any], str], float]
 """Takes a row (``prompt`` and ``response``, or ``messages``) and an answer's text."""
+
+Answering = Callable[[Reward], EnvironmentBuilder]
+"""Makes what builds an environment, given what judges its texts."""
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -43,6 +52,7 @@ def places(row: Mapping[str, Any], text: str) -> float:
 
 
 REWARDS: dict[str, Reward] = {"exact": exact, "last_number": last_number, "places": places}
+ENVIRONMENTS: dict[str, Answering] = {"single_turn": SingleTurn, "calculator": Calculator}
 
 
 def find_reward(name: str, key: str = "on_policy.reward") -> Reward:
@@ -51,29 +61,90 @@ def find_reward(name: str, key: str = "on_policy.reward") -> Reward:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name in REWARDS:
-        return REWARDS[name]
+    found: Reward = _find(name, REWARDS, key, "a folder of a reward model or a function of yours")
+    return found
+
+
+def find_environment(name: str) -> Answering:
+    """Return what makes an environment of a reward, by its name or dotted path.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found: Answering = _find(name, ENVIRONMENTS, "on_policy.environment", "a class of yours")
+    return found
+
+
+def stops_of(name: str) -> tuple[str, ...]:
+    """Return the strings at which an environment wants a turn to end: its ``stop``, if it has any."""
+    return tuple(getattr(find_environment(name), "stop", ()))
+
+
+def _find(name: str, known: Mapping[str, Any], key: str, else_: str) -> Any:
+    if name in known:
+        return known[name]
     module, _, attribute = name.replace(":", ".").rpartition(".")
-    if not module:
+    if not module or "/" in name:
         raise ConfigError(
-            f"{key}={name} is none of {', '.join(REWARDS)}{nearest(name, REWARDS)}; a function of "
-            "yours is named by its dotted path, such as rewards.mine"
+            f"{key}={name} is none of {', '.join(known)}{nearest(name, known)}, and nothing else is of that "
+            f"name; give one of these, or {else_} by its path, such as mine.judge"
         )
     try:
-        found: Reward = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{key}={name} cannot be imported ({error}); put its module on PYTHONPATH"
         ) from error
-    return found
 
 
 @dataclass(frozen=True)
-class ByName:
-    """Builds the environment of a reward, in the scorer's process."""
+class Rewarded:
+    """Builds, in a scorer's process, the environment of a run.
 
-    name: str
+    Attributes:
+        reward: name or dotted path of what judges a text; where ``model`` is set, that does.
+        environment: name or dotted path of what answers turns.
+        model: folder of a reward model; ``compute``: what it computes on, with so many ``threads``.
+    """
+
+    reward: str
+    environment: str = "single_turn"
+    model: str | None = None
+    compute: Device = field(default_factory=Device)
+    threads: int = 1
 
     def __call__(self) -> Environment:
         """Build it."""
-        return SingleTurn(find_reward(self.name))
+        answering = find_environment(self.environment)
+        if self.model is None:
+            return answering(find_reward(self.reward))()
+        from codex_ray.rollout.reward_model import ByModel
+
+        return ByModel.load(answering(exact)(), self.model, self.compute, self.threads)
+
+
+def rewarded(own: OnPolicy, settings: Rollouts, compute: Device, tokenizer: Path) -> Rewarded:
+    """Return what builds the environment that settings name, after a look at whether it can.
+
+    Args:
+        own: names the reward and the environment; ``settings``: of the scorers.
+        compute: what the run computes on; scorers without GPUs compute on the CPU.
+        tokenizer: folder of the policy's.
+
+    Raises:
+        ConfigError: there is no such reward or environment, or the reward model reads other tokens.
+        CodexRayError: the folder holds no model.
+    """
+    find_environment(own.environment)
+    threads = max(1, int(settings.cpus_per_scorer))
+    folder = Path(own.reward).expanduser()
+    if own.reward in REWARDS or not folder.is_dir():
+        find_reward(own.reward)
+        return Rewarded(own.reward, own.environment)
+    from codex_ray.rollout.reward_model import refuse_other_tokenizer
+
+    refuse_other_tokenizer(folder, tokenizer)
+    device = compute.device if settings.gpus_per_scorer else "cpu"
+    return Rewarded(
+        own.reward, own.environment, str(folder.absolute()), replace(compute, device=device), threads
+    )

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMETERS_PER_CALL = 100
 PARAMETER_CHARACTERS = 6000
 CUT = " ... (cut, see config.yaml)"
+REGISTER_SECONDS = 1800.0  # longest wait until a model is copied into the registry
 LOCK_SECONDS = 60.0  # longest wait for another process that opens the store
 THREAD = "codex-ray-mlflow"
 LIFE_TAG, ROLE_TAG, PARENT_TAG = "codex_ray.life_id", "codex_ray.role", "mlflow.parentRunId"
@@ -126,6 +128,37 @@ class MlflowRun(Tracker):
                 self._client.log_artifact(self._state["run_id"], str(path))
 
         self._do(put)
+
+    def register(self, name: str, model: Path) -> str | None:
+        """Put a model folder into the registry under a name, and wait until that is done.
+
+        Returns:
+            What to tell the user; None where nothing is recorded.
+        """
+        found: list[str] = []
+        done = threading.Event()
+
+        def put() -> None:
+            from codex_ray.track.registry import register
+
+            try:
+                if self._client is not None:
+                    staging = self._state_path.with_name(".registered.partial")
+                    found.append(register(self._client, self._state["run_id"], name, model, staging))
+            except Exception as error:  # whatever the server does, the run is complete
+                found.append(f"{type(error).__name__}: {masked(str(error).strip())[:300]}")
+                raise
+            finally:
+                done.set()
+
+        if self._thread is None:
+            return None
+        self._do(put)
+        if not done.wait(REGISTER_SECONDS) or not found:
+            return f"the model is not in MLflow's registry: no answer within {REGISTER_SECONDS:g} s"
+        if not found[0].isdigit():
+            return f"the model is not in MLflow's registry ({found[0]}); it is in {model}"
+        return f"the model is version {found[0]} of {name} in MLflow's registry: models:/{name}/{found[0]}"
 
     def _begin(self, name: str, parameters: dict[str, str], tags: dict[str, str]) -> None:
         # Two processes that make the tables of one store at once break it (seen with MLflow 3.17),

@@ -66,6 +66,7 @@ class Batches:
         row_length: tokens of a row of the corpus.
         plan: how a batch of the last size is shared out; its ``micro_rows`` hold for all sizes.
         skips: batches that steps leave out.
+        updates: steps that take the same batch, one after another; with more than one nothing is left out.
     """
 
     rows: Ramp
@@ -73,6 +74,7 @@ class Batches:
     row_length: int
     plan: BatchPlan
     skips: Skips = ()
+    updates: int = 1
 
     @classmethod
     def of(
@@ -126,12 +128,16 @@ class Batches:
 
     def row(self, step: int) -> int:
         """Return the position in the order at which step ``step``, counted from 0, begins."""
-        return self.rows.total(batch_index(step, self.skips))
+        return self.rows.total(batch_index(step // self.updates, self.skips))
 
     def trained_rows(self, step: int) -> int:
         """Return how many rows ``step`` steps have trained on; what was left out does not count."""
-        parts = stretches(0, step, self.skips)
+        parts = stretches(0, math.ceil(step / self.updates), self.skips)
         return sum(self.rows.total(first + count) - self.rows.total(first) for first, count in parts)
+
+    def reach(self, rows: float) -> int:
+        """Return the fewest steps that train on so many rows."""
+        return self.rows.reach(rows) * self.updates
 
     def stretches(self, step: int, steps: int) -> Iterator[tuple[int, int]]:
         """Cut steps from ``step`` on into pairs (first batch, batches): of one size, one after another."""

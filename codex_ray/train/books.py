@@ -25,7 +25,7 @@ class Books:
         self._run, self._settings, self._life_id = run, settings, life_id
         track = settings.track
         mlflow = MlflowRun(run.path, track.mlflow, runs=run.path.parent)
-        self._mlflow_uri = mlflow.uri
+        self._mlflow = mlflow
         self.tracker = Trackers(
             [
                 mlflow,
@@ -37,9 +37,14 @@ class Books:
     def open(self, facts: dict[str, Any]) -> None:
         """Write environment.json and begin the trackers' records."""
         plain = to_dict(self._settings)
-        environment = write_environment(self._run.path, plain, mlflow_uri=self._mlflow_uri, extra=facts)
+        environment = write_environment(self._run.path, plain, mlflow_uri=self._mlflow.uri, extra=facts)
         commit = (environment["commit"] or {}).get("commit")
         self.tracker.start(self._run.name, parameters=plain, life_id=self._life_id, commit=commit)
+
+    def register(self) -> str | None:
+        """Put the model into MLflow's registry where that is wanted; returns what to tell the user."""
+        name = self._settings.track.mlflow.register
+        return None if name is None else self._mlflow.register(name, self._run.model)
 
     def close(self, status: Status, figures: dict[str, float]) -> None:
         """Write summary.json and the report, and end the trackers' records."""

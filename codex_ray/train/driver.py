@@ -162,8 +162,10 @@ def run_task(
             raise
         follower.close()
         figures = follower.summary(time.time() - started)
-        books.close("FINISHED" if outcome["status"] == "completed" else "KILLED", figures)
         completed = outcome["status"] == "completed"
+        if completed and (told := books.register()):
+            progress.note(told)
+        books.close("FINISHED" if completed else "KILLED", figures)
         if not completed and follower.interrupted:
             raise Interrupted(
                 f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; continue with: "

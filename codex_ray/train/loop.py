@@ -207,7 +207,9 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
         _enter(parts, state, "mixing gains")
         mixing = parts.hooks.measure_mixing(batch)
     _enter(parts, state, "targets")
-    micro_batches = parts.objective.prepare(parts.engine.forward, batch.micro_batches, add_up_over_ranks)
+    micro_batches = batch.micro_batches
+    if not batch.prepared:
+        micro_batches = parts.objective.prepare(parts.engine.forward, micro_batches, add_up_over_ranks)
     total = global_weight(parts.objective, micro_batches, parts.device)
     loss = _passes(parts, state, micro_batches, total)
     _enter(parts, state, "optimizer step")

@@ -78,6 +78,7 @@ class Method:
             self._head,
             clip_low=own.clip,
             clip_high=own.clip,
+            updates=own.updates,
             kl=own.kl,
             reference=reference,
             temperature=temperature,

@@ -6,11 +6,10 @@ sequences, and each rank collects its share and makes it what the objective take
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,11 +29,16 @@ from codex_ray.rollout.steps import to_submit
 from codex_ray.train.batches import Batches
 from codex_ray.train.engine import Engine
 from codex_ray.train.source import Batch
+from codex_ray.train.updates import NUMBER, Kept, Updates, digest, digest_of
 
 GATE_PROMPTS = 16  # looked at before self-distillation begins
+KEPT = "rollouts"  # name of the files of a checkpoint that is amid a batch
 
 Learnable = Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
 """Makes a rank's rollouts sequences that can be split into micro-batches; also figures to be added up."""
+
+Prepare = Callable[[list[Any]], list[Any]]
+"""Adds to micro-batches what the objective wants of them."""
 
 
 class Controller(Protocol):
@@ -78,14 +82,15 @@ class Prompts:
 
 
 class RolloutSource:
-    """Samples each step's sequences from the newest weights, or from those of the step before.
+    """Samples sequences from the newest weights, or from those of the batch before, and trains on them.
 
     Args:
         pool: that samples.
-        prompts: what it answers; ``batches``: how many of them a step takes.
+        prompts: what it answers; ``batches``: how many of them are answered at a time.
         samples: answers to each.
         controller: chooses the prompts in place of that order; without staleness alone.
         learnable: makes rollouts what the objective takes.
+        updates: optimizer steps from each batch of them.
         micro_batch_tokens: tokens of a micro-batch, padding included.
         device: where they are wanted.
         moved: called about once a second while this waits.
@@ -100,6 +105,7 @@ class RolloutSource:
         *,
         samples: int,
         learnable: Learnable,
+        updates: Updates,
         micro_batch_tokens: int,
         device: torch.device,
         moved: Callable[[], None],
@@ -108,54 +114,105 @@ class RolloutSource:
     ) -> None:
         self._controller = controller
         self._pool, self.prompts, self._batches, self._samples = pool, prompts, batches, samples
-        self._learnable, self._micro_batch_tokens = learnable, micro_batch_tokens
+        self._learnable, self._updates, self._micro_batch_tokens = learnable, updates, micro_batch_tokens
         self._device, self._moved, self._note = device, moved, note
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._engine: Engine | None = None
+        self._kept: Kept | None = None
         self._step = self._first = 0
 
-    def begin(self, engine: Engine, step: int, total_steps: int, saved: dict[str, Any]) -> None:
-        """Have the engine's weights sample from ``step`` on; every rank takes part."""
+    def restore(self, read: Callable[[str], list[Any]]) -> None:
+        """Take up again what :meth:`kept` gave to a checkpoint."""
+        states = read(KEPT)
+        if states:
+            self._kept = Kept.from_states(states, self._rank, self._world).to(self._device)
+
+    def begin(
+        self, engine: Engine, prepare: Prepare, step: int, total_steps: int, saved: dict[str, Any]
+    ) -> None:
+        """Have the engine's weights sample from ``step`` on; every rank takes part.
+
+        Args:
+            engine: that trains.
+            prepare: has the objective see a batch that serves several steps.
+            step: the next one; ``total_steps``: how many there will be.
+            saved: what :meth:`saved` gave to the checkpoint.
+        """
         if self._controller is not None and saved:
             self._controller.restore(saved)
-        self._engine, self._step, self._first, self._last = engine, step, step, total_steps - 1
+        self._engine, self._prepare, self._step = engine, prepare, step
+        self._first = -(-step // self._updates.count)
+        self._last = (total_steps - 1) // self._updates.count
         if self._rank == 0:
             self._pool.begin()
         dist.barrier()
 
     def next(self) -> Batch:
         """Return the next optimizer step's sequences."""
+        batch, update = divmod(self._step, self._updates.count)
+        self._step += 1
+        if self._updates.count == 1:
+            learnt, sampled = self._sampled(batch)
+            return replace(sampled, micro_batches=self._split(learnt))
+        began = Batch([], 0, 0.0)
+        if update == 0:
+            learnt, began = self._sampled(batch)
+            self._kept = Kept.of(batch, self._prepare(self._split(learnt)))
+        kept = self._kept
+        if kept is None or kept.batch != batch:
+            raise CodexRayError(
+                f"the checkpoint of step {self._step - 1} holds no rollouts of batch {batch}, which it is "
+                "amid; begin the run again under another name=NAME"
+            )
+        rows = kept.rows.take(self._updates.part(batch, update, kept.numbers))
+        tokens = int(rows.lengths_B.sum())
+        return Batch(
+            self._split(rows), digest_of(rows), began.wait_seconds, tokens, began.figures, prepared=True
+        )
+
+    def kept(self) -> dict[str, Any]:
+        """Return the batch that further steps will take, where there are any."""
+        amid = self._kept is not None and self._step % self._updates.count
+        return {KEPT: self._kept.state()} if amid and self._kept is not None else {}
+
+    def close(self) -> None:
+        """Nothing is held: the pool belongs to the driver."""
+
+    def _sampled(self, batch: int) -> tuple[Any, Batch]:
+        """Return this rank's share of a batch as the objective takes it, and what is known of it."""
         started = time.perf_counter()
         assert self._engine is not None, "begin comes first"
         weights = self._engine.trained_weights()
         if self._rank == 0:
             sampled = self._pool.layout.shapes  # of which a value head is none
-            self._pool.publish(self._step, {name: weights[name] for name in weights if name in sampled})
-            for step in to_submit(self._step, self._first, self._pool.settings.staleness, self._last):
-                self._pool.submit(step, self._step, self._prompts_of(step), self._samples)
-        share = self._pool.collect(self._step, self._rank, self._world, alive=self._moved)
+            self._pool.publish(batch, {name: weights[name] for name in weights if name in sampled})
+            for ahead in to_submit(batch, self._first, self._pool.settings.staleness, self._last):
+                self._pool.submit(ahead, batch, self._prompts_of(ahead), self._samples)
+        share = self._pool.collect(batch, self._rank, self._world, alive=self._moved)
         for text in share.notes:
             self._note(text)
-        self._step += 1
+        numbers = [rollout.position * self._samples + rollout.sample for rollout in share.rollouts]
         learnt, own = self._learnable(share.rollouts)
-        parts = self._split(learnt)
-        waited = time.perf_counter() - started
-        tokens = sum(len(rollout.ids) for rollout in share.rollouts)
-        digest = sum(_digest(rollout) for rollout in share.rollouts)
+        if self._updates.count > 1:
+            learnt = learnt.with_rows(**{NUMBER: torch.tensor(numbers, dtype=torch.float32)})
         figures = {**share.figures, **_figures(share.rollouts, own, self._device)}
-        return Batch([part.to(self._device) for part in parts], digest, waited, tokens, figures)
-
-    def close(self) -> None:
-        """Nothing is held: the pool belongs to the driver."""
+        return learnt, Batch(
+            [],
+            sum(digest(number, rollout.ids) for number, rollout in zip(numbers, share.rollouts, strict=True)),
+            time.perf_counter() - started,
+            sum(len(rollout.ids) for rollout in share.rollouts),
+            figures,
+        )
 
     def saved(self) -> dict[str, Any]:
         """What of this a checkpoint holds: prompts in an order follow from the step."""
         return self._controller.saved() if self._controller is not None else {}
 
-    def _prompts_of(self, step: int) -> list[Prompt]:
+    def _prompts_of(self, batch: int) -> list[Prompt]:
         if self._controller is not None:
-            return self._controller.prompts(step)
-        return self.prompts.at(self._batches.row(step), self._batches.plan.global_rows)
+            return self._controller.prompts(batch)
+        position = self._batches.row(batch * self._updates.count)
+        return self.prompts.at(position, self._batches.plan.global_rows)
 
     def _split(self, learnt: Any) -> list[Any]:
         """Cut into micro-batches, on every rank as many as on the one that needs most."""
@@ -171,12 +228,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise CodexRayError(f"{path} cannot be read ({error.strerror}); begin the run again") from error
-
-
-def _digest(rollout: Rollout) -> int:
-    """Name what was sampled, so that two runs can be seen to have trained on the same."""
-    place = f"{rollout.position} {rollout.sample} {rollout.ids}"
-    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=4).digest(), "big")
 
 
 def _figures(rollouts: Sequence[Rollout], others: dict[str, float], device: torch.device) -> dict[str, float]:

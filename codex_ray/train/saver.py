@@ -93,8 +93,10 @@ class Saver:
         dist.broadcast_object_list(token, src=0)
         self._token: str = token[0]
 
-    def save(self, engine: Engine, state: State, figures: Mapping[str, Any]) -> float:
+    def save(self, engine: Engine, state: State, figures: Mapping[str, Any], **also: Any) -> float:
         """Begin to write ``state``, and ``figures`` of its step, once the save before is complete.
+
+        What this rank is to keep besides comes by the name of its file.
 
         Returns:
             The seconds that the loop stood still; without ``asynchronous``, until all is written.
@@ -129,7 +131,8 @@ class Saver:
         except OSError as error:  # of a small file that DeepSpeed writes on its own
             self._folder.discard(self._token)
             raise unwritable(staging, error) from error
-        take(random_state(), save.files / f"random_{self._rank}.pt")
+        for name, contents in {"random": random_state(), **also}.items():
+            take(contents, save.files / f"{name}_{self._rank}.pt")
         self._copies.settle()
         self._thread = threading.Thread(target=self._beside, args=(save,), name="saver", daemon=True)
         self._thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,20 @@ from codex_ray.train.packed import unpack
 from codex_ray.train.schedule import Plan
 
 
-def load_checkpoint(engine: Engine, found: Found, state: State) -> None:
+def load_checkpoint(
+    engine: Engine, found: Found, state: State, restore: Callable[[Callable[[str], list[Any]]], None]
+) -> None:
     """Bring the engine, the random generators and ``state`` back to where the checkpoint was written.
 
-    With another number of workers than wrote it, each begins a random stream of its own.
+    With another number of workers than wrote it, each begins a random stream of its own. ``restore`` is
+    given what reads the files of a name that ranks have kept, all of them.
 
     Raises:
         CodexRayError: the checkpoint cannot be cut anew for this number of workers, or the disk is full.
     """
     with _plain(found) as folder:
         _load(engine, found, folder, state)
+        restore(lambda name: _kept(folder, name, found.world_size))
 
 
 @contextmanager
@@ -55,6 +59,11 @@ def _plain(found: Found) -> Iterator[Path]:
     dist.barrier()
     if rank == 0:
         shutil.rmtree(staging)
+
+
+def _kept(folder: Path, name: str, ranks: int) -> list[Any]:
+    files = [folder / f"{name}_{rank}.pt" for rank in range(ranks)]
+    return [torch.load(file, weights_only=True) for file in files if file.is_file()]
 
 
 def _load(engine: Engine, found: Found, folder: Path, state: State) -> None:

@@ -27,7 +27,7 @@ class Plan:
         if training.steps is not None:
             return cls(training.steps)
         if training.epochs is not None:
-            return cls(max(1, batches.rows.reach(training.epochs * rows)))
+            return cls(max(1, batches.reach(training.epochs * rows)))
         return cls(None, training.seconds)
 
     def done(self, steps_done: int) -> bool:

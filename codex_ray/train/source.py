@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,8 @@ class Batch:
     ``digest`` sums, over rows, a checksum of the row's tokens and of its position in the global
     order; summed over ranks it names the global batch, whatever the number of ranks. Micro-batches are what
     the objective takes, all ranks have as many; each has a ``shape``: rows, and tokens per row. ``tokens``
-    is how many they hold where rows are not all alike; ``figures`` are recorded with the step.
+    is how many they hold where rows are not all alike; ``figures`` are recorded with the step. ``prepared``
+    says that the objective has seen them already, for several steps at once.
     """
 
     micro_batches: list[Any]
@@ -36,6 +37,7 @@ class Batch:
     wait_seconds: float
     tokens: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    prepared: bool = False
 
 
 class Source(Protocol):
@@ -43,6 +45,12 @@ class Source(Protocol):
 
     def next(self) -> Batch:
         """Return the next optimizer step's batch."""
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return what a checkpoint must hold of this rank for the next step, by a name for each."""
+
+    def restore(self, read: Callable[[str], list[Any]]) -> None:
+        """Take up again what was kept: ``read`` gives what all ranks have kept by a name."""
 
     def close(self) -> None:
         """Stop reading."""
@@ -92,6 +100,13 @@ class CorpusSource:
         input_ids_BS = torch.from_numpy(rows.tokens.astype(np.int64)).to(self._device)
         micro_batches = input_ids_BS.split(self._batches.plan.micro_rows)
         return Batch([micro.reshape(-1, self._length) for micro in micro_batches], digest(rows), waited)
+
+    def kept(self) -> Mapping[str, Any]:
+        """Nothing: the order is arithmetic."""
+        return {}
+
+    def restore(self, read: Callable[[str], list[Any]]) -> None:
+        """Nothing was kept."""
 
     def close(self) -> None:
         """Shut the stream down."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from codex_ray.train.engine import Engine
     from codex_ray.train.methods import Objectives
     from codex_ray.train.rollouts import Controller
+    from codex_ray.train.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class OfRollouts:
 
     pool: RolloutPool
     samples: int
+    updates: Updates
     micro_batch_tokens: int
     learnable: Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
     gate: Callable[[Engine, Sequence[Prompt]], None] | None
@@ -217,16 +219,17 @@ class Finetuning:
 
     def batches(self, length: int, workers: int, *, fewest: int | None = None) -> Batches:
         """See :meth:`Task.batches`; on policy a row is a prompt."""
-        training = self.settings.train
-        if self.on_policy:
-            tokens = self.settings.on_policy.prompts * length
-            training = replace(training, batch_tokens=tokens, micro_batch_rows=None)
-        return Batches.of(training, length, workers, fewest=fewest)
+        training, own = self.settings.train, self.settings.on_policy
+        if not self.on_policy:
+            return Batches.of(training, length, workers, fewest=fewest)
+        training = replace(training, batch_tokens=own.prompts * length, micro_batch_rows=None)
+        return replace(Batches.of(training, length, workers, fewest=fewest), updates=own.updates)
 
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """See :meth:`Task.learning`."""
         from codex_ray.train.methods import objectives
         from codex_ray.train.on_policy import Method, samples_of
+        from codex_ray.train.updates import Updates
 
         if self.pool is None:
             return Learning(objectives(self.settings, model))
@@ -235,6 +238,7 @@ class Finetuning:
         rollouts = OfRollouts(
             self.pool,
             samples_of(own, self.settings.method),
+            Updates(self.settings.seed, own.epochs, own.minibatches),
             own.micro_batch_tokens,
             method.learnable,
             method.gate,
@@ -260,11 +264,12 @@ class Finetuning:
             return
         from codex_ray.rollout.actor import FromFolder
         from codex_ray.rollout.pool import open_pool
-        from codex_ray.rollout.rewards import ByName, find_reward
+        from codex_ray.rollout.rewards import rewarded, stops_of
 
-        settings = self.settings
-        find_reward(settings.on_policy.reward)  # said before anything starts
-        judge = None if settings.method == "sdft" else ByName(settings.on_policy.reward)
+        settings, own, judge = self.settings, self.settings.rollout, None
+        if settings.method != "sdft":
+            judge = rewarded(settings.on_policy, own, settings.compute, self.corpus / "tokenizer")
+            own = replace(own, stop=[*own.stop, *stops_of(settings.on_policy.environment)])
         build = FromFolder(self.base, settings.compute, lora=settings.lora)
-        with open_pool(settings.rollout, build, judge, seed=settings.seed) as pool:
+        with open_pool(own, build, judge, seed=settings.seed) as pool:
             yield replace(self, pool=pool)

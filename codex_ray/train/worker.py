@@ -38,6 +38,7 @@ from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State, train
 from codex_ray.train.messages import Messages
+from codex_ray.train.objectives.objective import add_up_over_ranks
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.recorder import Recorder
@@ -47,7 +48,7 @@ from codex_ray.train.samples import SampleWriter
 from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
-from codex_ray.train.source import Batch, CorpusSource, sources_used
+from codex_ray.train.source import Batch, CorpusSource, Source, sources_used
 from codex_ray.train.spare import Measurement, SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.start import ready_for_training
@@ -176,7 +177,7 @@ class Worker:
         try:
             parts = self._parts(source, recorder, saver)
             if found:
-                load_checkpoint(parts.engine, found, self.state)
+                load_checkpoint(parts.engine, found, self.state, parts.source.restore)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
                 self.note(f"resumed from step {self.state.step}{others}")
             self._begin_rollouts(parts)
@@ -305,10 +306,14 @@ class Worker:
             return
         if not self._resumed and self._learning.rollouts.gate is not None:
             self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, GATE_PROMPTS))
-        total = self.state.plan.total_steps
-        parts.source.begin(
-            parts.engine, self.state.step, OPEN_END if total is None else total, self.state.source
-        )
+        total = self.state.plan.total_steps or OPEN_END
+
+        def prepare(micros: list[Any]) -> list[Any]:
+            self.state.phase = "targets"
+            self.spans.enter("targets")
+            return parts.objective.prepare(parts.engine.forward, micros, add_up_over_ranks)
+
+        parts.source.begin(parts.engine, prepare, self.state.step, total, self.state.source)
 
     def _rollouts(self, wanted: OfRollouts | None) -> RolloutSource:
         assert wanted is not None, "a task that reads no corpus samples"
@@ -318,6 +323,7 @@ class Worker:
             self.batches,
             samples=wanted.samples,
             learnable=wanted.learnable,
+            updates=wanted.updates,
             micro_batch_tokens=wanted.micro_batch_tokens,
             device=self.device,
             moved=self._moved,
@@ -360,7 +366,7 @@ class Worker:
         def save(state: State, figures: dict[str, Any]) -> float:
             if isinstance(chosen, RolloutSource):
                 state.source = chosen.saved()
-            return saver.save(engine, state, figures)
+            return saver.save(engine, state, figures, **chosen.kept())
 
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
@@ -369,7 +375,7 @@ class Worker:
                 self.spare.begin(engine, self.state.step)
             return {}
 
-        chosen = source or self._rollouts(self._learning.rollouts)
+        chosen: Source = source or self._rollouts(self._learning.rollouts)
         return Parts(
             settings=settings,
             batches=self.batches,

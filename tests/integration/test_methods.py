@@ -103,16 +103,20 @@ def test_likelihoods_weighed_and_held(stage: int, warm: Path, chats: Path, tmp_p
 def test_groups_of_answers_raise_their_reward_and_resume_exactly(
     warm: Path, questions: Path, tmp_path: Path
 ) -> None:
+    """Two steps from each batch of answers; the stop is between the second batch's."""
     wanted = on_policy(warm, questions, tmp_path, "grpo")
+    wanted = replace(wanted, on_policy=replace(wanted.on_policy, minibatches=2))
     whole = finetune(wanted).run
     told = rows_of(whole)
-    assert all(0 <= row["reward"] <= 1 and row["rollout/length"] > 1 for row in told)
-    assert {"clip_share", "entropy", "importance_ratio", "trainer/idle_ratio"} <= told[0].keys()
+    assert [row["step"] for row in told if "reward" in row] == [1, 3]
+    assert all(0 <= row["reward"] <= 1 and row["rollout/length"] > 1 for row in told[::2])
+    assert all({"clip_share", "entropy", "importance_ratio"} <= row.keys() for row in told)
+    assert "trainer/idle_ratio" in told[0] and told[1]["tokens"] < 2.5 * told[0]["tokens"]
     # Not 1 by the probability of padding, which the sampler never draws and this model knows little about.
     assert 0.998 < told[0]["importance_ratio"] <= 1.0 + 1e-5
     parts = replace(wanted, name="parts", rollout=replace(ROLLOUTS, actors=1))
-    first = finetune(replace(parts, train=replace(parts.train, stop_after=2)))
-    assert first.step == 2
+    first = finetune(replace(parts, train=replace(parts.train, stop_after=3)))
+    assert first.step == 3
     assert_same_end(finetune(parts).run, whole)
     AutoModelForCausalLM.from_pretrained(whole / "model")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from codex_ray.errors import CodexRayError
 from codex_ray.train.objectives.batching import micro_batches
@@ -200,8 +201,26 @@ class Sequences:
     def take(self, indices: Several[int]) -> Sequences:
         """Some rows, in that order, with no more padding than they need."""
         chosen = torch.tensor(indices, dtype=torch.int64, device=self.lengths_B.device)
-        longest = int(self.lengths_B[chosen].max())
+        longest = int(self.lengths_B[chosen].max()) if len(indices) else 1
         return self._each(lambda tensor: tensor[chosen, :longest] if tensor.dim() > 1 else tensor[chosen])
+
+    @staticmethod
+    def joined(parts: Several[Sequences]) -> Sequences:
+        """Put rows of several below one another; what is known of them must be the same."""
+        longest = max(part.shape[1] for part in parts)
+
+        def together(tensors: Several[Tensor]) -> Tensor:
+            wide = [one if one.dim() < 2 else pad(one, (0, longest - one.shape[1])) for one in tensors]
+            return torch.cat(wide)
+
+        first = parts[0]
+        return Sequences(
+            input_ids_BS=together([part.input_ids_BS for part in parts]),
+            mask_BS=together([part.mask_BS for part in parts]),
+            lengths_B=together([part.lengths_B for part in parts]),
+            tokens={name: together([part.tokens[name] for part in parts]) for name in first.tokens},
+            rows={name: together([part.rows[name] for part in parts]) for name in first.rows},
+        )
 
     def split(self, most_tokens: int, *, at_least: int = 1, unit: int = 1) -> list[Sequences]:
         """Cut into micro-batches of rows of like length, the longest first.

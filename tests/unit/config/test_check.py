@@ -84,6 +84,8 @@ from codex_ray.errors import ConfigError
         (["track.alerts.url='http://[x'"], "track.alerts.url must be an address that begins with https://"),
         (["track.alerts.spike_factor=1"], "track.alerts.spike_factor=1 calls ordinary losses spikes"),
         (["track.mlflow.uri=ftp://host"], "is not a tracking store that MLflow knows"),
+        (["track.mlflow.register=a/b"], "is no name in MLflow's registry"),
+        (["track.mlflow.register=a", "track.mlflow.enabled=false"], "needs track.mlflow.enabled=true"),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused_with_the_remedy(words, sentence):

@@ -5,10 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from codex_ray.errors import ConfigError
+from codex_ray.config.common import Device
+from codex_ray.config.corpus import Tokenizer as TrainTokenizer
+from codex_ray.config.finetune import OnPolicy
+from codex_ray.config.rollout import Rollouts
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.model.reward import load_reward_model, start_reward_model
 from codex_ray.rollout.episode import Episode, Prompt, Turn
-from codex_ray.rollout.rewards import ByName, exact, expected, find_reward, last_number, places
+from codex_ray.rollout.rewards import (
+    Rewarded,
+    exact,
+    expected,
+    find_environment,
+    find_reward,
+    last_number,
+    places,
+    rewarded,
+    stops_of,
+)
+from codex_ray.tokenizer import Tokenizer, train_tokenizer
+from tests.unit.rollout.models import mhc, train_small_tokenizer
 
 ROW = {"prompt": "sort 3 1 2 =", "response": "1 2 3"}
 
@@ -34,10 +52,62 @@ def test_a_reward_is_found_by_name_or_dotted_path(tmp_path: Path, monkeypatch: p
     )
     turn = Turn(None, [], [5], "1 2 3", "1 2 3", [0.0], [0.0], "stop")
     episode = Episode(0, 0, 0, 0, Prompt([1], ROW), (turn,))
-    environment = ByName("exact")()
+    environment = Rewarded("exact")()
     assert environment.respond(episode) is None and environment.score(episode) == 1.0
     with pytest.raises(ConfigError, match=r"on_policy\.reward=exakt is none of .*did you mean 'exact'"):
         find_reward("exakt")
     for name in ("own_rewards.missing", "no_such_module.at_all"):
         with pytest.raises(ConfigError, match="cannot be imported"):
             find_reward(name)
+
+
+def test_an_environment_is_found_by_name_or_dotted_path() -> None:
+    assert stops_of("single_turn") == () and stops_of("calculator") == ("=",)
+    mine = "codex_ray.rollout.environment.Calculator"
+    assert find_environment(mine) is find_environment("calculator")
+    turn = Turn(None, [], [5], "<<12*34", "<<12*34=", [0.0], [0.0], "stop")
+    asked = Episode(0, 0, 0, 0, Prompt([1], {"prompt": "12*34", "response": "408"}), (turn,))
+    calculator = Rewarded("last_number", mine)()
+    assert calculator.respond(asked) == "408>>" and calculator.score(asked) == 0.0
+    with pytest.raises(ConfigError, match=r"on_policy\.environment=calculater is none of .*did you mean"):
+        find_environment("calculater")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model whose scores are not all zero."""
+    folder = tmp_path_factory.mktemp("policy")
+    train_small_tokenizer(folder)
+    vocabulary = Tokenizer.load(folder).vocabulary_size
+    mhc(vocabulary).save_pretrained(folder)
+    model = start_reward_model(folder)
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(1))
+    model.save_pretrained(folder / "judge")
+    train_small_tokenizer(folder / "judge")
+    return folder / "judge"
+
+
+def test_a_reward_model_scores_the_tokens_that_were_sampled(judge: Path) -> None:
+    made = rewarded(OnPolicy(reward=str(judge)), Rollouts(), Device(dtype="float32"), judge.parent)
+    assert made.model == str(judge) and made.compute == Device(device="cpu", dtype="float32")
+    environment = made()
+    turns = Turn(None, [], [5, 9, 2], "", "", [], [], "stop"), Turn("", [7], [8], "", "", [], [], "stop")
+    episode = Episode(0, 0, 0, 0, Prompt([1, 20]), turns)
+    assert environment.respond(episode) is None
+    with torch.inference_mode():
+        expected_score = load_reward_model(judge)(torch.tensor([[1, 20, 5, 9, 2, 7, 8]])).logits
+    assert environment.score(episode) == expected_score.item() != 0.0
+    long = Episode(0, 0, 0, 0, Prompt([1] * 100))
+    with pytest.raises(CodexRayError, match=r"100 tokens is longer than the \d+ that the reward model takes"):
+        environment.score(long)
+
+
+def test_a_reward_model_of_other_tokens_is_refused(judge: Path, tmp_path: Path) -> None:
+    train_tokenizer(["other words entirely\n"] * 50, TrainTokenizer(vocabulary_size=280), tmp_path, 1)
+    chosen = OnPolicy(reward=str(judge))
+    with pytest.raises(ConfigError, match="was trained with another tokenizer"):
+        rewarded(chosen, Rollouts(), Device(), tmp_path)
+    with pytest.raises(CodexRayError, match="holds no model"):
+        rewarded(OnPolicy(reward=str(tmp_path)), Rollouts(), Device(), tmp_path)
+    with pytest.raises(ConfigError, match=r"on_policy\.reward=runs/nowhere is none of"):
+        rewarded(OnPolicy(reward="runs/nowhere"), Rollouts(), Device(), tmp_path)
