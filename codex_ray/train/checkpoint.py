@@ -8,6 +8,7 @@ the newest sound one is used. ``checkpoints/latest`` is an ordinary file for peo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -148,9 +149,10 @@ class CheckpointFolder:
         shutil.rmtree(leftover)
 
     def discard(self, writer: str) -> None:
-        """Remove what ``writer`` could not finish."""
+        """Remove what ``writer`` could not finish, at once: other ranks may still write there."""
         for leftover in self.folder.glob(f".step_*.{writer}.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another rank was faster
+                shutil.rmtree(leftover.replace(leftover.with_suffix(".given_up.partial")), ignore_errors=True)
 
     def prune(self, settings: Checkpoints) -> None:
         """Remove what :func:`surplus` names."""

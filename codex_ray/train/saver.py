@@ -221,7 +221,8 @@ class Saver:
             self._error = error
 
     def _write(self, save: _Save, contents: Any, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(path.relative_to(save.staging).parents[:-1]):
+            (save.staging / folder).mkdir(exist_ok=True)  # never staging: once taken away, it stays away
         digest = write_packed(contents, path, self._settings.compression)
         save.hashes[str(path.relative_to(save.files))] = digest
 

@@ -200,10 +200,10 @@ def end_of_the_block(rank: int, folder: Path) -> None:
     assert checkpoints.steps() == [1]
     # One rank's disk is full and another one ends before the vote: it does not wait for what will not come.
     engine.disk_is_full, began = rank == 1, time.monotonic()
-    with pytest.raises(CodexRayError, match="told"), saver_in(folder) as saver:
+    with pytest.raises(CodexRayError, match="told"), saver_in(folder, timeout_seconds=120.0) as saver:
         saver.save(engine, State(step=2), {})  # type: ignore[arg-type]
         raise CodexRayError("told")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     engine.disk_is_full = False
     with pytest.raises(RuntimeError, match="lost"), saver_in(folder) as saver:
         saver.save(engine, State(step=2), {})  # type: ignore[arg-type]
