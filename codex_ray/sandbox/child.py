@@ -46,7 +46,7 @@ def serve(requests: int, replies: int) -> None:
                 _load(request["source"], namespace)
                 value = None
             else:
-                value = _find(namespace, request["call"])(*request["arguments"])
+                value = _find(namespace, request["call"])(*request["arguments"], **request["named"])
             reply = encode({"value": value})
         except BaseException as error:  # whatever a program raises is told
             reply = encode({"error": type(error).__name__, "reason": _reason(error)})

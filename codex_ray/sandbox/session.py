@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -99,14 +99,15 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def load(self) -> Outcome:
-        """Run the program's own lines, which define its functions."""
-        return self._exchange(self._program, None, None)
+    def load(self, answer: Callable[..., Any] | None = None) -> Outcome:
+        """Run the program's own lines, which define its functions; ``answer`` as of :meth:`call`."""
+        return self._exchange(self._program, None, answer)
 
     def call(
         self,
         function: str,
         *arguments: Any,
+        named: Mapping[str, Any] | None = None,
         seconds: float | None = None,
         answer: Callable[..., Any] | None = None,
     ) -> Outcome:
@@ -114,14 +115,15 @@ class Session:
 
         Args:
             function: its name.
-            arguments: as of :meth:`Sandbox.call`.
+            arguments, named: as of :meth:`Sandbox.call`.
             seconds: longest wait for it; the settings bound the program's whole time.
             answer: answers what it asks; an exception of it is raised in the program.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        return self._exchange({"call": function, "arguments": list(arguments)}, seconds, answer)
+        request = {"call": function, "arguments": list(arguments), "named": dict(named or {})}
+        return self._exchange(request, seconds, answer)
 
     def close(self) -> Outcome:
         """End the program; return what it printed and, where it has failed, how."""
