@@ -19,6 +19,7 @@ from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import MASK
 from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune, refuse_on_policy
+from codex_ray.config.followed import refuse_evaluation, refuse_replay
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
@@ -124,6 +125,8 @@ def _finetune(settings: Finetune, prefix: str) -> None:
         )
     if settings.method in ON_POLICY:
         refuse_on_policy(settings, prefix)
+    refuse_replay(settings.replay, f"{prefix}replay.")
+    refuse_evaluation(settings.evaluation, settings.method, prefix)
     if settings.loss.kl and settings.method in PREFERENCES:
         raise ConfigError(
             f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "

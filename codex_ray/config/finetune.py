@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
+from codex_ray.config.followed import Evaluation, Replay
 from codex_ray.config.rollout import Rollouts, refuse_rollouts
 from codex_ray.config.train import TrainingRun
 from codex_ray.errors import ConfigError
@@ -149,6 +150,8 @@ class Finetune(TrainingRun):
     loss: Loss = setting(Loss, help="what sft, dft, dpo and reward can be told")
     on_policy: OnPolicy = setting(OnPolicy, help="what sdft, grpo and ppo can be told")
     rollout: Rollouts = setting(Rollouts, help="the actors that sample for sdft, grpo and ppo")
+    replay: Replay = setting(Replay, help="old rows among the new ones")
+    evaluation: Evaluation = setting(Evaluation, help="tasks that are measured before, during and after")
 
 
 def refuse_on_policy(settings: Finetune, prefix: str = "") -> None:

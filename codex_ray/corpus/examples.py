@@ -12,10 +12,10 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,12 +199,31 @@ class ExampleEncoder:
 
 
 @dataclass
-class _Held:
-    """Encoded examples of one split, and the bytes of their learnt text."""
+class Held:
+    """Encoded examples, their records where these are kept, and the bytes of their learnt text."""
 
     examples: list[NDArray[np.uint32]] = field(default_factory=list)
-    records: list[str] = field(default_factory=list)  # of prompts alone
+    records: list[str] = field(default_factory=list)
     bytes: int = 0
+
+
+class OldRows(Protocol):
+    """Rows to be seen again among the new ones; see :mod:`codex_ray.corpus.replay`."""
+
+    @property
+    def share(self) -> float:
+        """Their share of the positions of training."""
+
+    @property
+    def request(self) -> str:
+        """Names what they are, and every setting that decides them."""
+
+    def read(self, progress: Progress) -> Held:
+        """Return them, each to be packed whole.
+
+        Raises:
+            CodexRayError: they cannot be read, or cannot stand beside the new ones.
+        """
 
 
 def prepare_examples(
@@ -216,6 +235,7 @@ def prepare_examples(
     seed: int,
     progress: Progress,
     kind: str = "answers",
+    old: OldRows | None = None,
 ) -> Manifest:
     """Read, encode, pack and write examples into ``folder``; one that is there already is taken as it is.
 
@@ -224,22 +244,18 @@ def prepare_examples(
         folder: to be written; ``length``: tokens of a row.
         seed: of the choice of what is held out; ``progress``: shows how far it is.
         kind: ``answers`` are packed; of ``preferences`` a packed unit is the chosen example and then the
-            rejected one; ``prompts`` have a row each, in their order, and their text in ``records.jsonl``.
+            rejected one; ``prompts`` have a row each, in their order, and their text in ``records.jsonl``,
+            where that of all rows held out is as well.
+        old: rows that are seen again among these, as a source of their own.
 
     Raises:
         CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one. Or
             the rows have changed since the folder was made, or the disk is full.
     """
-    source = Source(path=settings.path, format=settings.format)
-    named = not is_url(settings.path) and not glob.has_magic(settings.path)
-    if named and not Path(settings.path).expanduser().exists():
-        raise CodexRayError(
-            f"data.path={settings.path} does not exist; give a file, folder, glob or URL of rows"
-        )
-    units = find_units(NAME, source, (), unit_bytes=UNIT_BYTES)
-    asked = [asdict(settings) | {"path": None}, template.text, template.tokenizer.digest, length, seed, kind]
-    listed = [[unit.name, unit.version, unit.size, unit.start] for unit in units]
-    request = hashlib.sha256(json.dumps([asked, listed]).encode()).hexdigest()
+    reader = ExampleReader(settings, template, length=length, seed=seed, kind=kind)
+    request = reader.request
+    if old is not None:
+        request = hashlib.sha256(f"{request} {old.share} {old.request}".encode()).hexdigest()
     if (folder / manifests.NAME).is_file():
         found = Manifest.load(folder)
         if found.request != request:
@@ -248,50 +264,94 @@ def prepare_examples(
                 "another name=NAME"
             )
         return found
-    encoder, counts = ExampleEncoder(settings, template, length), Counts()
-    record_of = RecordOf(settings, pairs=kind == "preferences")
-    held = {split: _Held() for split in manifests.SPLITS}
-    shares = Split(validation=settings.validation, test=0.0)
-    with progress.stage("examples", total=sum(unit.size for unit in units), unit="bytes"):
-        for unit in units:
-            for split, text, marked, size in _encoded(unit, source, record_of, encoder, counts, shares, seed):
-                held[split].examples.append(marked)
-                held[split].bytes += size
-                if kind == "prompts":
-                    held[split].records.append(text)
-            progress.advance(unit.size)
-    _judge(settings, counts)
+    held, counts = reader.read(progress)
     if not held["train"].examples:  # the few there are fell among those held out
         held["train"], held["validation"] = held["validation"], held["train"]
+    packer = Packer(Layout(length, ROW_GROUP_ROWS, ROW_GROUP_ROWS * SHARD_ROW_GROUPS, DTYPE), request, kind)
+    again = [] if old is None else [("replay", old.share, old.read(progress))]
+    splits = {
+        name: [(NAME, 1.0 - sum(share for _, share, _ in others), found), *others]
+        for name, found in held.items()
+        for others in [again if name == "train" else []]
+    }
     try:
-        return _write(folder, held, settings, template.tokenizer, counts, request, length)
+        return _write(folder, splits, settings, template.tokenizer, counts, packer)
     except OSError as error:
         raise unwritable(folder, error) from error
 
 
-def _encoded(
-    unit: Unit,
-    source: Source,
-    record_of: RecordOf,
-    encoder: ExampleEncoder,
-    counts: Counts,
-    shares: Split,
-    seed: int,
-) -> Iterator[tuple[str, str, NDArray[np.uint32], int]]:
-    for item in read_unit(unit, source, Limits(), record_of):
-        counts.read += 1
-        if isinstance(item, Quarantined):
-            counts.refuse(unit, item.name, item.reason)
-            continue
-        text = str(item.content)
-        try:
-            marked, size, cut = encoder(json.loads(text))
-        except UnreadableError as error:
-            counts.refuse(unit, item.name, str(error))
-            continue
-        counts.kept += 1
-        counts.cut += cut
-        yield split_of(hashlib.sha256(text.encode()).digest(), shares, seed), text, marked, size
+class ExampleReader:
+    """Reads and encodes the rows of a file, folder, glob or URL.
+
+    Args:
+        settings, template, length, seed, kind: as for :func:`prepare_examples`.
+        key: the setting that named the path, for errors.
+
+    Raises:
+        CodexRayError: nothing is there.
+    """
+
+    def __init__(
+        self,
+        settings: Examples,
+        template: ChatTemplate,
+        *,
+        length: int,
+        seed: int,
+        kind: str,
+        key: str = "data.path",
+    ) -> None:
+        self._settings, self._seed, self._kind = settings, seed, kind
+        self._source = Source(path=settings.path, format=settings.format)
+        named = not is_url(settings.path) and not glob.has_magic(settings.path)
+        if named and not Path(settings.path).expanduser().exists():
+            raise CodexRayError(
+                f"{key}={settings.path} does not exist; give a file, folder, glob or URL of rows"
+            )
+        self._units = find_units(NAME, self._source, (), unit_bytes=UNIT_BYTES)
+        self._encoder = ExampleEncoder(settings, template, length)
+        digest = template.tokenizer.digest
+        asked = [asdict(settings) | {"path": None}, template.text, digest, length, seed, kind]
+        listed = [[unit.name, unit.version, unit.size, unit.start] for unit in self._units]
+        self.request = hashlib.sha256(json.dumps([asked, listed]).encode()).hexdigest()
+
+    def read(self, progress: Progress, stage: str = NAME) -> tuple[dict[str, Held], Counts]:
+        """Return the examples of each split, and what became of the rows.
+
+        Raises:
+            CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one.
+        """
+        counts = Counts()
+        held = {split: Held() for split in manifests.SPLITS}
+        with progress.stage(stage, total=sum(unit.size for unit in self._units), unit="bytes"):
+            for unit in self._units:
+                for split, text, marked, size in self._encoded(unit, counts):
+                    held[split].examples.append(marked)
+                    held[split].bytes += size
+                    if self._kind == "prompts" or split == "validation":
+                        held[split].records.append(text)
+                progress.advance(unit.size)
+        _judge(self._settings, counts)
+        return held, counts
+
+    def _encoded(self, unit: Unit, counts: Counts) -> Iterator[tuple[str, str, NDArray[np.uint32], int]]:
+        record_of = RecordOf(self._settings, pairs=self._kind == "preferences")
+        shares = Split(validation=self._settings.validation, test=0.0)
+        for item in read_unit(unit, self._source, Limits(), record_of):
+            counts.read += 1
+            if isinstance(item, Quarantined):
+                counts.refuse(unit, item.name, item.reason)
+                continue
+            text = str(item.content)
+            try:
+                marked, size, cut = self._encoder(json.loads(text))
+            except UnreadableError as error:
+                counts.refuse(unit, item.name, str(error))
+                continue
+            counts.kept += 1
+            counts.cut += cut
+            split = split_of(hashlib.sha256(text.encode()).digest(), shares, self._seed)
+            yield split, text, marked, size
 
 
 def _place(unit: Unit, name: str) -> str:
@@ -330,61 +390,77 @@ def _judge(settings: Examples, counts: Counts) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Packer:
+    """Packs the examples of each source into rows, and writes them.
+
+    ``content`` names what went in; of ``kind``, prompts have a row each.
+    """
+
+    layout: Layout
+    content: str
+    kind: str
+
+    def write(self, folder: Path, sources: Sequence[tuple[str, float, Held]], pad_id: int) -> SplitInfo:
+        """Write a split of sources, each with its name, its share of the positions, and its examples."""
+        folder.mkdir()
+        infos, layout = [], self.layout
+        for name, share, held in sources:
+            rows = pack_rows(held.examples, layout.sequence_length, pad_id, together=self.kind != "prompts")
+            shards = self._shards(folder, name, rows)
+            learnt = sum(targets(example) for example in held.examples)
+            weight = share if len(rows) else 0.0
+            infos.append(
+                SourceRows(name, weight, len(rows), learnt, 0, len(held.examples), held.bytes, shards)
+            )
+        records = [text for *_, held in sources for text in held.records]
+        if records:
+            write_text(folder / RECORDS, "".join(f"{text}\n" for text in records))
+        return SplitInfo(infos, layout.row_group_rows, layout.rows_per_shard)
+
+    def _shards(self, folder: Path, name: str, rows: NDArray[np.uint32]) -> list[ShardInfo]:
+        shards, layout, group = [], self.layout, self.layout.row_group_rows
+        for number, (first, count) in enumerate(layout.shards(len(rows))):
+            path = folder / f"{name}-shard-{number:05d}.parquet"
+            last = first + count
+            groups = (
+                rows[start : min(start + group, last)].reshape(-1) for start in range(first, last, group)
+            )
+            sha256 = write_shard(path, groups, layout, identity(self.content, folder.name, name, number))
+            tokens = count * layout.sequence_length
+            shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
+        return shards
+
+
 def _write(
     folder: Path,
-    held: Mapping[str, _Held],
+    splits: Mapping[str, Sequence[tuple[str, float, Held]]],
     settings: Examples,
     tokenizer: Tokenizer,
     counts: Counts,
-    request: str,
-    length: int,
+    packer: Packer,
 ) -> Manifest:
-    layout = Layout(length, ROW_GROUP_ROWS, ROW_GROUP_ROWS * SHARD_ROW_GROUPS, DTYPE)
     staging = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     tokenizer.save(staging / "tokenizer")
-    splits = {}
-    for name, found in held.items():
-        pad_id = tokenizer.special_ids["pad"]
-        rows = pack_rows(found.examples, length, pad_id, together=not found.records)
-        splits[name] = _write_split(staging / name, rows, found, layout, request)
+    pad_id = tokenizer.special_ids["pad"]
     manifest = Manifest(
         format_version=manifests.FORMAT_VERSION,
-        sequence_length=length,
+        sequence_length=packer.layout.sequence_length,
         vocabulary_size=tokenizer.vocabulary_size,
         dtype=DTYPE,
         tokenizer_digest=tokenizer.digest,
-        content=request,
-        request=request,
+        content=packer.content,
+        request=packer.content,
         fingerprint="",
         life_id="",
-        settings={"examples": asdict(settings), "pack": {"method": NAME}},
+        settings={"examples": asdict(settings), "pack": {"method": NAME, "kind": packer.kind}},
         sources={NAME: {"path": settings.path, **counts.plain()}},
-        splits=splits,
+        splits={name: packer.write(staging / name, sources, pad_id) for name, sources in splits.items()},
         folder=staging,
     ).sealed()
     manifest.save()
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return replace(manifest, folder=folder)
-
-
-def _write_split(
-    folder: Path, rows: NDArray[np.uint32], held: _Held, layout: Layout, content: str
-) -> SplitInfo:
-    folder.mkdir()
-    shards, group = [], layout.row_group_rows
-    for number, (first, count) in enumerate(layout.shards(len(rows))):
-        path = folder / f"{NAME}-shard-{number:05d}.parquet"
-        last = first + count
-        groups = (rows[start : min(start + group, last)].reshape(-1) for start in range(first, last, group))
-        sha256 = write_shard(path, groups, layout, identity(content, folder.name, NAME, number))
-        tokens = count * layout.sequence_length
-        shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
-    if held.records:
-        write_text(folder / RECORDS, "".join(f"{text}\n" for text in held.records))
-    learnt = sum(targets(example) for example in held.examples)
-    weight = 1.0 if len(rows) else 0.0
-    info = SourceRows(NAME, weight, len(rows), learnt, 0, len(held.examples), held.bytes, shards)
-    return SplitInfo([info], group, layout.rows_per_shard)

@@ -14,9 +14,11 @@ from typing import Any
 from codex_ray.config import saved
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, unwritable, write_text
+from codex_ray.track.evaluations import COLUMNS, PREFIX, task_plot, task_rows
 from codex_ray.track.metrics import Row, read_run
 from codex_ray.track.page import (
     build_page,
+    columns_table,
     escape,
     facts_table,
     figure_card,
@@ -26,7 +28,7 @@ from codex_ray.track.page import (
     settings_section,
     tiles,
 )
-from codex_ray.track.plots import plots_of, svg_of, write_loss_png
+from codex_ray.track.plots import Plot, plots_of, svg_of, write_loss_png
 from codex_ray.track.progress import duration, figure
 from codex_ray.track.time_report import time_section
 
@@ -44,7 +46,7 @@ HEADLINES = (
 )
 HEADLINES_SHOWN = 6
 STEPS_SAMPLED = 4  # of the samples written while training
-PER_SOURCE = ("source/", "validation/")  # figures that have a table of their own
+PER_SOURCE = ("source/", "validation/", PREFIX)  # figures that have a table of their own
 
 
 def write_report(run_folder: Path) -> Path:
@@ -72,6 +74,7 @@ def write_report(run_folder: Path) -> Path:
         _header(run_folder.name, rows, environment),
         _headlines(summary or _figures_of(rows)),
         _error_section(errors),
+        _task_section(run_folder, summary),
         _plot_section(rows),
         time_section(run_folder, last_step(rows)),
         _sample_section(samples),
@@ -145,14 +148,23 @@ def _headlines(summary: Mapping[str, Any]) -> str:
     return tiles(shown)
 
 
+def _task_section(run_folder: Path, summary: Mapping[str, Any]) -> str:
+    """Show what the model could do before and after, of the tasks that the run followed."""
+    plot, rows = task_plot(run_folder), task_rows(summary)
+    drawing = f'<div class="plots">{_card(plot)}</div>' if plot else ""
+    return section("Tasks", drawing + (columns_table(COLUMNS, rows) if rows else ""))
+
+
 def _plot_section(rows: Sequence[Row]) -> str:
-    cards = []
-    for plot in plots_of(rows):
-        ends = [f"{curve.label} {figure(curve.values[-1])}" for curve in plot.series if curve.values]
-        label = f"{plot.title} by optimizer step; at the end: {', '.join(ends)}"
-        last = figure(plot.series[0].values[-1]) if plot.series[0].values else ""
-        cards.append(figure_card(svg_of(plot), plot.title, last, plot.caption, label))
+    cards = [_card(plot) for plot in plots_of(rows)]
     return section("Training", f'<div class="plots">{"".join(cards)}</div>' if cards else "")
+
+
+def _card(plot: Plot) -> str:
+    ends = [f"{curve.label} {figure(curve.values[-1])}" for curve in plot.series if curve.values]
+    label = f"{plot.title} by optimizer step; at the end: {', '.join(ends)}"
+    last = figure(plot.series[0].values[-1]) if plot.series[0].values else ""
+    return figure_card(svg_of(plot), plot.title, last, plot.caption, label)
 
 
 def _sample_section(samples: Iterable[Mapping[str, Any]]) -> str:

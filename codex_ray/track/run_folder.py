@@ -136,6 +136,11 @@ class RunFolder:
         return self.path / "validation.jsonl"
 
     @property
+    def evaluation(self) -> Path:
+        """What the tasks that a run follows came to, one JSON line for each evaluation."""
+        return self.path / "evaluation.jsonl"
+
+    @property
     def samples(self) -> Path:
         """What the model wrote while it trained, one JSON line each."""
         return self.path / "samples.jsonl"

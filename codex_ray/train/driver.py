@@ -28,6 +28,7 @@ from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import CodexRayError, Interrupted
 from codex_ray.imports import no_collection
 from codex_ray.track.alerts import Alerts
+from codex_ray.track.evaluations import COLUMNS, task_rows
 from codex_ray.track.progress import Progress, open_progress
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.tracker import Status
@@ -171,6 +172,8 @@ def run_task(
                 f"stopped at step {outcome['step']}; its checkpoint is in {run.checkpoints}; continue with: "
                 f"codex-ray {_verb(task)} --config {run.config} name={run.name} resume=must"
             )
+        if tasks := task_rows(figures):
+            progress.table(f"what {run.name} could do before and after", tasks, COLUMNS)
         alerts.send("end", f"{outcome['status']} at step {outcome['step']}")
     return TrainingResult(run.path, run.model if completed else None, completed, outcome["step"], figures)
 

@@ -50,7 +50,9 @@ class Follower:
         self._first_step = 0  # that this start began from
         self._parameters: int | None = None
         self._validations = MetricsFollower(run.validation)
-        self._validations.new_rows()  # of an earlier start
+        self._evaluations = MetricsFollower(run.evaluation)
+        for earlier in (self._validations, self._evaluations):
+            earlier.new_rows()  # of an earlier start
         # Of an earlier attempt's rows, MLflow does not record again what it has, and is given what a
         # crash kept from it.
         self._unsent = self._metrics.new_rows()
@@ -80,6 +82,15 @@ class Follower:
         if later:
             self._display.validated(later)
             self._tracker.log_system(later)
+        # Later evaluations stand on their steps' lines; before the first step there is none.
+        first: list[dict[str, Any]] = [row for row in self._evaluations.new_rows() if row["step"] == 0]
+        self._tracker.log_system(
+            [
+                {"step": 0, "time": row["time"]}
+                | {f"evaluation/{name}": task["value"] for name, task in row["tasks"].items()}
+                for row in first
+            ]
+        )
         self._alarms.look()
         self.fatal = self.fatal or self._failures.overdue(self._settings.cluster.replacement_timeout_seconds)
         if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:
@@ -124,6 +135,10 @@ class Follower:
             if "validation_loss" in row:
                 figures |= {name: value for name, value in row.items() if name.startswith("validation")}
                 break
+        if self._run.evaluation.exists():
+            from codex_ray.train.abilities import closing_figures
+
+            figures |= closing_figures(self._run.evaluation)
         if "reward" in last:  # of the last tenth of the steps
             rewarded = [row["reward"] for row in rows[-max(1, len(rows) // 10) :] if "reward" in row]
             figures["reward"] = statistics.mean(rewarded)

@@ -104,6 +104,7 @@ class Hooks:
     saved: Callable[[], None]
     save_failed: Callable[[], bool]
     sample: Callable[[int], None] | None
+    evaluate: Callable[[int, bool], dict[str, float]] | None  # told the step, and whether it is the last
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Parts:
 
     settings: TrainingRun
     batches: Batches
-    rows: int
+    rows: float  # of an epoch
     flops_per_token: Callable[[int], float]
     peak_flops: float
     device: torch.device
@@ -155,6 +156,7 @@ def train(parts: Parts, state: State) -> bool:
                 figures |= parts.hooks.validate(finished)
         if "validation_loss" in figures:
             state.validated(figures["validation_loss"])
+        figures |= evaluate(parts, state, last=state.done(settings.validation.patience))
         if parts.hooks.sample and (finished or _due(settings.track.samples.every, state.step)):
             state.phase = "samples"
             with parts.spans.measure("samples", state.step):
@@ -173,6 +175,15 @@ def train(parts: Parts, state: State) -> bool:
             f"{state.validations_since_lowest} validations: the run ends at step {state.step}"
         )
     return complete
+
+
+def evaluate(parts: Parts, state: State, *, last: bool) -> dict[str, float]:
+    """Measure the tasks that a run follows, where they are due."""
+    if parts.hooks.evaluate is None:
+        return {}
+    state.phase = "evaluation"
+    with parts.spans.measure("evaluation", state.step):
+        return parts.hooks.evaluate(state.step, last)
 
 
 def _save(parts: Parts, state: State, figures: dict[str, Any]) -> float:

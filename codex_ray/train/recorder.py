@@ -31,6 +31,7 @@ class Recorder:
         if self._writer:
             self._writer.truncate_after(step)
             drop_after(self._worker.run.validation, step)
+            drop_after(self._worker.run.evaluation, step)
             if figures and metrics_at(self._writer.path, step) is None:
                 self.row(figures)
 

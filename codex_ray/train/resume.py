@@ -21,7 +21,18 @@ from codex_ray.train.checkpoint import Found
 from codex_ray.train.store import Store
 
 # What may differ: where, how long and by which route it runs, what is recorded. The rest shapes the weights.
-FREE = ("cluster.", "track.", "checkpoints.", "validation.", "resume", "runs", "name", "corpus", "stream")
+FREE = (
+    "cluster.",
+    "track.",
+    "checkpoints.",
+    "validation.",
+    "evaluation.",
+    "resume",
+    "runs",
+    "name",
+    "corpus",
+    "stream",
+)
 FREE_TRAINING = (
     *("train.steps", "train.epochs", "train.seconds", "train.stop_after", "train.on_nonfinite"),
     "train.spike_factor",

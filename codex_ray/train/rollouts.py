@@ -21,7 +21,6 @@ from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.examples import RECORDS
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import prompt_of
-from codex_ray.corpus.order import Order
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.rollout.pool import RolloutPool
@@ -65,9 +64,8 @@ class Prompts:
     seed: int
 
     def __post_init__(self) -> None:
-        order = self.manifest.order("train", self.seed)
-        assert isinstance(order, Order)  # examples are of one source
-        self._order, self._reader = order, RowReader(self.manifest, "train", cached_groups=4)
+        self._order = self.manifest.order("train", self.seed)
+        self._reader = RowReader(self.manifest, "train", cached_groups=4)
         path = self.manifest.folder / "train" / RECORDS
         self._records = _lines(path)
 

@@ -101,7 +101,7 @@ def save_model(engine: Engine, model: Any, folder: Path, tokenizer: Path, *, mer
         staging = folder.with_name(f".{folder.name}.partial")
         writable(staging)
         if bare(model) is model or merge:
-            _whole_model(model, weights).save_pretrained(staging)
+            whole_model(model, weights).save_pretrained(staging)
         else:
             model.save_pretrained(staging, state_dict=weights)
         Tokenizer.load(tokenizer).save(staging)
@@ -112,7 +112,8 @@ def save_model(engine: Engine, model: Any, folder: Path, tokenizer: Path, *, mer
     dist.barrier()
 
 
-def _whole_model(model: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+def whole_model(model: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """Return a model of its own with these weights, in fp32 on the CPU; adapters are merged in."""
     base = bare(model)
     exported: Any = type(base)(base.config).float()
     if base is not model:

@@ -22,8 +22,8 @@ class Plan:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, training: Training, rows: int, batches: Batches) -> Plan:
-        """Plan from settings: steps, epochs over ``rows`` of the corpus, or seconds."""
+    def of(cls, training: Training, rows: float, batches: Batches) -> Plan:
+        """Plan from settings: steps, epochs of ``rows``, or seconds."""
         if training.steps is not None:
             return cls(training.steps)
         if training.epochs is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codex_ray.rollout.episode import Prompt, Rollout
     from codex_ray.rollout.pool import RolloutPool
     from codex_ray.tokenizer import Tokenizer
+    from codex_ray.train.abilities import Abilities, Followed
     from codex_ray.train.documents import Rows
     from codex_ray.train.engine import Engine
     from codex_ray.train.methods import Objectives
@@ -45,10 +46,14 @@ class OfRollouts:
 
 @dataclass(frozen=True)
 class Learning:
-    """How a model learns: what makes its objectives around an engine, and of what, if not of the corpus."""
+    """How a model learns: what makes its objectives around an engine, and of what, if not of the corpus.
+
+    ``abilities`` measures the tasks that the run follows, if there are any.
+    """
 
     objectives: Callable[[Engine], Objectives]
     rollouts: OfRollouts | None = None
+    abilities: Abilities | None = None
 
 
 class Task(Protocol):
@@ -83,6 +88,9 @@ class Task(Protocol):
         Raises:
             ConfigError: a batch cannot be divided.
         """
+
+    def epoch_rows(self, manifest: Manifest) -> float:
+        """Return how many positions of training an epoch is."""
 
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """Return how a model learns.
@@ -150,6 +158,10 @@ class Pretraining:
         """See :meth:`Task.batches`."""
         return Batches.of(self.settings.train, length, workers, fewest=fewest)
 
+    def epoch_rows(self, manifest: Manifest) -> float:
+        """See :meth:`Task.epoch_rows`."""
+        return manifest.splits["train"].rows
+
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """See :meth:`Task.learning`."""
         from codex_ray.train.objectives.next_token import NextToken
@@ -177,12 +189,14 @@ class Pretraining:
 class Finetuning:
     """Any causal language model learns packed examples.
 
-    ``base`` is the model to begin from, as every node finds it; ``pool`` samples from it, on policy.
+    ``base`` is the model to begin from, as every node finds it; ``followed`` are tasks that are measured
+    meanwhile; ``pool`` samples from the model, on policy.
     """
 
     settings: Finetune
     corpus: Path
     base: str
+    followed: tuple[Followed, ...] = ()
     pool: RolloutPool | None = None
 
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
@@ -225,14 +239,24 @@ class Finetuning:
         training = replace(training, batch_tokens=own.prompts * length, micro_batch_rows=None)
         return replace(Batches.of(training, length, workers, fewest=fewest), updates=own.updates)
 
+    def epoch_rows(self, manifest: Manifest) -> float:
+        """See :meth:`Task.epoch_rows`: until the new rows have been seen once, old ones among them."""
+        new = manifest.splits["train"].sources[0]
+        return new.rows / new.weight
+
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """See :meth:`Task.learning`."""
+        from codex_ray.tokenizer.conversation import ChatTemplate
+        from codex_ray.train.abilities import Abilities
         from codex_ray.train.methods import objectives
         from codex_ray.train.on_policy import Method, samples_of
         from codex_ray.train.updates import Updates
 
+        template = ChatTemplate.of(tokenizer, self.corpus / "tokenizer")
+        every = self.settings.evaluation.every_steps
+        abilities = Abilities(self.followed, template, every=every) if self.followed else None
         if self.pool is None:
-            return Learning(objectives(self.settings, model))
+            return Learning(objectives(self.settings, model), abilities=abilities)
         method = Method(self.settings, model, tokenizer, self.corpus / "tokenizer")
         own = self.settings.on_policy
         rollouts = OfRollouts(
@@ -243,7 +267,7 @@ class Finetuning:
             method.learnable,
             method.gate,
         )
-        return Learning(method.objectives, rollouts)
+        return Learning(method.objectives, rollouts, abilities)
 
     @property
     def on_policy(self) -> bool:

@@ -36,7 +36,7 @@ from codex_ray.train.agree import agree
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
-from codex_ray.train.loop import Hooks, Parts, State, train
+from codex_ray.train.loop import Hooks, Parts, State, evaluate, train
 from codex_ray.train.messages import Messages
 from codex_ray.train.objectives.objective import add_up_over_ranks
 from codex_ray.train.preemption import LeavingError, Notice
@@ -180,6 +180,8 @@ class Worker:
                 load_checkpoint(parts.engine, found, self.state, parts.source.restore)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
                 self.note(f"resumed from step {self.state.step}{others}")
+            else:
+                evaluate(parts, self.state, last=False)
             self._begin_rollouts(parts)
             recorder.continue_after(self.state.step, found.manifest.get("figures") if found else None)
             self._mark("checkpoint load")
@@ -379,7 +381,7 @@ class Worker:
         return Parts(
             settings=settings,
             batches=self.batches,
-            rows=self.manifest.splits["train"].rows,
+            rows=self.task.epoch_rows(self.manifest),
             flops_per_token=cache(partial(flops_per_token, self._model.config)),
             peak_flops=self.decided["peak_flops"] * self.world,
             device=self.device,
@@ -395,6 +397,7 @@ class Worker:
                 saved=saver.wait,
                 save_failed=lambda: saver.failed,
                 sample=self._sampling(engine, tokenizer),
+                evaluate=self._evaluating(engine),
             ),
         )
 
@@ -424,6 +427,20 @@ class Worker:
         seed, path = self.settings.seed, self.run.samples
         samples = SampleWriter(wanted, tokenizer, seed=seed, path=path, note=self.note)
         return lambda step: samples.write(engine.module, step)
+
+    def _evaluating(self, engine: Engine) -> Callable[[int, bool], dict[str, float]] | None:
+        """Return what measures the tasks that a run follows; None where it follows none."""
+        abilities = self._learning.abilities
+        if abilities is None:
+            return None
+
+        def measure(step: int, last: bool) -> dict[str, float]:
+            if not abilities.due(step, last=last):
+                return {}
+            with engine.averaged("validation" in self.settings.train.ema_for):
+                return abilities.measure(engine, step, self.run.evaluation, self.note)
+
+        return measure
 
     def _initial_model(self, tokenizer: Tokenizer) -> Any:
         length, settings = self.manifest.sequence_length, self.settings
@@ -476,7 +493,7 @@ class Worker:
         if wanted == "auto" and deepspeed.stage == 0 and not deepspeed.autocast:
             wanted = "float32"  # DeepSpeed's stage 0 in bf16 is another optimizer
         dtype = choose_dtype(self.device.type, threads)[0] if wanted == "auto" else wanted
-        rows = self.manifest.splits["train"].rows
+        rows = self.task.epoch_rows(self.manifest)
         decided = {
             "dtype": dtype,
             "device": self.device.type,
