@@ -55,8 +55,8 @@ def value(row: Mapping[str, Any], text: str) -> float:
 def write(folder: Path, sizes: Sizes, seed: int) -> None:
     """Write what the model is trained on first, and the rows of old and new facts in either style.
 
-    ``facts.jsonl`` and ``context.jsonl`` are texts; ``old.jsonl``, ``new.jsonl`` (in the model's own style) and
-    ``foreign.jsonl`` (the new ones in the other) are prompts and responses.
+    ``facts.jsonl`` and ``context.jsonl`` are texts; ``old.jsonl``, ``new.jsonl`` (in the model's own style)
+    and ``foreign.jsonl`` (the new ones in the other) are prompts and responses.
     """
     draw = np.random.default_rng(seed)
     syllables = ["".join(pair) for pair in itertools.product(CONSONANTS, VOWELS)]

@@ -106,6 +106,11 @@ def check(settings: Any, prefix: str = "") -> None:
 
 def _pretrain(settings: Pretrain, prefix: str) -> None:
     _model(settings.model, f"{prefix}model.")
+    if settings.lora.rank and settings.start is None and not settings.lora.merge:
+        raise ConfigError(
+            f"{prefix}lora.rank={settings.lora.rank} on fresh weights leaves adapters of a base that is "
+            f"written nowhere; give {prefix}start=FOLDER, {prefix}lora.merge=true, or {prefix}lora.rank=0"
+        )
     _training_run(settings, prefix)
     refuse_sequence_parallel(settings, prefix)
 

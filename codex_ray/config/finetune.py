@@ -94,8 +94,8 @@ class OnPolicy:
     )
     reward: str = setting(
         "exact",
-        help="grpo, ppo: exact, last_number or places; a folder that method=reward has saved; or a function "
-        "of yours by dotted path, which takes the row and the answer's text",
+        help="grpo, ppo and sdft's gate: exact, last_number or places; a folder that method=reward has saved "
+        "(not for sdft); or a function of yours by dotted path, which takes the row and the answer's text",
     )
     environment: str = setting(
         "single_turn",
@@ -122,10 +122,16 @@ class OnPolicy:
     skip: int = setting(
         0, minimum=0, help="sdft: tokens at the beginning of answers that are not learnt from"
     )
+    gate: str = setting(
+        "likelihood",
+        choices=("likelihood", "answers"),
+        help="sdft, before training begins: likelihood asks whether another row's demonstration makes a "
+        "row's answer likelier, for rows that share a task; answers, whether the model's own answers with "
+        "the row's demonstration in view are better by `reward`, for rows that are facts of their own",
+    )
     least_gain: float | None = setting(
         0.0,
-        help="sdft: nats per token that a demonstration in context must add to the likelihood of an answer, "
-        "beyond chance, before training begins; null asks for nothing",
+        help="sdft: what the gate must measure, beyond chance: nats per token, or reward; null has no gate",
     )
 
     @property

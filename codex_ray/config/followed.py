@@ -1,4 +1,4 @@
-"""Settings of fine-tuning that show and keep what a model could do before: tasks that are followed, and replay."""
+"""Settings of fine-tuning that show and keep what a model could do: tasks that are followed, and replay."""
 
 from __future__ import annotations
 

@@ -236,6 +236,7 @@ def prepare_examples(
     progress: Progress,
     kind: str = "answers",
     old: OldRows | None = None,
+    life_id: str | None = None,
 ) -> Manifest:
     """Read, encode, pack and write examples into ``folder``; one that is there already is taken as it is.
 
@@ -247,6 +248,7 @@ def prepare_examples(
             rejected one; ``prompts`` have a row each, in their order, and their text in ``records.jsonl``,
             where that of all rows held out is as well.
         old: rows that are seen again among these, as a source of their own.
+        life_id: of the model that learns from them; unset begins a life.
 
     Raises:
         CodexRayError: a row cannot be used and ``on_error=fail``, or no row can; the sentence names one. Or
@@ -275,7 +277,7 @@ def prepare_examples(
         for others in [again if name == "train" else []]
     }
     try:
-        return _write(folder, splits, settings, template.tokenizer, counts, packer)
+        return _write(folder, splits, settings, template.tokenizer, counts, packer, life_id)
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -439,6 +441,7 @@ def _write(
     tokenizer: Tokenizer,
     counts: Counts,
     packer: Packer,
+    life_id: str | None,
 ) -> Manifest:
     staging = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -460,6 +463,7 @@ def _write(
         splits={name: packer.write(staging / name, sources, pad_id) for name, sources in splits.items()},
         folder=staging,
     ).sealed()
+    manifest = replace(manifest, life_id=life_id or manifest.life_id)
     manifest.save()
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codex_ray.config.finetune import Examples, Replay
+from codex_ray.config.finetune import Examples
+from codex_ray.config.followed import Replay
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.direct import RowReader
 from codex_ray.corpus.examples import NAME, RECORDS, ExampleReader, Held

@@ -13,11 +13,13 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import unwritable, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
+from codex_ray.model.lineage import LINEAGE
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
-from codex_ray.tokenizer.chat import CHATML, TEMPLATE_FILE, template_text
+from codex_ray.tokenizer.chat import TEMPLATE_FILE, TURNS, template_text
 from codex_ray.tokenizer.conversation import refuse_wrong_template
 
-TOKENIZER_FILES = (
+COPIED_FILES = (
+    LINEAGE,
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -89,7 +91,7 @@ def write_folder(
         source: the path or Hub name the model came from; a local one's tokenizer is copied.
         folder: an empty folder, or one that is not there yet.
         max_shard_bytes: largest safetensors file.
-        chat_template: a template; unset keeps what the source has, else takes ChatML's.
+        chat_template: a template; unset keeps what the source has, else takes that of fine-tuning.
 
     Raises:
         CodexRayError: the folder cannot be written.
@@ -103,7 +105,7 @@ def write_folder(
         run = None
         if Path(source).expanduser().exists():
             found = resolve_model_folder(source)
-            _copy_tokenizer(found, staging)
+            _copy_files(found, staging)
             run = found.parent if (found.parent / "summary.json").is_file() else None
         _add_chat_template(staging, chat_template)
         write_text(staging / "README.md", model_card(model, folder.name, run))
@@ -122,13 +124,13 @@ def write_folder(
     )
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer; that of an adapter's base first, where it is here."""
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy a model's tokenizer and lineage; those of an adapter's base first, where it is here."""
     if is_adapter(source):
         base = Path(base_of(source)[0]).expanduser()
         if base.is_dir():
-            _copy_tokenizer(resolve_model_folder(base), target)
-    for name in TOKENIZER_FILES:
+            _copy_files(resolve_model_folder(base), target)
+    for name in COPIED_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
@@ -145,4 +147,4 @@ def _add_chat_template(folder: Path, template: str | None) -> None:
     there = configuration.is_file() and "chat_template" in configuration.read_text(encoding="utf-8")
     tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     if template is not None or (tokenizer and not there and not (folder / TEMPLATE_FILE).is_file()):
-        write_text(folder / TEMPLATE_FILE, template or CHATML)
+        write_text(folder / TEMPLATE_FILE, template or TURNS)

@@ -15,7 +15,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""What is taken where nothing else is given: text to any tokenizer."""
+"""What documents of a corpus are written in where nothing else is given: text to any tokenizer."""
 
 TURNS = (
     "{% for message in messages %}"
@@ -23,7 +23,7 @@ TURNS = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
 )
-"""What fine-tuning takes for a model without a template: turns between tokens that every model has."""
+"""What a model without a template is tuned and exported with: turns between tokens that every model has."""
 
 Render = Callable[[list[dict[str, Any]]], str]
 

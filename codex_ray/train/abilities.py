@@ -1,8 +1,7 @@
 """What a model can do while it is trained: questions of named tasks, new and old, answered on a schedule.
 
-Every rank answers its share of the questions by the likeliest tokens, so that a run that is evaluated trains
-as one that is not, bit for bit. ``evaluation.jsonl`` of the run has a line for each evaluation, with what
-every single answer came to: changes are compared question by question.
+``evaluation.jsonl`` of the run has a line for each evaluation, with what every single answer came to: changes
+are compared question by question. A run that is evaluated trains as one that is not, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import numpy as np
 import torch.distributed as dist
 
 from codex_ray.config.evaluate import Answering, Bootstrap, Rows
-from codex_ray.config.finetune import Finetune, FollowedTask
+from codex_ray.config.finetune import Finetune
+from codex_ray.config.followed import FollowedTask
 from codex_ray.corpus.examples import RECORDS
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from codex_ray.train.engine import Engine
 
 NEW = "new"  # the task of the rows held out
-AT_ONCE = 32  # questions that a rank answers together
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,9 @@ class Abilities:
         Raises:
             CodexRayError: a verifier failed, or the file cannot be written.
         """
-        from codex_ray.train.saving import whole_model
+        from codex_ray.train.answers import answering_model
 
-        model = engine.module if engine.stage < 3 else whole_model(engine.module, engine.full_weights())
+        model = answering_model(engine)
         line: dict[str, Any] = {"step": step, "time": time.time(), "tasks": {}}
         for one in self._followed:
             scored = _score(one, self._answers(model, one.task))
@@ -166,25 +165,17 @@ class Abilities:
         return {f"evaluation/{name}": value for name, value in found.items()}
 
     def _answers(self, model: Any, task: Task) -> dict[str, list[str]]:
-        """Answer a task's questions, each rank its share, and tell all ranks."""
-        from codex_ray.rollout.generate import generate
+        from codex_ray.train.answers import likeliest_answers
 
-        rank, world = dist.get_rank(), dist.get_world_size()
-        mine = task.examples[rank::world]
-        answering = task.answering
-        completions = generate(
+        asked = task.answering
+        texts = likeliest_answers(
             model,
-            [self._prompt(model, task, example) for example in mine],
-            max_new_tokens=answering.max_new_tokens,
-            temperature=0.0,
-            stop=answering.stop,
-            tokenizer=self._template.tokenizer,
-            batch_rows=AT_ONCE,
+            [self._prompt(model, task, example) for example in task.examples],
+            self._template.tokenizer,
+            max_new_tokens=asked.max_new_tokens,
+            stop=asked.stop,
         )
-        own = {example.id: [done.text] for example, done in zip(mine, completions, strict=True)}
-        shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, own)
-        return {name: texts for share in shares for name, texts in share.items()}
+        return {example.id: [text] for example, text in zip(task.examples, texts, strict=True)}
 
     def _prompt(self, model: Any, task: Task, example: Example) -> list[int]:
         from codex_ray.rollout.sampler import max_positions

@@ -27,6 +27,7 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
         from codex_ray.corpus.examples import prepare_examples
         from codex_ray.corpus.replay import open_replay
         from codex_ray.files import write_text
+        from codex_ray.model.lineage import life_of
         from codex_ray.rollout.load import tokenizer_folder
         from codex_ray.tokenizer import Tokenizer
         from codex_ray.tokenizer.chat import TEMPLATE_FILE
@@ -48,6 +49,7 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
             progress=shown,
             kind=kind,
             old=old,
+            life_id=life_of(settings.model),
         )
         followed = tuple(followed_tasks(settings, manifest))
         write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)

@@ -11,10 +11,11 @@ from codex_ray.config.finetune import Finetune, OnPolicy
 from codex_ray.errors import CodexRayError
 from codex_ray.model.head import TokenHead
 from codex_ray.rollout.episode import Prompt, Rollout
-from codex_ray.rollout.rewards import expected
+from codex_ray.rollout.rewards import expected, find_reward
 from codex_ray.rollout.sampler import max_positions
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
+from codex_ray.train.answers import answering_model, likeliest_answers
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.engine import Engine
 from codex_ray.train.methods import Objectives, began_from
@@ -27,7 +28,7 @@ from codex_ray.train.objectives.demonstrated import (
 )
 from codex_ray.train.objectives.distillation import SelfDistillation
 from codex_ray.train.objectives.divergence import Divergence
-from codex_ray.train.objectives.gate import log_likelihood_advantage
+from codex_ray.train.objectives.gate import Advantage, log_likelihood_advantage
 from codex_ray.train.objectives.grpo import GRPO, group_advantages
 from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.objectives.objective import Weights
@@ -104,50 +105,98 @@ class Method:
         )
         return rows, {}
 
-    def gate(self, engine: Engine, prompts: Sequence[Prompt]) -> None:
-        """Refuse self-distillation where a demonstration in context changes nothing.
+    def gate(self, engine: Engine, prompts: Sequence[Prompt]) -> str | None:
+        """Refuse self-distillation where a demonstration in context does not help; every rank takes part.
 
-        Measured is what it adds to the likelihood of the row's own answer: a model that is not helped by
-        seeing the answer cannot teach it. All ranks measure the same.
+        By ``on_policy.gate`` that is how much likelier a row's answer becomes where the teacher is shown
+        another row, whose answer cannot be copied; or how much better the answers are that the model writes
+        itself with the row in view, as it will teach.
+
+        Returns:
+            What was measured, for the user; None of other methods, and where nothing is asked for.
 
         Raises:
             CodexRayError: the gain is too small, or no demonstration fits into the model's window.
         """
         if self._settings.method != "sdft" or self._own.least_gain is None:
-            return
+            return None
+        by_answers = self._own.gate == "answers"
+        shown = prompts if by_answers else [*prompts[1:], prompts[0]]
+        teachers = [
+            self._teacher_prompt(prompt.problem, expected(other.problem))
+            for prompt, other in zip(prompts, shown, strict=True)
+        ]
+        measure = self._better_answers if by_answers else self._likelier_answers
+        advantage, what = measure(engine, prompts, teachers)
+        advantage.require(self._own.least_gain, what)
+        return (
+            f"a demonstration in context changes this model's {what} on {advantage.examples} rows from "
+            f"{advantage.student:.4g} to {advantage.teacher:.4g}: it has something to teach"
+        )
+
+    def _likelier_answers(
+        self, engine: Engine, prompts: Sequence[Prompt], teachers: Sequence[list[int]]
+    ) -> tuple[Advantage, str]:
+        if len(prompts) < 2:
+            raise CodexRayError(
+                "there is one row, and what another row's demonstration does for it cannot be measured; give "
+                "more rows, on_policy.gate=answers, or on_policy.least_gain=null to ask for nothing"
+            )
         end = self._tokenizer.special_ids["eos"]
         answers = [[*self._tokenizer.encode(expected(prompt.problem)), end] for prompt in prompts]
         behind = [
-            Completed(prompt.ids, self._teacher_prompt(prompt.problem), answer)
-            for prompt, answer in zip(prompts, answers, strict=True)
+            Completed(prompt.ids, teacher, answer)
+            for prompt, teacher, answer in zip(prompts, teachers, answers, strict=True)
         ]
         demonstrated, counts = Demonstrated.of(behind, window=self._window)
         if not counts.kept:
-            raise CodexRayError(
-                f"no demonstration fits, with the teacher's template and the answer, into the {self._window} "
-                "tokens that the model takes; give a shorter on_policy.teacher_template or shorter examples"
-            )
+            raise self._no_room()
         micros = demonstrated.split(self._own.micro_batch_tokens)
         device = next(engine.module.parameters()).device
         ready = [micro.to(device) for micro in micros]
         advantage = log_likelihood_advantage(self._head, engine.forward, ready)
-        advantage.require(self._own.least_gain, "log-likelihood per token")
+        return advantage, "log-likelihood per token of an answer, shown another row,"
+
+    def _better_answers(
+        self, engine: Engine, prompts: Sequence[Prompt], teachers: Sequence[list[int]]
+    ) -> tuple[Advantage, str]:
+        judge, longest = find_reward(self._own.reward), self._settings.rollout.max_new_tokens
+        pairs = list(zip(prompts, teachers, strict=True))
+        fitting = [(one, teacher) for one, teacher in pairs if len(teacher) + longest <= self._window]
+        if not fitting:
+            raise self._no_room()
+        model, count = answering_model(engine), len(fitting)
+        asked = [teacher for _, teacher in fitting] + [prompt.ids for prompt, _ in fitting]
+        stop = self._settings.rollout.stop
+        texts = likeliest_answers(model, asked, self._tokenizer, max_new_tokens=longest, stop=stop)
+        problems = [prompt.problem for prompt, _ in fitting]
+        taught, alone = (
+            [judge(problem, text) for problem, text in zip(problems, written, strict=True)]
+            for written in (texts[:count], texts[count:])
+        )
+        return Advantage.of(taught, alone), f"reward {self._own.reward} of its own answers"
+
+    def _no_room(self) -> CodexRayError:
+        return CodexRayError(
+            f"no demonstration fits, with the teacher's template and the answer, into the {self._window} "
+            "tokens that the model takes; give a shorter on_policy.teacher_template or shorter examples"
+        )
 
     def _completed(self, rollout: Rollout) -> Completed:
         return Completed(
             rollout.prompt_ids,
-            self._teacher_prompt(rollout.problem),
+            self._teacher_prompt(rollout.problem, expected(rollout.problem)),
             rollout.completion_ids,
             rollout.finish_reason == "length",
             rollout.sampling_logprobs,
         )
 
-    def _teacher_prompt(self, row: dict[str, Any]) -> list[int]:
+    def _teacher_prompt(self, row: dict[str, Any], demonstration: str) -> list[int]:
         template = self._own.teacher_template or TEMPLATE
         if "messages" in row:
-            messages = teacher_messages(template, row["messages"][:-1], expected(row))
+            messages = teacher_messages(template, row["messages"][:-1], demonstration)
             return self._template.prompt(messages)
-        text = teacher_text(template, row["prompt"], expected(row))
+        text = teacher_text(template, row["prompt"], demonstration)
         begin = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
         return [*begin, *self._tokenizer.encode(text)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from codex_ray.files import write_json
 from codex_ray.model.adapter import bare, with_config
+from codex_ray.model.lineage import LINEAGE
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.chat import TEMPLATE_FILE
 from codex_ray.train.checkpoint import Found, writable
@@ -90,11 +92,19 @@ def _load(engine: Engine, found: Found, folder: Path, state: State) -> None:
     np.random.set_state((kind, np.array(numbers, dtype=np.uint32), position, has_gauss, cached))
 
 
-def save_model(engine: Engine, model: Any, folder: Path, tokenizer: Path, *, merge: bool = False) -> None:
+def save_model(
+    engine: Engine,
+    model: Any,
+    folder: Path,
+    tokenizer: Path,
+    lineage: Mapping[str, Any],
+    *,
+    merge: bool = False,
+) -> None:
     """Gather the fp32 weights and write a model folder under its name when complete; all ranks take part.
 
     Of a model with adapters, they alone are written in PEFT's layout; with ``merge`` the whole model is, with
-    their changes in its weights.
+    their changes in its weights. ``lineage`` says where it comes from.
     """
     weights = engine.full_weights()
     if dist.get_rank() == 0:
@@ -107,6 +117,7 @@ def save_model(engine: Engine, model: Any, folder: Path, tokenizer: Path, *, mer
         Tokenizer.load(tokenizer).save(staging)
         if (template := tokenizer / TEMPLATE_FILE).is_file():
             shutil.copyfile(template, staging / TEMPLATE_FILE)
+        write_json(staging / LINEAGE, dict(lineage))
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
     dist.barrier()

@@ -40,7 +40,7 @@ class OfRollouts:
     updates: Updates
     micro_batch_tokens: int
     learnable: Callable[[Sequence[Rollout]], tuple[Any, dict[str, float]]]
-    gate: Callable[[Engine, Sequence[Prompt]], None] | None
+    gate: Callable[[Engine, Sequence[Prompt]], str | None] | None
     controller: Controller | None = None
 
 

@@ -27,6 +27,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 from codex_ray.model import flops_per_token, mixing_gains
 from codex_ray.model.adapter import bare, with_adapters
+from codex_ray.model.lineage import lineage
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.run_folder import RunFolder
@@ -214,7 +215,8 @@ class Worker:
         self.state.phase = "export"
         averaged, merge = engine.averaged("export" in self.settings.train.ema_for), self.settings.lora.merge
         with self.spans.measure("export", self.state.step), averaged:
-            save_model(engine, self._model, self.run.model, self.corpus / "tokenizer", merge=merge)
+            origin = lineage(self.manifest.life_id, self.run.name, self.manifest.fingerprint)
+            save_model(engine, self._model, self.run.model, self.corpus / "tokenizer", origin, merge=merge)
 
     def _leave(self) -> None:
         """End, with the checkpoint written, so that the run goes on where nodes stay.
@@ -307,7 +309,10 @@ class Worker:
         if not isinstance(parts.source, RolloutSource) or self._learning.rollouts is None:
             return
         if not self._resumed and self._learning.rollouts.gate is not None:
-            self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, GATE_PROMPTS))
+            count = min(GATE_PROMPTS, self.manifest.splits["train"].rows)
+            told = self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, count))
+            if told is not None:
+                self.note(told)
         total = self.state.plan.total_steps or OPEN_END
 
         def prepare(micros: list[Any]) -> list[Any]:

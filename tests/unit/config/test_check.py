@@ -19,6 +19,7 @@ from codex_ray.errors import ConfigError
         (["model.residual.streams=1", "model.residual.exit=learned"], "residual.streams=1 has one"),
         (["model=plain-tiny", "model.residual.exit=learned"], "residual.kind=plain has one"),
         (["model=permutation-tiny", "model.residual.streams=6"], "weighs all 720 orders of 6 streams"),
+        (["lora.rank=4"], "a base that is written nowhere; give start=FOLDER, lora.merge=true"),
         (["train.epochs=null"], "the length of training is not given; give exactly one of train.steps"),
         (["train.steps=2", "train.seconds=5"], "train.steps and train.seconds are all given"),
         (["train.epochs=0"], "train.epochs=0 trains nothing"),

@@ -16,8 +16,10 @@ from transformers import AutoTokenizer
 from codex_ray.config.corpus import Tokenizer as TokenizerSettings
 from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.files import write_json
 from codex_ray.model import load_model
 from codex_ray.model.export import export
+from codex_ray.model.lineage import LINEAGE, life_of, lineage
 from codex_ray.tokenizer import train_tokenizer
 from tests.unit.model.small import build, stir, tokens
 
@@ -116,9 +118,11 @@ def test_an_exported_folder_renders_chats(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     settings = TokenizerSettings(vocabulary_size=400)
     train_tokenizer([Path(__file__).read_text()], settings, run / "model", seed=1)
+    write_json(run / "model" / LINEAGE, lineage("a life", "first", "rows"))
     export(Export(model=str(run), output=str(tmp_path / "first")))
+    assert life_of(tmp_path / "first") == life_of(run) == "a life"
     assert rendered(tmp_path / "first") == (
-        "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>assistant\n"
+        "<s>user\n2 + 2?</s><s>assistant\n4</s><s>assistant\n"  # what fine-tuning takes as well
     )
     given = tmp_path / "given.jinja"
     given.write_text("{% for message in messages %}{{ message.role[0] }}: {{ message.content }};{% endfor %}")
@@ -132,6 +136,13 @@ def test_an_exported_folder_renders_chats(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         export(Export(model=str(run), output=str(tmp_path / "fourth"), chat_template=str(tmp_path / "none")))
     assert not (tmp_path / "fourth").exists()
+
+
+def test_a_model_that_was_not_made_here_has_no_life(tmp_path: Path) -> None:
+    assert life_of(tmp_path) is None and life_of("some/model-of-the-hub") is None
+    (tmp_path / LINEAGE).write_text("{}")
+    with pytest.raises(CodexRayError, match="names no life_id"):
+        life_of(tmp_path)
 
 
 def test_export_in_bf16_and_in_shards(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from codex_ray.errors import CodexRayError
 from codex_ray.model import build_model
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
+from codex_ray.train import on_policy
+from codex_ray.train.objectives.gate import Advantage
 from codex_ray.train.on_policy import Method, samples_of
 
 ROW = {"prompt": "sort 3 1 2 = ", "response": "1 2 3"}
@@ -51,6 +53,7 @@ class Alone:
     """A model that no engine has taken, where one is asked for."""
 
     module: Any
+    stage: int = 0
 
     def forward(self, **inputs: Any) -> Any:
         return self.module(**inputs)
@@ -113,12 +116,69 @@ def test_the_teacher_reads_the_answer_and_scores_the_same_tokens(
     assert "as an example" not in student
 
 
+def prompts_of(tokenizer: Tokenizer, rows: list[dict[str, str]]) -> list[Prompt]:
+    begin = tokenizer.bos_id or 0
+    return [Prompt([begin, *tokenizer.encode(row["prompt"])], row) for row in rows]
+
+
+ROWS = [
+    {"prompt": f"sort {a} {b} = ", "response": f"{min(a, b)} {max(a, b)}"}
+    for a, b in ((3, 1), (2, 1), (3, 2))
+]
+
+
 def test_the_gate_refuses_a_teacher_whom_demonstrations_do_not_help(
     model: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    prompt = [tokenizer.bos_id or 0, *tokenizer.encode(ROW["prompt"])]
-    prompts = [Prompt(prompt, ROW)] * 4
+    prompts = prompts_of(tokenizer, ROWS)
     engine: Any = Alone(model)
-    with pytest.raises(CodexRayError, match="so it would teach noise"):
-        method(model, tokenizer, "sdft", tmp_path, least_gain=1.0).gate(engine, prompts)
-    method(model, tokenizer, "grpo", tmp_path, least_gain=1.0).gate(engine, prompts)
+    for gate, sentence in (
+        ("likelihood", "of an answer, shown another row,"),
+        ("answers", "reward exact of"),
+    ):
+        with pytest.raises(CodexRayError, match=f"{sentence}.* so it would teach noise"):
+            method(model, tokenizer, "sdft", tmp_path, least_gain=1.0, gate=gate).gate(engine, prompts)
+    assert method(model, tokenizer, "grpo", tmp_path, least_gain=1.0).gate(engine, prompts) is None
+    assert method(model, tokenizer, "sdft", tmp_path, least_gain=None).gate(engine, prompts) is None
+    with pytest.raises(CodexRayError, match=r"there is one row, .* give more rows, on_policy\.gate=answers"):
+        method(model, tokenizer, "sdft", tmp_path).gate(engine, prompts[:1])
+    long = [Prompt(prompts[0].ids, {"prompt": "sort", "response": "1 2 3 " * 200})] * 2
+    for gate in ("likelihood", "answers"):
+        with pytest.raises(CodexRayError, match=r"shorter on_policy\.teacher_template"):
+            method(model, tokenizer, "sdft", tmp_path, gate=gate).gate(engine, long)
+
+
+def test_the_teacher_of_the_gate_is_shown_another_row_whose_answer_it_cannot_copy(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def measured(head: Any, forward: Any, micros: list[Any]) -> Advantage:
+        seen.extend(micros)
+        return Advantage.of([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])
+
+    monkeypatch.setattr(on_policy, "log_likelihood_advantage", measured)
+    told = method(model, tokenizer, "sdft", tmp_path).gate(Alone(model), prompts_of(tokenizer, ROWS))  # type: ignore[arg-type]
+    assert told is not None and "on 3 rows from 0 to 1: it has something to teach" in told
+    read = [
+        tokenizer.decode(ids[:-1][~mask[:-1]].tolist())
+        for micro in seen
+        for ids, mask in zip(micro.teacher.input_ids_BS, micro.teacher.mask_BS.bool(), strict=True)
+    ]
+    for row, other in zip(ROWS, [*ROWS[1:], ROWS[0]], strict=True):
+        (text,) = [text for text in read if row["prompt"] in text]
+        assert other["response"] in text and row["response"] not in text
+
+
+def test_the_gate_by_answers_has_the_model_write_with_its_own_row_in_view(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(_: Any, prompts: list[list[int]], *__: Any, **settings: Any) -> list[str]:
+        assert settings["max_new_tokens"] == 128 and len(prompts) == 2 * len(ROWS)
+        texts = [tokenizer.decode(ids) for ids in prompts]
+        return [next((r["response"] for r in ROWS if r["response"] in text), "no") for text in texts]
+
+    monkeypatch.setattr(on_policy, "likeliest_answers", written)
+    made = method(model, tokenizer, "sdft", tmp_path, gate="answers", least_gain=0.5)
+    told = made.gate(Alone(model), prompts_of(tokenizer, ROWS))  # type: ignore[arg-type]
+    assert told is not None and "reward exact of its own answers on 3 rows from 0 to 1" in told
