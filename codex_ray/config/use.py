@@ -53,7 +53,8 @@ class Export:
     max_shard_bytes: int = setting(5 * 10**9, minimum=1000, help="largest safetensors file, in bytes")
     allow_pickle: bool = setting(False, help="take weights stored as pickles too, reading tensors only")
     chat_template: str | None = setting(
-        None, help="Jinja file that makes messages a prompt; unset keeps the model's own, else <s>role ... </s>"
+        None,
+        help="Jinja file that makes messages a prompt; unset keeps the model's own, else turns",
     )
 
 

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from codex_ray.config.corpus import Limits, Source, Split
 from codex_ray.config.finetune import Examples
 from codex_ray.corpus import manifest as manifests
-from codex_ray.corpus.manifest import Manifest, ShardInfo, SourceRows, SplitInfo
-from codex_ray.corpus.marked import DTYPE, mark, pack_rows, targets
-from codex_ray.corpus.pack import Layout, identity, write_shard
+from codex_ray.corpus.example_rows import Held, Packer
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.corpus.marked import DTYPE, mark
+from codex_ray.corpus.pack import Layout
 from codex_ray.corpus.raw import Quarantined
 from codex_ray.corpus.sources.read import read_unit
 from codex_ray.corpus.sources.reasons import UnreadableError
@@ -33,13 +34,13 @@ from codex_ray.corpus.sources.storage import is_url
 from codex_ray.corpus.sources.units import Unit, find_units
 from codex_ray.corpus.split import split_of
 from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable, write_text
+from codex_ray.files import unwritable
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.chat import TemplateFailure
 from codex_ray.tokenizer.conversation import ChatTemplate, is_assistant
 from codex_ray.track.progress import Progress
 
-NAME, RECORDS = "examples", "records.jsonl"
+NAME, OLD = "examples", "replay"
 ROW_GROUP_ROWS, SHARD_ROW_GROUPS = 64, 64
 UNIT_BYTES = 64 * 2**20
 SHOWN_REASONS = 3
@@ -198,15 +199,6 @@ class ExampleEncoder:
         )
 
 
-@dataclass
-class Held:
-    """Encoded examples, their records where these are kept, and the bytes of their learnt text."""
-
-    examples: list[NDArray[np.uint32]] = field(default_factory=list)
-    records: list[str] = field(default_factory=list)
-    bytes: int = 0
-
-
 class OldRows(Protocol):
     """Rows to be seen again among the new ones; see :mod:`codex_ray.corpus.replay`."""
 
@@ -270,12 +262,9 @@ def prepare_examples(
     if not held["train"].examples:  # the few there are fell among those held out
         held["train"], held["validation"] = held["validation"], held["train"]
     packer = Packer(Layout(length, ROW_GROUP_ROWS, ROW_GROUP_ROWS * SHARD_ROW_GROUPS, DTYPE), request, kind)
-    again = [] if old is None else [("replay", old.share, old.read(progress))]
-    splits = {
-        name: [(NAME, 1.0 - sum(share for _, share, _ in others), found), *others]
-        for name, found in held.items()
-        for others in [again if name == "train" else []]
-    }
+    splits = {name: [(NAME, 1.0, found)] for name, found in held.items()}
+    if old is not None:
+        splits["train"] = [(NAME, 1.0 - old.share, held["train"]), (OLD, old.share, old.read(progress))]
     try:
         return _write(folder, splits, settings, template.tokenizer, counts, packer, life_id)
     except OSError as error:
@@ -390,48 +379,6 @@ def _judge(settings: Examples, counts: Counts) -> None:
         raise CodexRayError(
             f"nothing of {settings.path} can be learnt from ({counts.read} rows): {reasons or 'no row'}"
         )
-
-
-@dataclass(frozen=True)
-class Packer:
-    """Packs the examples of each source into rows, and writes them.
-
-    ``content`` names what went in; of ``kind``, prompts have a row each.
-    """
-
-    layout: Layout
-    content: str
-    kind: str
-
-    def write(self, folder: Path, sources: Sequence[tuple[str, float, Held]], pad_id: int) -> SplitInfo:
-        """Write a split of sources, each with its name, its share of the positions, and its examples."""
-        folder.mkdir()
-        infos, layout = [], self.layout
-        for name, share, held in sources:
-            rows = pack_rows(held.examples, layout.sequence_length, pad_id, together=self.kind != "prompts")
-            shards = self._shards(folder, name, rows)
-            learnt = sum(targets(example) for example in held.examples)
-            weight = share if len(rows) else 0.0
-            infos.append(
-                SourceRows(name, weight, len(rows), learnt, 0, len(held.examples), held.bytes, shards)
-            )
-        records = [text for *_, held in sources for text in held.records]
-        if records:
-            write_text(folder / RECORDS, "".join(f"{text}\n" for text in records))
-        return SplitInfo(infos, layout.row_group_rows, layout.rows_per_shard)
-
-    def _shards(self, folder: Path, name: str, rows: NDArray[np.uint32]) -> list[ShardInfo]:
-        shards, layout, group = [], self.layout, self.layout.row_group_rows
-        for number, (first, count) in enumerate(layout.shards(len(rows))):
-            path = folder / f"{name}-shard-{number:05d}.parquet"
-            last = first + count
-            groups = (
-                rows[start : min(start + group, last)].reshape(-1) for start in range(first, last, group)
-            )
-            sha256 = write_shard(path, groups, layout, identity(self.content, folder.name, name, number))
-            tokens = count * layout.sequence_length
-            shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
-        return shards
 
 
 def _write(

@@ -14,7 +14,8 @@ from codex_ray.config.finetune import Examples
 from codex_ray.config.followed import Replay
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.examples import NAME, RECORDS, ExampleReader, Held
+from codex_ray.corpus.example_rows import RECORDS, Held
+from codex_ray.corpus.examples import NAME, ExampleReader
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, mark
 from codex_ray.errors import CodexRayError

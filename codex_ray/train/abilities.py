@@ -19,7 +19,7 @@ import torch.distributed as dist
 from codex_ray.config.evaluate import Answering, Bootstrap, Rows
 from codex_ray.config.finetune import Finetune
 from codex_ray.config.followed import FollowedTask
-from codex_ray.corpus.examples import RECORDS
+from codex_ray.corpus.example_rows import RECORDS
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import paired

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.examples import RECORDS
+from codex_ray.corpus.example_rows import RECORDS
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import prompt_of
 from codex_ray.errors import CodexRayError
