@@ -26,6 +26,7 @@ from codex_ray.config import saved
 from codex_ray.config.compose import compose
 from codex_ray.config.groups import configs_folder
 from codex_ray.corpus.prepare import prepare
+from codex_ray.errors import Interrupted
 from codex_ray.files import read_json
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.driver import pretrain
@@ -63,13 +64,13 @@ def main() -> None:
     deadline = time.monotonic() + 60 * given.minutes
     try:
         _run_missing(wanted, given.folder, seeds, deadline)
-    except OutOfTimeError:
-        print("the time is up; run it again to go on")
+    except (OutOfTimeError, Interrupted) as end:
+        print(f"{str(end) or 'the time is up'}; run this again to go on", flush=True)
     report(wanted, given.folder)
 
 
 def _run_missing(wanted: Mapping[str, Any], folder: Path, seeds: list[int], deadline: float) -> None:
-    first = compose("finetune", values=_arm(wanted, "sdft", folder / "seed_1", 1))
+    first = compose("finetune", values=arm_settings(wanted, "sdft", folder / "seed_1", 1))
     with open_session(first.cluster, more_cpus=first.rollout.actors):
         for seed in seeds:
             place = folder / f"seed_{seed}"
@@ -82,7 +83,7 @@ def _run_missing(wanted: Mapping[str, Any], folder: Path, seeds: list[int], dead
                 if name == "base":
                     _pretrain(wanted, place, seed)
                 else:
-                    finetune(compose("finetune", values=_arm(wanted, name, place, seed)))
+                    finetune(compose("finetune", values=arm_settings(wanted, name, place, seed)))
 
 
 def _pretrain(wanted: Mapping[str, Any], place: Path, seed: int) -> None:
@@ -107,7 +108,7 @@ def _pretrain(wanted: Mapping[str, Any], place: Path, seed: int) -> None:
     pretrain(compose("pretrain", values=_merged(wanted["base"], run)))
 
 
-def _arm(wanted: Mapping[str, Any], name: str, place: Path, seed: int) -> dict[str, Any]:
+def arm_settings(wanted: Mapping[str, Any], name: str, place: Path, seed: int) -> dict[str, Any]:
     """Return the settings of an arm; data and replay are files of the facts by name."""
     arm = {key: value for key, value in wanted["arms"][name].items() if key != "title"}
     tasks = {

@@ -156,7 +156,8 @@ def train(parts: Parts, state: State) -> bool:
                 figures |= parts.hooks.validate(finished)
         if "validation_loss" in figures:
             state.validated(figures["validation_loss"])
-        figures |= evaluate(parts, state, last=state.done(settings.validation.patience))
+        measured = evaluate(parts, state, last=state.done(settings.validation.patience))
+        figures |= measured
         if parts.hooks.sample and (finished or _due(settings.track.samples.every, state.step)):
             state.phase = "samples"
             with parts.spans.measure("samples", state.step):
@@ -165,7 +166,7 @@ def train(parts: Parts, state: State) -> bool:
         if saving or stopping or state.done(settings.validation.patience):
             figures["checkpoint_stall_seconds"] = _save(parts, state, figures)
         due = _due(settings.track.every, state.step)
-        if due or figures.keys() & {"validation_loss", "checkpoint_stall_seconds"}:
+        if due or measured or figures.keys() & {"validation_loss", "checkpoint_stall_seconds"}:
             parts.watcher.row(figures)
     _wait_for_save(parts, state)
     complete = state.done(settings.validation.patience)
