@@ -75,7 +75,7 @@ def _rows(settings: Finetune, metric: str, verifier: str | None) -> Rows:
         format=data.format,
         prompt=data.prompt,
         messages=data.messages,
-        references=data.response,
+        references=None if data.response == "response" else data.response,  # which conversations lack
         metrics=[metric],
         verifier=verifier,
         answering=Answering(max_new_tokens=wanted.max_new_tokens, chat=data.chat),

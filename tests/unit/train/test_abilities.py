@@ -104,6 +104,22 @@ def test_the_rows_held_out_are_the_new_task(rows: Path, tokenizer: Tokenizer, tm
         followed_tasks(replace(none, evaluation=replace(none.evaluation, held_out=True)), without)
 
 
+def test_conversations_and_columns_of_other_names_are_questions_too(
+    rows: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    made, both = manifest(settings(rows), tokenizer, tmp_path / "examples"), []
+    chat, named = tmp_path / "chat.jsonl", tmp_path / "named.jsonl"
+    turns = [{"role": "user", "content": "a ?"}, {"role": "assistant", "content": "b"}]
+    chat.write_text(json.dumps({"messages": turns}))
+    named.write_text(json.dumps({"asked": "a ?", "told": "b"}))
+    for path, columns in ((chat, {}), (named, {"prompt": "asked", "response": "told"})):
+        wanted = settings(rows, held_out=False, old=FollowedTask(path=str(path)))
+        wanted = replace(wanted, data=replace(wanted.data, **columns))  # type: ignore[arg-type]
+        both += followed_tasks(wanted, made)
+    assert [one.task.examples[0].prompt for one in both] == [(turns[0],), "a ?"]
+    assert [one.task.examples[0].references for one in both] == [("b",), ("b",)]
+
+
 def test_tasks_that_cannot_be_followed_are_named(rows: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     made = manifest(settings(rows), tokenizer, tmp_path / "examples")
     for task, sentence in (
