@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "discover",
     "evaluate",
     "export",
     "finetune",
@@ -39,8 +40,8 @@ __all__ = [
 ]
 
 _VERBS = (
-    *("prepare", "pretrain", "finetune", "evaluate", "generate", "export", "upcycle", "inspect", "plan"),
-    "quickstart",
+    *("prepare", "pretrain", "finetune", "discover", "evaluate", "generate", "export", "upcycle", "inspect"),
+    *("plan", "quickstart"),
 )
 
 

@@ -128,6 +128,7 @@ def _help(words: list[str]) -> int:
 
 def _split_verb(words: list[str]) -> tuple[Verb, list[str]]:
     """Split the verb, of one word or two, from the words that follow it."""
-    two_words = words[0] not in VERBS and any(name.startswith(f"{words[0]} ") for name in VERBS)
+    grouped = words[0] not in VERBS and any(name.startswith(f"{words[0]} ") for name in VERBS)
+    two_words = grouped or " ".join(words[:2]) in VERBS
     length = 2 if two_words else 1
     return find_verb(" ".join(words[:length])), words[length:]

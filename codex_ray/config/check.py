@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
+from codex_ray.config.discover import Discover, refuse_search
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import MASK
@@ -24,6 +25,7 @@ from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
 from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
+from codex_ray.config.rollout import refuse_own_draws, refuse_rollouts
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
@@ -137,6 +139,13 @@ def _finetune(settings: Finetune, prefix: str) -> None:
             f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "
             "one of these"
         )
+
+
+def _discover(settings: Discover, prefix: str) -> None:
+    _training_run(settings, prefix)
+    refuse_rollouts(settings.rollout, f"{prefix}rollout.")
+    refuse_own_draws(settings.rollout, f"learn.objective={settings.learn.objective}", prefix)
+    refuse_search(settings, prefix)
 
 
 def _training_run(settings: TrainingRun, prefix: str) -> None:
@@ -484,6 +493,7 @@ def _is_address(url: str) -> bool:
 _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Pretrain: _pretrain,
     Finetune: _finetune,
+    Discover: _discover,
     Plan: _plan,
     Prepare: _prepare,
     Quickstart: _quickstart,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
 from codex_ray.config.followed import Evaluation, Replay
-from codex_ray.config.rollout import Rollouts, refuse_rollouts
+from codex_ray.config.rollout import Rollouts, refuse_own_draws, refuse_rollouts
 from codex_ray.config.train import TrainingRun
 from codex_ray.errors import ConfigError
 
@@ -173,12 +173,7 @@ def refuse_on_policy(settings: Finetune, prefix: str = "") -> None:
             f"{prefix}on_policy.prompts={settings.on_policy.prompts} cannot be shared by "
             f"{settings.cluster.workers} workers (it must be a multiple of {several})"
         )
-    drawn = settings.rollout
-    if drawn.temperature == 0 or drawn.top_k or drawn.min_p or drawn.top_p < 1:
-        raise ConfigError(
-            f"{prefix}method={settings.method} learns from draws of the model's own distribution; leave "
-            f"{prefix}rollout.top_k, top_p and min_p unset and give {prefix}rollout.temperature above 0"
-        )
+    refuse_own_draws(settings.rollout, f"method={settings.method}", prefix)
     _updates(settings, prefix)
     if settings.method == "grpo" and (settings.on_policy.samples or 2) < 2:
         raise ConfigError(f"{prefix}on_policy.samples=1 leaves nothing to compare with; give 2 or more")

@@ -132,3 +132,16 @@ def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
         )
     if "" in settings.stop:
         raise ConfigError(f"{prefix}stop holds an empty string, which would end every turn; leave it out")
+
+
+def refuse_own_draws(drawn: Rollouts, what: str, prefix: str) -> None:
+    """Refuse sampling from another distribution than the model's own, where ``what`` learns from it.
+
+    Raises:
+        ConfigError: one sentence with the keys and the remedy.
+    """
+    if drawn.temperature == 0 or drawn.top_k or drawn.min_p or drawn.top_p < 1:
+        raise ConfigError(
+            f"{prefix}{what} learns from draws of the model's own distribution; leave "
+            f"{prefix}rollout.top_k, top_p and min_p unset and give {prefix}rollout.temperature above 0"
+        )

@@ -6,6 +6,7 @@ Functions are named as text so that reading this table imports nothing heavy.
 from __future__ import annotations
 
 from codex_ray.config.corpus_verbs import CORPUS_VERBS
+from codex_ray.config.discover_verbs import DISCOVER_VERBS
 from codex_ray.config.runs_verbs import RUNS_VERBS
 from codex_ray.config.verb import Verb
 from codex_ray.errors import ConfigError, nearest
@@ -116,6 +117,7 @@ _IN_LIFE_ORDER = (
             ),
         ),
     ),
+    *DISCOVER_VERBS,
     Verb(
         name="plan",
         settings="codex_ray.config.plan:Plan",

@@ -154,12 +154,17 @@ def best_known(subject: Subject) -> float | None:
     return min(figures) if subject.direction == MINIMISE else max(figures)
 
 
-def find_problem(name: str, language: str, options: Mapping[str, Any]) -> Problem:
+def figure_of(verdict: Verdict) -> float:
+    """Return the number that people know a solution by: the value, where a problem has no other."""
+    return verdict.value if verdict.figure is None else verdict.figure
+
+
+def find_problem(name: str, language: str | None, options: Mapping[str, Any]) -> Problem:
     """Return a problem by its name, or a user's class by its dotted path, made with ``options``.
 
     Args:
         name: of the problem, or ``package.module.Class``.
-        language: how a model writes its solutions, where a problem knows several.
+        language: how a model writes its solutions, where a problem knows several; None is the first.
         options: what the problem's class is called with.
 
     Raises:
@@ -170,6 +175,7 @@ def find_problem(name: str, language: str, options: Mapping[str, Any]) -> Proble
     build: Callable[..., Any]
     if name in PROBLEMS:
         languages = PROBLEMS[name]
+        language = next(iter(languages)) if language is None else language
         if language not in languages:
             raise ConfigError(
                 f"problem={name} cannot be written in language={language}{nearest(language, languages)}; it "

@@ -1,0 +1,49 @@
+"""The verbs that search one problem with a model that learns while it searches."""
+
+from __future__ import annotations
+
+from codex_ray.config.verb import Verb
+
+DISCOVER_VERBS = (
+    Verb(
+        name="discover",
+        settings="codex_ray.config.discover:Discover",
+        function="codex_ray.discover.run:discover",
+        path="problem model",
+        summary="train a model on one problem while it solves it, and keep the best solution",
+        teaches=(
+            "Samples attempts from the best solutions so far, grades each with the problem's verifier, keeps "
+            "the best in an archive and trains the model towards what was best, step after step "
+            "(TTT-Discover). Writes a run folder with solution.json: the best solution, what it was made of "
+            "and its certificate. Ctrl-C writes a checkpoint; resume=auto goes on to the same end."
+        ),
+        examples=(
+            ("discover erdos_min_overlap runs/policy name=search", "Erdős's minimum overlap, all weights"),
+            (
+                "discover circle_packing_26 Qwen3-8B lora.rank=32 chat=true",
+                "26 circles, adapters on a chat model",
+            ),
+            (
+                "discover mine.problems.Knapsack runs/policy learn.objective=none",
+                "a problem of yours, without training",
+            ),
+        ),
+    ),
+    Verb(
+        name="discover programs",
+        settings="codex_ray.config.discover:Programs",
+        function="codex_ray.discover.programs:programs",
+        path="problem",
+        summary="write random operator programs with their effects as text, to pretrain a small policy on",
+        teaches=(
+            "Searches a problem with programs drawn at random and writes what was started from, the program "
+            "and what it did, a line each. A model that is pretrained on these lines writes valid programs, "
+            "all alike likely; discover then teaches it which are good."
+        ),
+        examples=(
+            ("discover programs erdos_min_overlap output=programs.jsonl", "20,000 programs"),
+            ("discover programs circle_packing_26 count=5000", "another problem, fewer"),
+            ("discover programs erdos_min_overlap 'options={steps: 24}'", "coarser step functions"),
+        ),
+    ),
+)

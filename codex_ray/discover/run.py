@@ -1,0 +1,112 @@
+"""The ``discover`` verb: a model trains on a problem while it solves it (TTT-Discover, arXiv 2601.16175)."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codex_ray.config.discover import Discover
+from codex_ray.config.finetune import Examples
+from codex_ray.corpus.manifest import Manifest
+from codex_ray.discover.problem import MINIMISE, Problem, best_known, find_problem
+from codex_ray.discover.solution import NAME, SolutionFile, certified
+from codex_ray.discover.task import Discovering
+from codex_ray.errors import ConfigError
+from codex_ray.files import write_text
+from codex_ray.track.progress import Progress
+from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.driver import TrainingResult, opened_run, run_task
+
+LONGEST_PROMPT = 65_536  # tokens, where a model does not say how many it takes
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a search found: its best solution's figure, the file, and the run that it was found in."""
+
+    figure: float | None
+    solution: Path
+    training: TrainingResult
+
+
+def discover(settings: Discover, progress: Progress | None = None) -> Discovery:
+    """Search one problem with a model that learns from what it tries.
+
+    Raises:
+        ConfigError: the settings or the problem cannot be right.
+        CodexRayError: the model, the cluster or the run cannot go on.
+        Interrupted: the user stopped it; the last checkpoint is written.
+    """
+    started = time.time()
+    problem = find_problem(settings.problem, settings.language, settings.options)
+    with opened_run(settings, "discover", progress) as (run, shown):
+        manifest = _seed_prompts(problem, settings, run, shown)
+        model = Path(settings.model).expanduser()
+        base = str(model.absolute()) if model.is_dir() else settings.model
+        found = SolutionFile(run.path / NAME, settings.problem, settings.language, settings.options)
+        task = Discovering(settings, manifest.folder, base, found)
+        training = run_task(task, manifest, run, shown, started)
+        held = certified(found.path, problem)
+        _show(shown, problem, held, training)
+        return Discovery(held["figure"], found.path, training)
+
+
+def _seed_prompts(problem: Problem, settings: Discover, run: RunFolder, shown: Progress) -> Manifest:
+    """Write what the model reads of each seed, as the folder that a training run has its tokenizer from.
+
+    Raises:
+        ConfigError: the problem has no seeds, or gives some that its own verifier refuses.
+        CodexRayError: the model is missing, or too small for the prompts.
+    """
+    from codex_ray.corpus.examples import prepare_examples
+    from codex_ray.model.load import load_config
+    from codex_ray.rollout.load import tokenizer_folder
+    from codex_ray.tokenizer import Tokenizer
+    from codex_ray.tokenizer.chat import TEMPLATE_FILE
+    from codex_ray.tokenizer.conversation import ChatTemplate
+
+    seeds = problem.seeds(settings.seed, settings.search.groups)
+    verdicts = [problem.verify(one) for one in seeds]
+    refused = [verdict.reason for verdict in verdicts if not verdict.valid]
+    if not seeds or refused:
+        raise ConfigError(
+            f"problem={settings.problem} gives {len(seeds)} seeds, and its verifier refuses {len(refused)} "
+            f"({refused[0] if refused else 'none'}); mend its seeds"
+        )
+    longest = getattr(load_config(settings.model).get_text_config(), "max_position_embeddings", None)
+    length = min(longest or LONGEST_PROMPT, LONGEST_PROMPT)
+    folder = tokenizer_folder(settings.model, None)
+    template = ChatTemplate.of(Tokenizer.load(folder), folder)
+    rows = [
+        json.dumps({"prompt": problem.prompt(one, verdict), "response": "."})
+        for one, verdict in zip(seeds, verdicts, strict=True)
+    ]
+    path = run.path / "seeds.jsonl"
+    write_text(path, "\n".join(rows) + "\n")
+    data = Examples(path=str(path), chat=settings.chat, too_long="fail", validation=0.0)
+    manifest = prepare_examples(
+        data, template, run.path / "prompts", length=length, seed=settings.seed, progress=shown
+    )
+    write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
+    return manifest
+
+
+def _show(shown: Progress, problem: Problem, held: dict[str, Any], training: TrainingResult) -> None:
+    """Print what was found beside what is known."""
+    known, figure = best_known(problem), held["figure"]
+    rows: list[tuple[str, Any]] = [(f"best found ({problem.direction})", f"{figure:.10g}")]
+    if problem.baseline is not None:
+        rows.append(("baseline", f"{problem.baseline.figure:.10g} ({problem.baseline.source})"))
+    rows += [("published", f"{bound.figure:.10g} ({bound.source})") for bound in problem.bounds]
+    if known is not None:
+        gap = figure - known if problem.direction == MINIMISE else known - figure
+        rows.append(("gap to the best published", f"{gap:.3g}" if gap > 0 else f"{gap:.3g}: better"))
+    rows += [
+        ("found after", f"{held['rollouts']:,} rollouts, step {held['step']} of {training.step}"),
+        ("solution", str(training.run / NAME)),
+        ("report", str(training.run / "report.html")),
+    ]
+    shown.table(problem.name, rows)

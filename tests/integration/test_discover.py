@@ -1,0 +1,80 @@
+"""``discover`` through the whole stack: a tiny model, a tiny problem, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codex_ray.config.common import Device
+from codex_ray.config.discover import Discover, Learn, Search
+from codex_ray.config.rollout import Rollouts
+from codex_ray.config.train import Checkpoints, DeepSpeed, Lora, Optimizer, Schedule, Training, Validation
+from codex_ray.discover.run import discover
+from codex_ray.errors import CodexRayError
+from codex_ray.track.metrics import read_metrics
+from tests.integration.test_finetune import ours, tokenizer
+from tests.integration.training import QUIET, TWO_WORKERS, assert_same_end
+
+__all__ = ["ours", "tokenizer"]
+pytestmark = pytest.mark.integration
+ROLLOUTS = Rollouts(actors=2, max_new_tokens=8, slots=8, task_sequences=8, stop=["\n"])
+
+
+def wanted(model: Path, runs: Path, name: str, **changes: Any) -> Discover:
+    settings = Discover(
+        problem="tests.unit.discover.climb.Climb",
+        model=str(model), runs=str(runs), name=name, resume="auto",
+        compute=Device(device="cpu", dtype="float32"),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, clip_norm=0.0),
+        schedule=Schedule(kind="constant", warmup_steps=0),
+        deepspeed=DeepSpeed(stage=1),
+        train=Training(steps=4),
+        checkpoints=Checkpoints(every=2),
+        validation=Validation(every=0, rows=0),
+        search=Search(groups=3, samples=4),
+        learn=Learn(micro_batch_tokens=256),
+        rollout=ROLLOUTS, cluster=TWO_WORKERS, track=QUIET,
+    )  # fmt: skip
+    return replace(settings, **changes)
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    return [dict(row) for row in read_metrics(run / "metrics.jsonl")]
+
+
+def test_a_search_that_is_stopped_reaches_the_same_end(ours: Path, tmp_path: Path) -> None:
+    settings = wanted(ours, tmp_path, "whole")
+    whole = discover(settings)
+    told = rows_of(whole.training.run)
+    assert told[-1]["discover/rollouts"] == 48 and told[-1]["discover/best"] == whole.figure
+    assert {"discover/beta", "discover/valid_share", "reference_kl", "entropy", "rollout/idle_ratio"} <= told[
+        0
+    ].keys()
+    held = json.loads(whole.solution.read_text())
+    assert held["figure"] == whole.figure and held["certificate"] == {} and held["lineage"]
+    parts = replace(settings, name="parts", rollout=replace(ROLLOUTS, actors=1))
+    assert discover(replace(parts, train=replace(parts.train, stop_after=3))).training.step == 3
+    again = discover(parts)
+    assert_same_end(again.training.run, whole.training.run)
+    assert again.solution.read_text() == whole.solution.read_text()
+    same = ("step", "reference_kl", "entropy", "reward")
+    for row, other in zip(rows_of(again.training.run), told, strict=True):
+        assert {key: row[key] for key in row if key in same or key.startswith("discover/")} == {
+            key: other[key] for key in other if key in same or key.startswith("discover/")
+        }
+
+
+@pytest.mark.verify
+def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: Path) -> None:
+    frozen = wanted(ours, tmp_path, "frozen", learn=Learn(objective="none"), lora=Lora(rank=2))
+    told = rows_of(discover(frozen).training.run)
+    assert all(row["loss"] == 0 and row["grad_norm"] == 0 for row in told)
+    failing = wanted(ours, tmp_path, "failing", options={"fails": "e"})
+    told = rows_of(discover(failing).training.run)
+    assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
+    with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
+        discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}))
