@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from codex_ray.config.common import Alerts, Cluster, Device, Mlflow
 from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
-from codex_ray.config.discover import Discover, refuse_search
+from codex_ray.config.discover import Ablation, Discover, refuse_ablation, refuse_search
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.fields import MASK
@@ -146,6 +146,11 @@ def _discover(settings: Discover, prefix: str) -> None:
     refuse_rollouts(settings.rollout, f"{prefix}rollout.")
     refuse_own_draws(settings.rollout, f"learn.objective={settings.learn.objective}", prefix)
     refuse_search(settings, prefix)
+
+
+def _ablation(settings: Ablation, prefix: str) -> None:
+    _discover(settings, prefix)
+    refuse_ablation(settings, prefix)
 
 
 def _training_run(settings: TrainingRun, prefix: str) -> None:
@@ -494,6 +499,7 @@ _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Pretrain: _pretrain,
     Finetune: _finetune,
     Discover: _discover,
+    Ablation: _ablation,
     Plan: _plan,
     Prepare: _prepare,
     Quickstart: _quickstart,

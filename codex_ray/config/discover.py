@@ -93,6 +93,61 @@ class Programs:
     seed: int = setting(1234, minimum=0, help="seed of everything that is drawn")
 
 
+ARMS: dict[str, tuple[str, str]] = {
+    "full": ("puct", "adaptive"),
+    "greedy": ("greedy", "adaptive"),
+    "constant": ("puct", "constant"),
+    "expected": ("puct", "expected"),
+    "standardised": ("puct", "standardised"),
+    "untrained": ("puct", "none"),
+    "no_reuse": ("seeds", "adaptive"),
+    "naive": ("seeds", "expected"),
+    "best_of_n": ("seeds", "none"),
+}
+"""What an ablation compares, by name: ``search.select`` and ``learn.objective``."""
+
+
+@dataclass(frozen=True)
+class Ablation(Discover):
+    """Search the same problem in several ways with equal rollouts, over a grid and seeds."""
+
+    arms: list[str] = setting(
+        ["full", "expected", "untrained", "best_of_n"],
+        choices=tuple(ARMS),
+        help="ways to search; the first is compared with each other one",
+    )
+    learning_rates: list[float] = setting([1e-3], help="grid: values of optimizer.learning_rate")
+    shapings: list[float] = setting([0.1], help="grid: values of learn.shaping")
+    grid_seeds: int = setting(3, minimum=1, help="seeds of every cell of the grid")
+    seeds: int = setting(8, minimum=1, help="seeds of each arm's best cell")
+
+
+@dataclass(frozen=True)
+class CompareSearches:
+    """Write one report of several searches."""
+
+    names: list[str] = setting(help="the runs' folders, or their names in `runs`")
+    runs: str = setting("runs", help="folder that holds run folders")
+    output: str = setting("discoveries.html", help="report to write")
+
+
+def refuse_ablation(settings: Ablation, prefix: str) -> None:
+    """Refuse an ablation of nothing, or one that is named twice.
+
+    Raises:
+        ConfigError: one sentence with the keys and the remedy.
+    """
+    for name in ("arms", "learning_rates", "shapings"):
+        values = getattr(settings, name)
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(f"{prefix}{name}={values} is empty or names one twice; give each once")
+    if settings.grid_seeds > settings.seeds:
+        raise ConfigError(
+            f"{prefix}grid_seeds={settings.grid_seeds} is more than {prefix}seeds={settings.seeds}, which "
+            "the best cell has; lower it"
+        )
+
+
 def refuse_search(settings: Discover, prefix: str) -> None:
     """Refuse what cannot go together in a search.
 

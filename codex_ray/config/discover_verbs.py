@@ -30,6 +30,46 @@ DISCOVER_VERBS = (
         ),
     ),
     Verb(
+        name="discover compare",
+        settings="codex_ray.config.discover:CompareSearches",
+        function="codex_ray.discover.compare:compare",
+        path="names...",
+        summary="one report of several searches: what each found after how many rollouts",
+        teaches=(
+            "Draws the best figure against rollouts, with what is published as lines, and lists what each "
+            "run found, when, and by which settings they differ. All must be of one problem."
+        ),
+        examples=(
+            ("discover compare runs/first runs/second", "two runs"),
+            ("discover compare first second output=both.html", "by name, in a file of your own"),
+            ("discover compare full expected untrained runs=ablation", "three runs of another folder"),
+        ),
+    ),
+    Verb(
+        name="discover ablation",
+        settings="codex_ray.config.discover:Ablation",
+        function="codex_ray.discover.ablation:ablation",
+        path="problem model",
+        summary="search in several ways with equal rollouts, over a grid and seeds; test the differences",
+        teaches=(
+            "Runs every arm at every cell of a grid with some seeds, then each arm's best cell with more, "
+            "from the same weights and with the same seeds, and prints the whole grid and paired tests of "
+            "the first arm against each other one. What is done is not done again: interrupt it and go on "
+            "when you like."
+        ),
+        examples=(
+            ("discover ablation erdos_min_overlap runs/policy name=table", "four arms, eight seeds"),
+            (
+                "discover ablation erdos_min_overlap runs/policy 'shapings=[0.1,0.3,1]'",
+                "the same over three strengths of shaping",
+            ),
+            (
+                "discover ablation erdos_min_overlap runs/policy seeds=2 grid_seeds=1 train.steps=10",
+                "a short look",
+            ),
+        ),
+    ),
+    Verb(
         name="discover programs",
         settings="codex_ray.config.discover:Programs",
         function="codex_ray.discover.programs:programs",

@@ -76,9 +76,19 @@ class Subject(ABC):
         """Return an SVG drawing of a solution; empty where there is nothing to see."""
         return ""
 
+    def direct(self) -> tuple[float, str] | None:
+        """Return what an optimiser reaches without any model, and what it is; None where none is known."""
+        return None
+
 
 class Problem(Subject):
-    """What is sought, and how a model is asked and answers."""
+    """What is sought, and how a model is asked and answers.
+
+    Attributes:
+        stop: strings that end an answer, where ``rollout.stop`` names none.
+    """
+
+    stop: Sequence[str] = ()
 
     @abstractmethod
     def prompt(self, solution: Any, verdict: Verdict) -> str:
@@ -116,6 +126,10 @@ class Spoken(Problem):
     def draw(self, solution: Any) -> str:
         """See :meth:`Subject.draw`."""
         return self.subject.draw(solution)
+
+    def direct(self) -> tuple[float, str] | None:
+        """See :meth:`Subject.direct`."""
+        return self.subject.direct()
 
 
 def answer(problem: Problem, solution: Any, text: str) -> Answer:

@@ -88,7 +88,13 @@ def _seed_prompts(problem: Problem, settings: Discover, run: RunFolder, shown: P
     write_text(path, "\n".join(rows) + "\n")
     data = Examples(path=str(path), chat=settings.chat, too_long="fail", validation=0.0)
     manifest = prepare_examples(
-        data, template, run.path / "prompts", length=length, seed=settings.seed, progress=shown
+        data,
+        template,
+        run.path / "prompts",
+        length=length,
+        seed=settings.seed,
+        progress=shown,
+        kind="prompts",
     )
     write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
     return manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.discover import Discover
-from codex_ray.config.rollout import Rollouts
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.discover.problem import find_problem
 from codex_ray.discover.solution import SolutionFile
 from codex_ray.train.batches import Batches
 from codex_ray.train.task import Learning, OfRollouts, Task
@@ -73,7 +73,6 @@ class Discovering:
         """See :meth:`Task.learning`."""
         from codex_ray.discover.controller import Controller
         from codex_ray.discover.objectives import Advantages
-        from codex_ray.discover.problem import find_problem
         from codex_ray.model.head import TokenHead
         from codex_ray.tokenizer.conversation import ChatTemplate
         from codex_ray.train.documents import MarkedRows
@@ -138,13 +137,12 @@ class Discovering:
         settings = self.settings
         grading = Grading(settings.problem, settings.language, settings.options, settings.forced)
         build = FromFolder(self.base, settings.compute, lora=settings.lora)
-        with open_pool(failures_counted(settings.rollout), build, grading, seed=settings.seed) as pool:
+        problem = find_problem(settings.problem, settings.language, settings.options)
+        # What could not be scored has no reward and stays in its group: failed rollouts count.
+        stop = settings.rollout.stop or list(problem.stop)
+        rollout = replace(settings.rollout, failure_reward=0.0, stop=stop)
+        with open_pool(rollout, build, grading, seed=settings.seed) as pool:
             yield replace(self, pool=pool)
-
-
-def failures_counted(rollout: Rollouts) -> Rollouts:
-    """Give what could not be scored no reward, and leave it in its group: failed rollouts count."""
-    return replace(rollout, failure_reward=0.0)
 
 
 def encoder(tokenizer: Tokenizer, template: Any) -> Any:

@@ -35,6 +35,8 @@ from codex_ray.track.time_report import time_section
 ERRORS_SHOWN = 20
 # The figures a reader looks for first, by their names in summary.json.
 HEADLINES = (
+    ("discover/best", "best solution"),
+    ("discover/gap", "from the best published"),
     ("bits_per_byte", "bits per byte, held out"),
     ("perplexity", "perplexity, held out"),
     ("validation_loss", "validation loss"),
@@ -75,6 +77,7 @@ def write_report(run_folder: Path) -> Path:
         _headlines(summary or _figures_of(rows)),
         _error_section(errors),
         _task_section(run_folder, summary),
+        *_search_sections(run_folder, rows),
         _plot_section(rows),
         time_section(run_folder, last_step(rows)),
         _sample_section(samples),
@@ -165,6 +168,15 @@ def _card(plot: Plot) -> str:
     label = f"{plot.title} by optimizer step; at the end: {', '.join(ends)}"
     last = figure(plot.series[0].values[-1]) if plot.series[0].values else ""
     return figure_card(svg_of(plot), plot.title, last, plot.caption, label)
+
+
+def _search_sections(run_folder: Path, rows: Sequence[Row]) -> list[str]:
+    """Return what there is to say of a search, which alone leaves a solution."""
+    if not (run_folder / "solution.json").exists():
+        return []
+    from codex_ray.discover.report import sections
+
+    return sections(run_folder, rows)
 
 
 def _sample_section(samples: Iterable[Mapping[str, Any]]) -> str:

@@ -6,6 +6,19 @@ from typing import Any
 
 from codex_ray.track.progress import Progress
 
+# What is shown of a run that learns from rollouts, and under what name.
+OF_ROLLOUTS = {
+    "discover/best": "best",
+    "discover/gap": "gap",
+    "discover/valid_share": "valid",
+    "reward": "reward",
+    "discover/beta": "beta",
+    "entropy": "entropy",
+    "reference_kl": "KL",
+    "rollout/idle_ratio": "samplers idle",
+    "trainer/idle_ratio": "trainers idle",
+}
+
 
 class Display:
     """Shows rows of metrics and workers' messages on a progress display.
@@ -30,6 +43,7 @@ class Display:
             self._bits_per_byte = measured[-1]["validation_bits_per_byte"]
         if self._bits_per_byte is not None:
             figures["bits/byte"] = self._bits_per_byte
+        figures |= {label: last[name] for name, label in OF_ROLLOUTS.items() if name in last}
         self._progress.update(completed=self.step, **figures)
 
     def validated(self, rows: list[dict[str, Any]]) -> None:

@@ -125,7 +125,7 @@ class Follower:
             figures["parameters"] = float(self._parameters)
         if last["loss"] is not None:
             figures["loss"] = last["loss"]
-        figures |= {name: value for name, value in last.items() if name.startswith("source/")}
+        figures |= {name: value for name, value in last.items() if name.startswith(("source/", "discover/"))}
         stalls = [row["checkpoint_stall_seconds"] for row in rows if "checkpoint_stall_seconds" in row]
         if stalls:
             step_seconds = statistics.median(row["step_seconds"] for row in rows)

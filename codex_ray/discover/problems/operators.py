@@ -39,6 +39,8 @@ class Operators(Spoken):
         words: most words of a program.
     """
 
+    stop = (END,)
+
     def __init__(self, subject: Subject, operators: Mapping[str, Operator], words: int = WORDS) -> None:
         super().__init__(subject)
         self.operators, self.words = dict(operators), words

@@ -16,7 +16,10 @@ from codex_ray.config.verbs import find_verb
 from codex_ray.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS_WITH_GROUPS = ("prepare", "pretrain", "finetune", "plan", "quickstart", "tokenizer train")
+VERBS_WITH_GROUPS = (
+    *("prepare", "pretrain", "finetune", "discover", "discover ablation", "plan", "quickstart"),
+    "tokenizer train",
+)
 
 
 def refusal(verb: str, *words: str, **keywords: object) -> str:
