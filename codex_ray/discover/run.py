@@ -12,7 +12,7 @@ from codex_ray.config.discover import Discover
 from codex_ray.config.finetune import Examples
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.discover.problem import MINIMISE, Problem, best_known, find_problem
-from codex_ray.discover.solution import NAME, SolutionFile, certified
+from codex_ray.discover.solution import SolutionFile, certified
 from codex_ray.discover.task import Discovering
 from codex_ray.errors import ConfigError
 from codex_ray.files import write_text
@@ -46,11 +46,11 @@ def discover(settings: Discover, progress: Progress | None = None) -> Discovery:
         manifest = _seed_prompts(problem, settings, run, shown)
         model = Path(settings.model).expanduser()
         base = str(model.absolute()) if model.is_dir() else settings.model
-        found = SolutionFile(run.path / NAME, settings.problem, settings.language, settings.options)
+        found = SolutionFile(run.solution, settings.problem, settings.language, settings.options)
         task = Discovering(settings, manifest.folder, base, found)
         training = run_task(task, manifest, run, shown, started)
         held = certified(found.path, problem)
-        _show(shown, problem, held, training)
+        _show(shown, problem, held, training, found.path)
         return Discovery(held["figure"], found.path, training)
 
 
@@ -100,7 +100,9 @@ def _seed_prompts(problem: Problem, settings: Discover, run: RunFolder, shown: P
     return manifest
 
 
-def _show(shown: Progress, problem: Problem, held: dict[str, Any], training: TrainingResult) -> None:
+def _show(
+    shown: Progress, problem: Problem, held: dict[str, Any], training: TrainingResult, file: Path
+) -> None:
     """Print what was found beside what is known."""
     known, figure = best_known(problem), held["figure"]
     rows: list[tuple[str, Any]] = [(f"best found ({problem.direction})", f"{figure:.10g}")]
@@ -112,7 +114,7 @@ def _show(shown: Progress, problem: Problem, held: dict[str, Any], training: Tra
         rows.append(("gap to the best published", f"{gap:.3g}" if gap > 0 else f"{gap:.3g}: better"))
     rows += [
         ("found after", f"{held['rollouts']:,} rollouts, step {held['step']} of {training.step}"),
-        ("solution", str(training.run / NAME)),
+        ("solution", str(file)),
         ("report", str(training.run / "report.html")),
     ]
     shown.table(problem.name, rows)

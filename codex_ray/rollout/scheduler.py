@@ -80,7 +80,7 @@ class Scheduler:
         self.notes: list[str] = []
         self.deliveries: dict[int, Delivery] = {}
         self._settings, self._seed, self._scored = settings, seed, scored
-        self._serial = 0
+        self._serial, self._told_unchanged = 0, False
         self._steps: dict[int, tuple[int, Step]] = {}
         self._tasks: list[Assignment] = []
         self._episodes: deque[Judgement] = deque()
@@ -253,10 +253,12 @@ class Scheduler:
         before = max(self._checksums, default=None)
         if before is not None and self._checksums[before] == sampled.checksum:
             self.meter.unchanged += 1
-            self.notes.append(
-                f"weights of version {version} are those of version {before} bit for bit: what was trained "
-                "between them changed nothing that is published"
-            )
+            if not self._told_unchanged:  # the figure has the others
+                self.notes.append(
+                    f"weights of version {version} are those of version {before} bit for bit: what was "
+                    "trained between them changed nothing that is published"
+                )
+            self._told_unchanged = True
         self._checksums[version] = sampled.checksum
 
     def _settle(self, serial: int, step: Step, number: int) -> None:

@@ -146,6 +146,11 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def solution(self) -> Path:
+        """The best solution of a search."""
+        return self.path / "solution.json"
+
+    @property
     def report(self) -> Path:
         """The report, one file that opens anywhere."""
         return self.path / "report.html"

@@ -53,7 +53,7 @@ class Books:
             write_json(run.summary, figures)
             if self._settings.track.report:
                 write_report(run.path)
-            for artifact in (run.config, run.environment, run.summary, run.report, run.samples):
+            for artifact in (run.config, run.environment, run.summary, run.report, run.samples, run.solution):
                 self.tracker.log_artifact(artifact)
         finally:
             self.tracker.end(status)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codex_ray.config.common import Device
-from codex_ray.config.discover import Discover, Learn, Search
+from codex_ray.config.discover import Ablation, CompareSearches, Discover, Learn, Search
 from codex_ray.config.rollout import Rollouts
 from codex_ray.config.train import Checkpoints, DeepSpeed, Lora, Optimizer, Schedule, Training, Validation
+from codex_ray.discover.ablation import ablation
+from codex_ray.discover.compare import compare
 from codex_ray.discover.run import discover
 from codex_ray.errors import CodexRayError
 from codex_ray.track.metrics import read_metrics
@@ -78,3 +80,28 @@ def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: P
     assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
     with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
         discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}))
+
+
+@pytest.mark.verify
+def test_an_ablation_goes_on_where_it_was_and_its_runs_are_compared(ours: Path, tmp_path: Path) -> None:
+    one = wanted(ours, tmp_path, "table", train=Training(steps=2))
+    common = {field.name: getattr(one, field.name) for field in fields(Discover)}
+    settings = Ablation(
+        **common,
+        arms=["full", "best_of_n"],
+        learning_rates=[1e-3],
+        shapings=[0.1, 0.3],
+        grid_seeds=1,
+        seeds=2,
+    )
+    path = ablation(settings)
+    told = json.loads(path.read_text())
+    assert [len(cell["outcomes"]) for cell in told["grid"]].count(2) == 2 and len(told["grid"]) == 3
+    (compared,) = told["comparisons"]
+    assert compared["pairs"] == 2 and compared["arm"] == "best_of_n"
+    runs = sorted(folder for folder in path.parent.iterdir() if folder.is_dir())
+    before = {run: (run / "summary.json").stat().st_mtime_ns for run in runs}
+    assert len(runs) == 5 and json.loads(ablation(settings).read_text()) == told
+    assert before == {run: (run / "summary.json").stat().st_mtime_ns for run in runs}
+    page = compare(CompareSearches([str(run) for run in runs[:3]], output=str(tmp_path / "page.html")))
+    assert "learn.objective" in page.read_text() and "<svg" in page.read_text()
