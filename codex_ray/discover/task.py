@@ -69,6 +69,10 @@ class Discovering:
         training = replace(self.settings.train, batch_tokens=workers * length, micro_batch_rows=None)
         return Batches.of(training, length, workers)
 
+    def epoch_rows(self, manifest: Manifest) -> float:
+        """See :meth:`Task.epoch_rows`; there are none but the seeds."""
+        return manifest.splits["train"].rows
+
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """See :meth:`Task.learning`."""
         from codex_ray.discover.controller import Controller
