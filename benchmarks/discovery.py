@@ -4,8 +4,8 @@ python -m benchmarks.discovery FOLDER [key=value ...]
 
 Everything lies in FOLDER and is not done again: interrupt it and run it again to go on. First a policy of
 0.4 M parameters is pretrained from nothing on random operator programs; then ``discover ablation`` compares
-the arms on Erdős's minimum overlap with 48 steps. Words after the folder are settings of the ablation, such as
-``seeds=3``; a run of the full protocol takes hours on two cores.
+the arms on Erdős's minimum overlap with 48 steps. Words after the folder are settings of the ablation, such
+as ``seeds=3``; a run of the full protocol takes hours on two cores.
 """
 
 from __future__ import annotations
