@@ -51,7 +51,6 @@ def progress_card(runs: Sequence[tuple[str, Sequence[Row]]], problem: Problem) -
     with drawn():
         drawing = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = drawing.add_subplot()
-        last = 0.0
         figures: list[float] = []
         for place, (name, rows) in enumerate(runs):
             across = [float(row["discover/rollouts"] or 0) for row in rows]
@@ -59,23 +58,16 @@ def progress_card(runs: Sequence[tuple[str, Sequence[Row]]], problem: Problem) -
             axes.step(
                 across, best, where="post", color=SERIES[place % len(SERIES)], linewidth=1.4, label=name
             )
-            last, figures = max(last, across[-1]), figures + best
+            figures += best
         for bound in problem.bounds:
             axes.axhline(bound.figure, color=MUTED, linewidth=0.7, linestyle=":")
-            axes.annotate(
-                bound.source.split(" (")[0],
-                (last, bound.figure),
-                ha="right",
-                va="bottom",
-                fontsize=6.5,
-                color=MUTED,
-            )
         _framed(axes, "rollouts")
         if any(name for name, _ in runs):
             axes.legend(frameon=False, fontsize=7, labelcolor=INK)
         svg = to_svg(drawing)
     chosen = (max if problem.direction == MAXIMISE else min)(figures)
-    caption = f"To {problem.direction}; dotted: what is published."
+    published = ", ".join(f"{bound.figure:.7g} {bound.source.split(' (')[0]}" for bound in problem.bounds)
+    caption = f"To {problem.direction}; dotted: {published or 'nothing is known'}."
     return figure_card(
         svg, "Best so far", figure(chosen), caption, f"the best figure by rollouts; at the end {chosen:.8g}"
     )
