@@ -50,7 +50,7 @@ DISCOVER_VERBS = (
         settings="codex_ray.config.discover:Ablation",
         function="codex_ray.discover.ablation:ablation",
         path="problem model",
-        summary="search in several ways with equal rollouts, over a grid and seeds; test the differences",
+        summary="search in several ways, over a grid and seeds; test the differences",
         teaches=(
             "Runs every arm at every cell of a grid with some seeds, then each arm's best cell with more, "
             "from the same weights and with the same seeds, and prints the whole grid and paired tests of "
@@ -74,7 +74,7 @@ DISCOVER_VERBS = (
         settings="codex_ray.config.discover:Programs",
         function="codex_ray.discover.programs:programs",
         path="problem",
-        summary="write random operator programs with their effects as text, to pretrain a small policy on",
+        summary="write random operator programs as text, to pretrain a small policy on",
         teaches=(
             "Searches a problem with programs drawn at random and writes what was started from, the program "
             "and what it did, a line each. A model that is pretrained on these lines writes valid programs, "

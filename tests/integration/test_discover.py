@@ -23,7 +23,7 @@ from tests.integration.training import QUIET, TWO_WORKERS, assert_same_end
 
 __all__ = ["ours", "tokenizer"]
 pytestmark = pytest.mark.integration
-ROLLOUTS = Rollouts(actors=2, max_new_tokens=8, slots=8, task_sequences=8, stop=["\n"])
+ROLLOUTS = Rollouts(actors=2, max_new_tokens=12, slots=8, task_sequences=8, stop=[" ", "e"])
 
 
 def wanted(model: Path, runs: Path, name: str, **changes: Any) -> Discover:
@@ -75,7 +75,7 @@ def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: P
     frozen = wanted(ours, tmp_path, "frozen", learn=Learn(objective="none"), lora=Lora(rank=2))
     told = rows_of(discover(frozen).training.run)
     assert all(row["loss"] == 0 and row["grad_norm"] == 0 for row in told)
-    failing = wanted(ours, tmp_path, "failing", options={"fails": "e"})
+    failing = wanted(ours, tmp_path, "failing", options={"fails": "a"})
     told = rows_of(discover(failing).training.run)
     assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
     with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
