@@ -53,9 +53,9 @@ def test_a_search_that_is_stopped_reaches_the_same_end(ours: Path, tmp_path: Pat
     whole = discover(settings)
     told = rows_of(whole.training.run)
     assert told[-1]["discover/rollouts"] == 48 and told[-1]["discover/best"] == whole.figure
-    assert {"discover/beta", "discover/valid_share", "reference_kl", "entropy", "rollout/idle_ratio"} <= told[
-        0
-    ].keys()
+    signals = {"discover/beta", "discover/valid_share", "reference_kl", "entropy", "rollout/idle_ratio"}
+    assert signals <= set().union(*told)
+    assert any(row["grad_norm"] > 0 for row in told)
     held = json.loads(whole.solution.read_text())
     assert held["figure"] == whole.figure and held["certificate"] == {} and held["lineage"]
     parts = replace(settings, name="parts", rollout=replace(ROLLOUTS, actors=1))
