@@ -29,7 +29,7 @@ def overview(version: str) -> str:
         *_usage("VERB [PATH]"),
         "",
         _bold("Verbs, in the order of a model's life"),
-        *_table(((verb.name, verb.summary) for verb in VERBS.values()), column=20),
+        *_table(((verb.name, verb.summary) for verb in VERBS.values()), column=21),
         "",
         *_options(),
         "",
@@ -45,7 +45,7 @@ def verb_group_help(name: str) -> str:
     lines = [
         f"Usage: codex-ray {name} {'|'.join(verb.name.removeprefix(f'{name} ') for verb in inner)} ...",
         "",
-        *_table(((verb.name, verb.summary) for verb in inner), column=20),
+        *_table(((verb.name, verb.summary) for verb in inner), column=21),
         "",
         f"Try next: codex-ray {inner[0].name} --help",
     ]
