@@ -6,6 +6,7 @@ Tensor names end in their shape: R rows, Q new tokens of a row, T positions look
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from codex_ray.errors import ConfigError
-from codex_ray.rollout.decoder import PackedDecoder, packable
+from codex_ray.rollout.decoder import PackedDecoder, Span, packable
 from codex_ray.rollout.graphs import StepGraphs
+from codex_ray.rollout.pages import PagedCache
 from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible
 
 PREFILL_TOKENS = 512
@@ -36,20 +38,21 @@ class CachedModel:
                 f"layers of a {configuration.model_type} model keep something else than keys and values of "
                 "single tokens, which sampling here needs; use another model"
             )
-        self.cache = SlotCache(len(layers), slots, capacity, fixed=graphs)
+        self._packed = PackedDecoder(model, slots, capacity) if packable(model) else None
+        self._slots = SlotCache(len(layers), slots, capacity, fixed=graphs)
+        self.cache: SlotCache | PagedCache = self._slots if self._packed is None else self._packed.cache
         self._windows = {getattr(one, "sliding_window", None) for one in layers}
         self._dtype = model.get_input_embeddings().weight.dtype
         accepted = inspect.signature(model.forward).parameters
         any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
         self._takes_positions = any_keyword or "position_ids" in accepted
-        self._packed = PackedDecoder(model, self.cache) if packable(model) else None
         self.graphs = StepGraphs(self._decode, slots, capacity, self.device) if graphs else None
 
     def position_bytes(self) -> int:
-        """What the keys and values of one token take; a token is read to know."""
-        if not self.cache.layers[0].is_initialized:
+        """What the keys and values of one token take; a token is read to know, where it is not plain."""
+        if self._packed is None and not self._slots.layers[0].is_initialized:
             with inference(self.model):
-                self.read([(0, [0])])
+                self._read([Span(0, [0], 0)])
         return self.cache.position_bytes
 
     def refresh(self) -> None:
@@ -57,18 +60,36 @@ class CachedModel:
         if self._packed is not None:
             self._packed.pack()
 
-    def read(self, prompts: Sequence[tuple[int, list[int]]]) -> Tensor:
-        """Read whole prompts into their slots; the logits after each, [R, V]."""
-        spans, end = [], 0
-        for slot, prompt in prompts:
-            spans.append((slot, end, end + len(prompt)))
-            end += len(prompt)
-        ids = [token for _, prompt in prompts for token in prompt]
+    def run(self, tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+        """Give each row of the first slots one token at its position, and read the rest of prompts.
+
+        Returns:
+            the logits after each row's token and after each prompt, [R + prompts, V].
+        """
         if self._packed is not None:
-            return self._packed.read(spans, ids)
-        lengths = torch.tensor([len(prompt) for _, prompt in prompts], device=self.device)
+            return self._packed.run(tokens, positions, [self._shortened(span) for span in spans])
+        logits = [self._step(tokens, positions)] if tokens else []
+        if whole := [span for span in spans if not span.past and len(span.tokens) <= PREFILL_TOKENS]:
+            after = dict(zip((span.slot for span in whole), self._read(whole).split(1), strict=True))
+        logits += [after[span.slot] if span in whole else self._extend(span) for span in spans]
+        return torch.cat(logits)
+
+    def _shortened(self, span: Span) -> Span:
+        """Read a long prompt but for its last part."""
+        assert self._packed is not None
+        while len(span.tokens) > PREFILL_TOKENS:
+            self._packed.run([], [], [span._replace(tokens=span.tokens[:PREFILL_TOKENS])])
+            span = Span(span.slot, span.tokens[PREFILL_TOKENS:], span.past + PREFILL_TOKENS)
+        return span
+
+    def _read(self, prompts: Sequence[Span]) -> Tensor:
+        """Read whole prompts into their slots, all in one row; the logits after each, [R, V]."""
+        ends = list(itertools.accumulate(len(prompt.tokens) for prompt in prompts))
+        spans = [(one.slot, end - len(one.tokens), end) for one, end in zip(prompts, ends, strict=True)]
+        ids = [token for prompt in prompts for token in prompt.tokens]
+        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=self.device)
         document_T = torch.arange(len(prompts), device=self.device).repeat_interleave(lengths)
-        place_T = torch.arange(end, device=self.device)
+        place_T = torch.arange(len(ids), device=self.device)
         positions_T = place_T - (lengths.cumsum(0) - lengths)[document_T]
         same = document_T[:, None] == document_T
         ids_1T = torch.tensor([ids], device=self.device)
@@ -76,31 +97,30 @@ class CachedModel:
             Prompts(spans), ids_1T, positions_T[None], place_T[None], place_T, lengths.cumsum(0) - 1, same
         )
 
-    def extend(self, slot: int, prompt: list[int], past: int) -> Tensor:
-        """Read a prompt after the ``past`` tokens that its slot holds; the logits after it, [1, V]."""
+    def _extend(self, span: Span) -> Tensor:
+        """Read a prompt's tokens behind those that its slot holds; the logits after it, [1, V]."""
         last = torch.tensor([0], device=self.device)
         logits_1V = torch.empty(0)
-        for start in range(past, len(prompt), PREFILL_TOKENS):
-            end = min(start + PREFILL_TOKENS, len(prompt))
+        for first in range(0, len(span.tokens), PREFILL_TOKENS):
+            tokens = span.tokens[first : first + PREFILL_TOKENS]
+            start, end = span.past + first, span.past + first + len(tokens)
             queries_1Q = torch.arange(start, end, device=self.device)[None]
             keys_T = torch.arange(end, device=self.device)
-            place = Extension(slot, start)
-            ids_1Q = torch.tensor([prompt[start:end]], device=self.device)
-            logits_1V = self._forward(place, ids_1Q, queries_1Q, queries_1Q, keys_T, last + end - start - 1)
+            place = Extension(span.slot, start)
+            ids_1Q = torch.tensor([tokens], device=self.device)
+            logits_1V = self._forward(place, ids_1Q, queries_1Q, queries_1Q, keys_T, last + len(tokens) - 1)
         return logits_1V
 
-    def step(self, tokens: list[int], positions: list[int]) -> Tensor:
+    def _step(self, tokens: list[int], positions: list[int]) -> Tensor:
         """Give each row of the first slots one token at its position; the logits after them, [R, V]."""
-        if self._packed is not None:
-            return self._packed.step(tokens, positions)
         if self.graphs is not None:
             return self.graphs(tokens, positions)
         return self._decode(*(torch.tensor(given, device=self.device) for given in (tokens, positions)))
 
     def _decode(self, tokens_R: Tensor, positions_R: Tensor) -> Tensor:
         rows_R = torch.arange(len(tokens_R), device=self.device)
-        keys_T = torch.arange(self.cache.room, device=self.device)
-        place, queries_RQ = Step(rows_R, positions_R, self.cache.room - 1), positions_R[:, None]
+        keys_T = torch.arange(self._slots.room, device=self.device)
+        place, queries_RQ = Step(rows_R, positions_R, self._slots.room - 1), positions_R[:, None]
         return self._forward(place, tokens_R[:, None], queries_RQ, queries_RQ, keys_T, rows_R[:1])
 
     def _forward(
@@ -114,7 +134,7 @@ class CachedModel:
         same: Tensor | None = None,
     ) -> Tensor:
         """Run the model; the logits at the places ``kept`` of each row, rows and places flattened."""
-        self.cache.place = place
+        self._slots.place = place
         masks = {}
         for window in self._windows:
             seen = visible(queries_RQ, keys_T, window)
@@ -128,7 +148,7 @@ class CachedModel:
             output = self.model(
                 input_ids=ids_RQ,
                 attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-                past_key_values=self.cache,
+                past_key_values=self._slots,
                 use_cache=True,
                 logits_to_keep=kept,
                 **positions,

@@ -5,22 +5,23 @@ in their own modules: the same operations on the same weights. What is added or 
 matrix products, and these find their weights in the order they want them in (oneDNN's; a copy). Other models,
 other devices and models with too large weights go through their own ``forward``.
 
-Tensor names end in their shape: R rows, D hidden size, H heads, G key/value heads, P the two together, E head
-size, T positions looked at, V vocabulary.
+Tensor names end in their shape: R rows, M tokens of a pass, N pages, D hidden size, H heads, G key/value
+heads, P the two together, E head size, T positions looked at, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from codex_ray.rollout.mixers import PackedMixer, write
-from codex_ray.rollout.slots import SlotCache, SlotLayer
+from codex_ray.rollout.pages import PagedCache
 
 FAMILIES = {
     "codex_ray": ("attention", "attention_norm", "mlp_norm"),
@@ -37,11 +38,28 @@ PACKED_BYTES = 2**30
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-Attend = Callable[[SlotLayer, Tensor, Tensor], Tensor]
-"""Keeps keys and values, and returns what queries attend to, [R, H*E].
+MANY = 64
+"""Tokens up to which numbers of them are rounded up to :data:`FEW`, and beyond to four times that."""
 
-Given queries and keys one after the other, [R, P, E], and values, [R, G, E].
+FEW = 8
+"""oneDNN makes a kernel, which takes as long as a layer, for each number of tokens that it multiplies."""
+
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""Keeps a layer's keys and values, and returns what queries attend to, [M, H*E].
+
+Given the layer's number, queries and keys one after the other, [M, P, E], and values, [M, G, E].
 """
+
+
+class Span(NamedTuple):
+    """The rest of a prompt to be read: its slot, its tokens, and how many its slot holds before them."""
+
+    slot: int
+    tokens: list[int]
+    past: int
+
+
+_LINEAR = torch.ops.mkldnn._linear_pointwise
 
 
 class _Packed:
@@ -55,12 +73,12 @@ class _Packed:
 
     def __call__(self, x_RD: Tensor, then: str = "none") -> Tensor:
         """Map, and apply ``swish`` if told so."""
-        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(x_RD, self._weight, self._bias, then, [], "")
+        mapped: Tensor = _LINEAR.default(x_RD, self._weight, self._bias, then, [], "")
         return mapped
 
     def with_other(self, x_RD: Tensor, other: Tensor, then: str) -> Tensor:
         """Map, and ``add`` or ``mul`` another tensor."""
-        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(x_RD, other, self._weight, self._bias, then)
+        mapped: Tensor = _LINEAR.binary(x_RD, other, self._weight, self._bias, then)
         return mapped
 
 
@@ -79,24 +97,26 @@ class _Layer:
 
 
 class PackedDecoder:
-    """A model's weights, packed, and the slots they work on. See :func:`packable`.
+    """A model's weights, packed, and the pages they work on. See :func:`packable`.
 
     Args:
         model: a causal language model that :func:`packable` takes.
-        cache: its slots.
+        slots: most sequences at a time; ``capacity``: longest of them.
     """
 
-    def __init__(self, model: Any, cache: SlotCache) -> None:
-        self._model, self._cache = model, cache
+    def __init__(self, model: Any, slots: int, capacity: int) -> None:
+        self._model, self._capacity = model, capacity
         configuration = model.config
         self._heads: int = configuration.num_attention_heads
         self._groups: int = configuration.num_key_value_heads
-        self._eps: float = configuration.rms_norm_eps
+        self._eps = torch.tensor(configuration.rms_norm_eps)
         attention = getattr(model.model.layers[0], FAMILIES[configuration.model_type][0])
         self._scaling, self._size = attention.scaling, attention.head_dim
         self._dtype = model.get_input_embeddings().weight.dtype
         self._ours = configuration.model_type == "codex_ray"
         self._streams = configuration.mixed_streams if self._ours else 1
+        layers = len(model.model.layers)
+        self.cache = PagedCache(layers, self._groups, self._size, self._dtype, slots, capacity)
         self.pack()
 
     def pack(self) -> None:
@@ -130,67 +150,108 @@ class PackedDecoder:
     def _turning(self) -> tuple[Tensor, ...]:
         """What turns queries and keys at every position: complex numbers, or cosines and signed sines."""
         weight = self._model.model.embed_tokens.weight
-        positions = torch.arange(self._cache.capacity)[None]
+        positions = torch.arange(self._capacity)[None]
         cosine, sine = (part[0, :, None].float() for part in self._model.model.rotary_emb(weight, positions))
         if self._ours:
             return (torch.complex(cosine, sine),)
         half = self._size // 2
         return cosine, torch.cat([-sine[..., :half], sine[..., half:]], -1)
 
-    def read(self, spans: Sequence[tuple[int, int, int]], tokens: list[int]) -> Tensor:
-        """Read whole prompts into their slots; the logits after each, [R, V].
+    def run(self, tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+        """Give each row of the first slots one token at its position, and read prompts.
 
-        Args:
-            spans: of each prompt, its slot and where in ``tokens`` it begins and ends.
-            tokens: the prompts, one after the other.
+        Returns:
+            the logits after each row's token and after each prompt, [R + prompts, V].
         """
-        positions = torch.cat([torch.arange(end - start) for _, start, end in spans])
-        heads = self._heads
+        rows, count = len(tokens), len(tokens) + sum(len(span.tokens) for span in spans)
+        padding = [0] * (_rounded(count) - count)
+        every = [*tokens, *(token for span in spans for token in span.tokens), *padding]
+        starts = [range(span.past, span.past + len(span.tokens)) for span in spans]
+        places = [*positions, *(place for span in starts for place in span), *padding]
+        attend = self._attend(rows, positions, spans, len(every))
+        hidden = self._layers_on(every, torch.tensor(places), attend)
+        if spans:
+            lasts = rows - 1 + np.cumsum([len(span.tokens) for span in spans])
+            wanted = [*range(rows), *lasts.tolist()]
+            hidden = hidden[torch.tensor(wanted + [0] * (_rounded(len(wanted)) - len(wanted)))]
+        return self._head(hidden)[: rows + len(spans)]
 
-        def attend(kept: SlotLayer, both_RPE: Tensor, value_RGE: Tensor) -> Tensor:
-            attended_HRE = both_RPE.new_empty(heads, len(tokens), self._size)
-            for slot, start, end in spans:
-                both_PLE = both_RPE[start:end].transpose(0, 1)
-                key_GLE, value_GLE = both_PLE[heads:], value_RGE[start:end].transpose(0, 1)
-                if not kept.is_initialized:
-                    kept.lazy_initialization(key_GLE[None], value_GLE[None])
-                kept.keys[slot, :, : end - start] = key_GLE
-                kept.values[slot, :, : end - start] = value_GLE
-                attended_HRE[:, start:end] = functional.scaled_dot_product_attention(
-                    both_PLE[None, :heads],
-                    key_GLE[None],
-                    value_GLE[None],
-                    is_causal=True,
-                    scale=self._scaling,
-                    enable_gqa=True,
-                )[0]
-            return attended_HRE.transpose(0, 1).flatten(1)
+    def _attend(self, rows: int, positions: list[int], spans: Sequence[Span], count: int) -> Attend:
+        """What a pass over ``count`` tokens keeps, and what its rows and prompts attend to."""
+        cache, heads, size = self.cache, self._heads, self._size
+        kept = [cache.places(span.slot, span.past, span.past + len(span.tokens)) for span in spans]
+        lines = torch.from_numpy(np.concatenate([cache.last_places(positions), *kept]).ravel())
+        real, stepped = len(lines) // self._groups, self._stepped(positions, count if not spans else rows)
 
-        hidden = self._layers_on(tokens, positions, attend)
-        return self._head(hidden[torch.tensor([end - 1 for _, _, end in spans])])
+        def attend(layer: int, both_MPE: Tensor, value_MGE: Tensor) -> Tensor:
+            keys, values = cache.keys[layer], cache.values[layer]
+            keys.view(-1, size).index_copy_(0, lines, both_MPE[:real, heads:].reshape(-1, size))
+            values.view(-1, size).index_copy_(0, lines, value_MGE[:real].reshape(-1, size))
+            if not spans:
+                return stepped(keys, values, both_MPE[:rows, :heads])
+            attended = both_MPE.new_zeros(count, heads * size)
+            if rows:
+                attended[:rows] = stepped(keys, values, both_MPE[:rows, :heads])
+            start = rows
+            for span in spans:
+                end = start + len(span.tokens)
+                attended[start:end] = self._read(span, layer, both_MPE[start:end], value_MGE[start:end])
+                start = end
+            return attended
 
-    def step(self, tokens: list[int], positions: list[int]) -> Tensor:
-        """Give each row of the first slots one token at its position; the logits after them, [R, V]."""
-        rows, size, heads, groups = len(tokens), self._size, self._heads, self._groups
-        rows_R, places_R = torch.arange(rows), torch.tensor(positions)
-        hidden_B1T = self._hidden(places_R)
+        return attend
 
-        def attend(kept: SlotLayer, both_RPE: Tensor, value_RGE: Tensor) -> Tensor:
-            kept.keys[rows_R, :, places_R] = both_RPE[:, heads:]
-            kept.values[rows_R, :, places_R] = value_RGE
-            query_BQE = both_RPE[:, :heads].reshape(rows * groups, heads // groups, size)
-            key_BTE, value_BTE = kept.keys[:rows].flatten(0, 1), kept.values[:rows].flatten(0, 1)
-            scores_BQT = torch.bmm(query_BQE, key_BTE.transpose(1, 2))
-            scores_BQT = torch.add(hidden_B1T, scores_BQT, alpha=self._scaling)
-            return torch.bmm(scores_BQT.softmax(-1), value_BTE).view(rows, heads * size)
+    def _stepped(self, positions: list[int], count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Attention of one query a row over the row's pages: keys, values, queries [R, H, E] to [count, H*E].
 
-        return self._head(self._layers_on(tokens, places_R, attend))
+        Each page is compared with its row's query, scores are put side by side for the softmax, and what the
+        pages give is added up row by row.
+        """
+        if not positions:
+            return lambda keys, values, _: keys.new_empty(0)
+        heads, groups, size, page = self._heads, self._groups, self._size, self.cache.page
+        reading = self.cache.read_by(positions)
+        hidden_N1T, rows_N = reading.hidden(self._dtype), reading.rows()
+        lines, longest = reading.lines(heads)
+        sums_RN, pages = reading.sums(count, self._dtype), len(rows_N)
+        side_by_side = torch.full(
+            ((len(positions) + 1) * heads, longest * page), -torch.inf, dtype=self._dtype
+        )
 
-    def _hidden(self, places_R: Tensor) -> Tensor:
-        """What is added to scores so that no row looks beyond its own length, [R*G, 1, T]."""
-        beyond_RT = torch.arange(self._cache.room) > places_R[:, None]
-        hidden_RT = torch.zeros(beyond_RT.shape, dtype=self._dtype).masked_fill_(beyond_RT, -torch.inf)
-        return hidden_RT.repeat_interleave(self._groups, 0)[:, None]
+        def attention(keys: Tensor, values: Tensor, query_RHE: Tensor) -> Tensor:
+            query_NF = query_RHE.reshape(len(positions), -1).index_select(0, rows_N)
+            query_BQE = query_NF.view(pages * groups, heads // groups, size)
+            scores_BQT = torch.bmm(query_BQE, keys[:pages].flatten(0, 1).transpose(1, 2))
+            scores_NHT = torch.add(hidden_N1T, scores_BQT.view(pages, heads, page), alpha=self._scaling)
+            side_by_side.view(-1, page).index_copy_(0, lines, scores_NHT.view(-1, page))
+            weights = side_by_side.softmax(-1).view(-1, page).index_select(0, lines)
+            weights_BQT = weights.view(pages * groups, heads // groups, page)
+            parts_BQE = torch.bmm(weights_BQT, values[:pages].flatten(0, 1))
+            return torch.mm(sums_RN, parts_BQE.view(pages, heads * size))
+
+        return attention
+
+    def _read(self, span: Span, layer: int, both_MPE: Tensor, value_MGE: Tensor) -> Tensor:
+        """Attention of a prompt's new tokens over all its tokens, [M, H*E]."""
+        both_PME, heads, end = both_MPE.transpose(0, 1), self._heads, span.past + len(span.tokens)
+        key_GTE, value_GTE, seen_MT = both_PME[heads:], value_MGE.transpose(0, 1), None
+        if span.past:
+            lines_GT = torch.from_numpy(self.cache.places(span.slot, 0, end).T.ravel())
+            key_GTE, value_GTE = (
+                kept[layer].view(-1, self._size).index_select(0, lines_GT).view(self._groups, end, -1)
+                for kept in (self.cache.keys, self.cache.values)
+            )
+            seen_MT = torch.arange(end) <= torch.arange(span.past, end)[:, None]
+        attended_HME = functional.scaled_dot_product_attention(
+            both_PME[None, :heads],
+            key_GTE[None],
+            value_GTE[None],
+            attn_mask=seen_MT,
+            is_causal=seen_MT is None,
+            scale=self._scaling,
+            enable_gqa=True,
+        )[0]
+        return attended_HME.transpose(0, 1).flatten(1)
 
     def _layers_on(self, tokens: list[int], places_R: Tensor, attend: Attend) -> Tensor:
         """Take tokens at their positions through all layers and the last norm, [R, D]."""
@@ -198,14 +259,14 @@ class PackedDecoder:
         x = functional.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
         if self._streams > 1:
             x = x[:, None].expand(-1, self._streams, -1)
-        for layer, kept in zip(self._layers, self._cache.layers, strict=True):
+        for number, layer in enumerate(self._layers):
             if layer.mixers is None:
                 u = _normed(x, layer.norms[0], self._eps)
-                x = layer.output.with_other(self._attended(layer, kept, u, turns, attend), x, "add")
+                x = layer.output.with_other(self._attended(number, u, turns, attend), x, "add")
                 x = layer.down.with_other(_fed(layer, _normed(x, layer.norms[1], self._eps)), x, "add")
                 continue
             u, writing = layer.mixers[0].read(x)
-            attended = self._attended(layer, kept, _normed(u, layer.norms[0], self._eps), turns, attend)
+            attended = self._attended(number, _normed(u, layer.norms[0], self._eps), turns, attend)
             x = write(x, layer.output(attended), writing)
             u, writing = layer.mixers[1].read(x)
             x = write(x, layer.down(_fed(layer, _normed(u, layer.norms[1], self._eps))), writing)
@@ -213,16 +274,14 @@ class PackedDecoder:
             x = self._model.model._exit(x[:, None])[:, 0]
         return _normed(x, self._norm, self._eps)
 
-    def _attended(
-        self, layer: _Layer, kept: SlotLayer, u_RD: Tensor, turns: tuple[Tensor, ...], attend: Attend
-    ) -> Tensor:
+    def _attended(self, number: int, u_RD: Tensor, turns: tuple[Tensor, ...], attend: Attend) -> Tensor:
         """Return the attended values, [R, H*E]; keys and values of the tokens are kept."""
-        both = self._heads + self._groups
+        layer, both = self._layers[number], self._heads + self._groups
         qkv_RAE = layer.qkv(u_RD).view(len(u_RD), both + self._groups, self._size)
         both_RPE = qkv_RAE[:, :both].float()
         if layer.heads_norm_PE is not None:
             both_RPE = _normed(both_RPE, layer.heads_norm_PE, self._eps)
-        return attend(kept, self._turned(both_RPE, turns).to(u_RD.dtype), qkv_RAE[:, both:])
+        return attend(number, self._turned(both_RPE, turns).to(u_RD.dtype), qkv_RAE[:, both:])
 
     def _turned(self, both_RPE: Tensor, turns: tuple[Tensor, ...]) -> Tensor:
         """Turn queries and keys to their positions: neighbours in our decoder, halves elsewhere."""
@@ -232,17 +291,22 @@ class PackedDecoder:
         return torch.addcmul(both_RPE * turns[0], both_RPE.roll(self._size // 2, -1), turns[1])
 
 
-def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _normed(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     """RMSNorm over the last dimension, in fp32, rounded once; the weight is fp32."""
     wide = x.float()
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    inverse = norm.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    inverse = torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
     normed: Tensor = (wide * inverse).mul_(weight).to(x.dtype)
     return normed
 
 
 def _fed(layer: _Layer, u_RD: Tensor) -> Tensor:
     return layer.up.with_other(u_RD, layer.gate(u_RD, "swish"), "mul")
+
+
+def _rounded(count: int) -> int:
+    step = FEW if count <= MANY else 4 * FEW
+    return -(-count // step) * step
 
 
 def packable(model: Any) -> bool:

@@ -109,6 +109,8 @@ class Row:
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng(self.request.seed)
         self._text = StopText(self.request.stop)
+        request = self.request
+        self.plain = request.sampling == Sampling() and request.adjust is None and self.grammar is None
         self._incremental = self.request.streamed or bool(self.request.stop)
 
     def uniform(self) -> float:

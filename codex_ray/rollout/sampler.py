@@ -25,9 +25,10 @@ from torch import Tensor
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout import cached
 from codex_ray.rollout.cached import CachedModel, inference
+from codex_ray.rollout.decoder import Span
 from codex_ray.rollout.grammar import Grammar, Vocabulary
 from codex_ray.rollout.request import Drawn, Request, Row
-from codex_ray.rollout.sampling import Sampling, sample
+from codex_ray.rollout.sampling import Sampling, draw, sample
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
@@ -73,10 +74,13 @@ class Sampler:
         self.slots = slots
         self._tokenizer = tokenizer
         self._model = CachedModel(model, slots, self.capacity, graphs=graphs)
-        self._positions, self._cache_bytes = slots * self.capacity, cache_bytes
+        self._cache_bytes = cache_bytes
+        self._bound: int | None = None  # positions that the budget holds
         if cache_bytes is not None:
-            self._positions = min(self._positions, cache_bytes // self._model.position_bytes())
-            self.capacity = min(self.capacity, self._positions)
+            budget = cache_bytes // self._model.position_bytes()
+            if budget < slots * self.capacity:
+                self._bound = self._model.cache.bound(budget)
+                self.capacity = min(self.capacity, self._bound)
             if self.capacity < 2:
                 raise ConfigError(
                     f"cache_bytes={cache_bytes} holds keys and values of {self.capacity} tokens; one takes "
@@ -122,7 +126,7 @@ class Sampler:
         return number
 
     def _check(self, request: Request, number: int) -> None:
-        if self._cache_bytes is not None and len(request.prompt) >= self.capacity == self._positions:
+        if len(request.prompt) >= self.capacity == self._bound:
             raise CodexRayError(
                 f"prompt {number + 1} has {len(request.prompt)} tokens and cache_bytes={self._cache_bytes} "
                 f"holds {self.capacity}, the completion included; shorten the prompt or give more"
@@ -171,74 +175,71 @@ class Sampler:
             CodexRayError: the model's logits are not finite.
         """
         self._steps += 1
-        joining = self._fit()
+        older, joining = len(self._rows), self._fit()
         with inference(self._model.model):
-            older = self._advance()
-            newer = self._admit(joining)
-            logits_RV = torch.cat([*older, *newer]) if older or newer else None
-            drawn = [] if logits_RV is None else self._draw(logits_RV.float())
+            spans, leaders = self._join(joining)
+            drawn = self._draw(self._run(older, spans, leaders)) if self._rows else []
         self._leave()
         return drawn
 
     def _fit(self) -> int:
-        """Make the slots as long as this step needs; how many waiting requests there is memory for."""
-        rows, final = len(self._rows), [len(row.prompt) + row.room for row in self._rows]
-        longest = max((len(held) + 1 for held in self._held[:rows]), default=1)
+        """Make room for what this step adds; how many waiting requests there is memory for."""
+        rows, cache = len(self._rows), self._model.cache
+        final = [len(row.prompt) + row.room for row in self._rows]
+        lengths = [len(held) + 1 for held in self._held[:rows]]
         for row in itertools.islice(self._waiting, self.slots - rows):
             final.append(len(row.prompt) + row.room)
-            if len(final) * max(final) > self._positions:  # with all that those there may still draw
+            if not cache.holds(final):  # with all that those there may still draw
                 break
-            rows, longest = rows + 1, max(longest, len(row.prompt) + 1)
-        cache = self._model.cache
-        if cache.fit(longest, rows, self._positions):
-            self._held = [
-                held[: cache.room] if slot < cache.lines else [] for slot, held in enumerate(self._held)
-            ]
-        return rows - len(self._rows)
+            lengths.append(len(row.prompt) + 1)
+        for slot, length in cache.prepare(lengths, rows, self._used).items():
+            del self._held[slot][length:]
+        return len(lengths) - rows
 
-    def _advance(self) -> list[Tensor]:
-        """Give every row its last token; the logits after it."""
-        if not self._rows:
-            return []
-        for row, held in zip(self._rows, self._held, strict=False):
-            held.append(row.ids[-1])
-        positions = [len(held) - 1 for held in self._held[: len(self._rows)]]
-        return [self._model.step([row.ids[-1] for row in self._rows], positions)]
+    def _join(self, joining: int) -> tuple[list[Span], dict[int, int]]:
+        """Give so many waiting requests slots.
 
-    def _admit(self, joining: int) -> list[Tensor]:
-        """Give so many waiting requests slots and read their prompts; the logits after each."""
-        slots: dict[tuple[int, ...], int] = {}  # of prompts read now
-        fresh: list[tuple[int, list[int]]] = []
-        logits: dict[int, Tensor] = {}
-        read, followers = 0, []
+        Returns:
+            what is to be read of their prompts, and slots of prompts equal to one of these, with its slot.
+        """
+        spans: list[Span] = []
+        slots: dict[tuple[int, ...], int] = {}
+        leaders: dict[int, int] = {}
+        read = 0
         for _ in range(joining):
-            prompt = self._waiting[0].prompt
-            leader = slots.get(tuple(prompt))
-            slot = len(self._rows)
-            shared = 0 if leader is not None else self._make_room(slot, prompt)
-            left = 0 if leader is not None else len(prompt) - shared
-            if read and read + left > cached.PREFILL_TOKENS:
-                break
-            read += left
-            self._rows.append(self._waiting.popleft())
-            if leader is not None:
+            prompt, slot = self._waiting[0].prompt, len(self._rows)
+            if (leader := slots.get(tuple(prompt))) is not None:
+                leaders[slot] = leader
                 self._make_room(slot, [])
-                followers.append((slot, leader))
-                continue
-            slots[tuple(prompt)] = slot
-            if shared or left > cached.PREFILL_TOKENS:
-                logits[slot] = self._model.extend(slot, prompt, shared)
             else:
-                fresh.append((slot, prompt))
-        if fresh:
-            after = self._model.read(fresh)
-            logits |= {slot: after[place : place + 1] for place, (slot, _) in enumerate(fresh)}
-        for slot, leader in followers:
-            self._model.cache.copy(leader, slot, len(self._rows[slot].prompt))
-            logits[slot] = logits[leader]
-        for slot in logits:
+                shared = self._make_room(slot, prompt)
+                if read and read + len(prompt) - shared > cached.PREFILL_TOKENS:
+                    break
+                read += len(prompt) - shared
+                slots[tuple(prompt)] = slot
+                spans.append(Span(slot, prompt[shared:], shared))
+            self._rows.append(self._waiting.popleft())
+        return spans, leaders
+
+    def _run(self, older: int, spans: list[Span], leaders: dict[int, int]) -> Tensor:
+        """Give the older rows their last tokens and read the prompts; the logits after each row, [R, V]."""
+        cache, tokens, positions = self._model.cache, [], []
+        for slot in range(older):
+            held = self._held[slot]
+            tokens.append(self._rows[slot].ids[-1])
+            positions.append(len(held))
+            held.append(tokens[-1])
+            cache.take(slot, len(held))
+        logits_RV = self._model.run(tokens, positions, spans)
+        for slot, leader in leaders.items():
+            cache.copy(leader, slot, len(self._rows[slot].prompt))
+        for slot in range(older, len(self._rows)):
             self._held[slot] = list(self._rows[slot].prompt)
-        return [logits[slot] for slot in sorted(logits)]
+        if not leaders:
+            return logits_RV
+        places = {span.slot: older + place for place, span in enumerate(spans)}
+        wanted = [*range(older), *(places[leaders.get(slot, slot)] for slot in range(older, len(self._rows)))]
+        return logits_RV[wanted]
 
     def _make_room(self, slot: int, prompt: list[int]) -> int:
         """Free a slot, and fill it with what another holds of the prompt's beginning; how many tokens."""
@@ -255,6 +256,7 @@ class Sampler:
             if shared:
                 self._model.cache.copy(source, slot, shared)
         self._held[slot], self._used[slot] = prompt[:shared], self._steps
+        self._model.cache.take(slot, len(prompt))
         return shared
 
     def _swap(self, one: int, other: int) -> None:
@@ -266,11 +268,28 @@ class Sampler:
         self._used[one], self._used[other] = self._used[other], self._used[one]
 
     def _draw(self, logits_RV: Tensor) -> list[Drawn]:
-        normaliser_R = logits_RV.logsumexp(dim=-1)
+        plain_RV = logits_RV.softmax(dim=-1, dtype=torch.float32)
+        normaliser_R = logits_RV.amax(dim=-1).float() - plain_RV.amax(dim=-1).log()
         if not bool(normaliser_R.isfinite().all()):
             raise CodexRayError(
                 "the model's logits are not finite; try compute.dtype=float32 or a model from an earlier step"
             )
+        if all(row.plain for row in self._rows):
+            uniforms = [row.uniform() for row in self._rows]
+            tokens_R, sampled_R = draw(plain_RV.index_fill_(-1, self._banned, 0.0), uniforms)
+        else:
+            tokens_R, sampled_R = self._sample(self._allowed(logits_RV.float()))
+        logprobs_R = logits_RV.gather(-1, tokens_R[:, None]).squeeze(-1).float() - normaliser_R
+        drawn = []
+        figures = zip(self._rows, tokens_R.tolist(), logprobs_R.tolist(), sampled_R.tolist(), strict=True)
+        for row, token, logprob, sampled in figures:
+            text = row.accept(token, logprob, sampled)
+            whole = row.completion() if row.finish_reason else None
+            drawn.append(Drawn(row.number, token, text, logprob, sampled, whole))
+        return drawn
+
+    def _allowed(self, logits_RV: Tensor) -> Tensor:
+        """The logits to draw from: what padding, grammars and adjustments leave."""
         allowed_RV = logits_RV.index_fill(-1, self._banned, -torch.inf)
         for place, row in enumerate(self._rows):
             if row.grammar is not None:
@@ -279,15 +298,7 @@ class Sampler:
                 )
             if row.request.adjust is not None:
                 allowed_RV[place] = row.request.adjust(row.ids, allowed_RV[place])
-        tokens_R, sampled_R = self._sample(allowed_RV)
-        logprobs_R = logits_RV.gather(-1, tokens_R[:, None]).squeeze(-1) - normaliser_R
-        drawn = []
-        figures = zip(self._rows, tokens_R.tolist(), logprobs_R.tolist(), sampled_R.tolist(), strict=True)
-        for row, token, logprob, sampled in figures:
-            text = row.accept(token, logprob, sampled)
-            whole = row.completion() if row.finish_reason else None
-            drawn.append(Drawn(row.number, token, text, logprob, sampled, whole))
-        return drawn
+        return allowed_RV
 
     def _sample(self, allowed_RV: Tensor) -> tuple[Tensor, Tensor]:
         """Draw for rows of equal settings together."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from codex_ray.errors import ConfigError
 
@@ -22,6 +23,9 @@ GREEDY_BELOW = 1e-5
 
 SHORTLIST = 256
 """Tokens looked at first for ``top_p``, which nearly always hold it; sorting all costs five times as much."""
+
+BLOCK = 128
+"""Tokens summed up at a time when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +82,32 @@ def sample(logits_BV: Tensor, uniforms_B: Sequence[float], sampling: Sampling) -
         tokens_B = logits_BV.argmax(dim=-1)
         return tokens_B, torch.zeros(len(tokens_B), device=logits_BV.device)
     scores_BV = logits_BV.float()
-    scores_BV = scores_BV - scores_BV.amax(dim=-1, keepdim=True)
     if sampling.temperature != 1:
-        scores_BV /= sampling.temperature
-    uniforms_B1 = torch.tensor(list(uniforms_B), dtype=torch.float64, device=logits_BV.device)[:, None]
+        scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / sampling.temperature
     vocabulary = scores_BV.shape[-1]
+    if not 0 < sampling.top_k < vocabulary and sampling.top_p == 1:
+        return draw(_likely(scores_BV.softmax(dim=-1), sampling), uniforms_B)
+    scores_BV = scores_BV - scores_BV.amax(dim=-1, keepdim=True)
     if 0 < sampling.top_k < vocabulary:
         scores_BK, ids_BK = scores_BV.topk(sampling.top_k, dim=-1)
         total_B1 = scores_BK.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
-        return _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)
-    if sampling.top_p == 1:
-        return _draw(_likely(scores_BV.exp_(), sampling), None, uniforms_B1)
+        return _draw_sorted(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B)
     total_B1 = scores_BV.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
     scores_BK, ids_BK = scores_BV.topk(min(SHORTLIST, vocabulary), dim=-1)
     shortlisted_B = scores_BK.exp().sum(dim=-1, dtype=torch.float64) >= sampling.top_p * total_B1[:, 0]
-    tokens_B, logprobs_B = _draw(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B1)
+    tokens_B, logprobs_B = _draw_sorted(_nucleus(scores_BK, total_B1, sampling), ids_BK, uniforms_B)
     rest = torch.nonzero(~shortlisted_B)[:, 0]
     if len(rest):
         scores_BK, ids_BK = scores_BV[rest].sort(dim=-1, descending=True, stable=True)
         weights_BK = _nucleus(scores_BK, total_B1[rest], sampling)
-        tokens_B[rest], logprobs_B[rest] = _draw(weights_BK, ids_BK, uniforms_B1[rest])
+        some_B = [uniforms_B[row] for row in rest.tolist()]
+        tokens_B[rest], logprobs_B[rest] = _draw_sorted(weights_BK, ids_BK, some_B)
     return tokens_B, logprobs_B
+
+
+def _draw_sorted(weights_BK: Tensor, ids_BK: Tensor, uniforms_B: Sequence[float]) -> tuple[Tensor, Tensor]:
+    places_B, logprobs_B = draw(weights_BK, uniforms_B)
+    return ids_BK.gather(-1, places_B[:, None]).squeeze(-1), logprobs_B
 
 
 def _nucleus(scores_BK: Tensor, total_B1: Tensor, sampling: Sampling) -> Tensor:
@@ -111,17 +120,41 @@ def _nucleus(scores_BK: Tensor, total_B1: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _likely(weights_BK: Tensor, sampling: Sampling) -> Tensor:
-    """Drop weights below ``min_p``; the likeliest token's is 1."""
-    return weights_BK.masked_fill(weights_BK < sampling.min_p, 0.0) if sampling.min_p else weights_BK
+    """Drop weights below ``min_p`` of the likeliest token's."""
+    if not sampling.min_p:
+        return weights_BK
+    return weights_BK.masked_fill(weights_BK < sampling.min_p * weights_BK.amax(-1, keepdim=True), 0.0)
 
 
-def _draw(weights_BK: Tensor, ids_BK: Tensor | None, uniforms_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert the cumulative distribution of each row at its uniform number."""
-    cumulative_BK = weights_BK.cumsum(dim=-1, dtype=torch.float64)
+def draw(weights_BK: Tensor, uniforms_B: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Draw one place per row by weight; int64 ``[B]`` and the log of the probability of each ``[B]``.
+
+    Inverts the cumulative distribution of each row at its uniform number: first among blocks, then within
+    one, because summing up all of a large vocabulary in order takes longer than the rest of a step's draw.
+
+    Args:
+        weights_BK: not below 0, fp32, and not all 0; they need not add up to 1.
+        uniforms_B: one number in [0, 1) per row.
+    """
+    rows, missing = len(weights_BK), -weights_BK.shape[1] % BLOCK
+    padded_BK = functional.pad(weights_BK, (0, missing)) if missing else weights_BK
+    blocks_BMK = padded_BK.view(rows, -1, BLOCK)
+    sums_BM = blocks_BMK.sum(dim=-1, dtype=torch.float64)
+    ends_BM = sums_BM.cumsum(dim=-1)
+    total_B1 = ends_BM[:, -1:]
+    uniforms_B1 = torch.tensor(list(uniforms_B), dtype=torch.float64, device=weights_BK.device)[:, None]
+    target_B1 = uniforms_B1 * total_B1
+    block_B1 = _first_above(ends_BM, target_B1)
+    before_B1 = (ends_BM - sums_BM).gather(-1, block_B1)
+    within_BK = blocks_BMK[torch.arange(rows, device=weights_BK.device), block_B1[:, 0]]
+    place_B1 = _first_above(within_BK.cumsum(dim=-1, dtype=torch.float64), target_B1 - before_B1)
+    logprobs_B1 = (within_BK.gather(-1, place_B1) / total_B1).log().float()
+    return (block_B1 * BLOCK + place_B1).squeeze(-1), logprobs_B1.squeeze(-1)
+
+
+def _first_above(cumulative_BK: Tensor, target_B1: Tensor) -> Tensor:
+    """Place of the first sum above the target, or next to it where rounding put it out of reach, [B, 1]."""
+    # Staying from 0 to below the total makes that a place of positive weight.
     total_B1 = cumulative_BK[:, -1:]
-    # Staying below the total makes the first entry above the target one of positive weight.
-    target_B1 = torch.minimum(uniforms_B1 * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    chosen_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True)
-    logprobs_B1 = (weights_BK.gather(-1, chosen_B1) / total_B1).log().float()
-    tokens_B1 = chosen_B1 if ids_BK is None else ids_BK.gather(-1, chosen_B1)
-    return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1)
+    reached_B1 = torch.minimum(target_B1.clamp(min=0), torch.nextafter(total_B1, torch.zeros_like(total_B1)))
+    return torch.searchsorted(cumulative_BK, reached_B1, right=True)

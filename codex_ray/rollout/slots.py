@@ -160,31 +160,43 @@ class SlotCache(Cache):
         self.slots, self.capacity, self.fixed = slots, capacity, fixed
         self.lines, self.room = slots, capacity + 1 if fixed else 1
         self.place: Placement = Prompts(())
+        self._most = slots * capacity
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
-    def fit(self, length: int, rows: int, most: int) -> bool:
-        """Make slots long enough for ``length`` positions, and no more than four times what that takes.
+    def bound(self, positions: int) -> int:
+        """Hold at most so many positions, before there are any; how many it will be."""
+        self._most = positions
+        return positions
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        """Whether sequences of these lengths fit together, all in slots as long as the longest needs."""
+        return len(lengths) * max(lengths) <= self._most
+
+    def prepare(self, lengths: Sequence[int], *_: Any) -> dict[int, int]:
+        """Make slots long enough for the longest, and no more than four times what that takes.
 
         Shorter ones would be faster, and forget more of what later prompts may begin with.
 
         Args:
-            length: of the longest sequence; ``rows``: sequences.
-            most: positions of all slots together; at least ``rows`` times ``length``.
+            lengths: of the sequences being continued, those that join included.
 
         Returns:
-            whether slots or positions were given up, and what they held is lost.
+            slots that hold less than they may have done, and how many positions.
         """
+        length, rows = max(lengths, default=1), len(lengths)
         settled = length <= self.room <= 4 * length + STEPS_AHEAD and rows <= self.lines
         if settled or self.fixed:
-            return False
+            return {}
         ample = min(length + length // 8 + STEPS_AHEAD, self.capacity)
-        room = max(length, min(ample, most // max(rows, 1)))
-        lines, before = min(self.slots, most // room), (self.lines, self.room)
-        self.lines, self.room = lines, room
+        self.room = max(length, min(ample, self._most // max(rows, 1)))
+        self.lines = min(self.slots, self._most // self.room)
         for layer in self.layers:
             if layer.is_initialized:
                 layer.resize()
-        return lines < before[0] or room < before[1]
+        return {slot: self.room if slot < self.lines else 0 for slot in range(self.slots)}
+
+    def take(self, slot: int, length: int) -> None:
+        """Nothing: all slots are of one length."""
 
     @property
     def position_bytes(self) -> int:

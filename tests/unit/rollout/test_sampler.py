@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout import cached as module
-from codex_ray.rollout.decoder import packable
+from codex_ray.rollout.decoder import Span, packable
 from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
@@ -77,13 +77,13 @@ class Reads:
         self._model, packed = sampler._model.model, sampler._model._packed
         self._hook = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
         assert packed is not None
-        layers_on = packed._layers_on
+        run = packed.run
 
-        def counted(tokens: list[int], *arguments: Any) -> Tensor:
-            self.tokens += len(tokens)
-            return layers_on(tokens, *arguments)
+        def counted(tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+            self.tokens += len(tokens) + sum(len(span.tokens) for span in spans)
+            return run(tokens, positions, spans)
 
-        packed._layers_on = counted  # type: ignore[method-assign]
+        packed.run = counted  # type: ignore[method-assign]
 
     def _count(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
         self.tokens += kwargs["input_ids"].numel()
@@ -228,8 +228,7 @@ def test_keys_and_values_stay_within_their_budget(
     done: dict[int, Completion] = {}
     while sampler.running:
         done |= {drawn.request: drawn.completion for drawn in sampler.step() if drawn.completion}
-        kept = [layer.keys.nbytes + layer.values.nbytes for layer in sampler._model.cache.layers]
-        assert sum(kept) <= budget
+        assert 0 < sampler._model.cache.nbytes <= budget
     for number, request in requests.items():
         longest = min(request.max_new_tokens, sampler.capacity - len(request.prompt))
         assert_same(done[number], alone(plain, tokenizer, replace(request, max_new_tokens=longest)))

@@ -99,6 +99,18 @@ def test_a_banned_token_is_never_drawn(logits: np.ndarray, uniform: float) -> No
         assert not set(sample(banned, [uniform] * 4, settings)[0].tolist()) & {0, 4, 8}
 
 
+@pytest.mark.parametrize("size", [127, 128, 1000])
+def test_a_large_vocabulary_is_drawn_block_by_block_as_in_one_go(size: int) -> None:
+    logits = torch.randn(1, size, generator=torch.Generator().manual_seed(1)) * 3
+    logits[0, 200:400] = -torch.inf  # whole blocks of nothing
+    uniforms = [(draw + 0.5) / 5000 for draw in range(5000)] + [0.0, float(np.nextafter(1, 0))]
+    cumulative = logits[0].double().softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(cumulative, torch.tensor(uniforms, dtype=torch.float64), right=True)
+    tokens, logprobs = sample(logits.expand(len(uniforms), -1), uniforms, Sampling())
+    assert (tokens != expected.clamp(max=size - 1)).sum() <= 3  # rounding, at a boundary
+    assert torch.allclose(logprobs, logits[0].log_softmax(-1)[tokens], atol=1e-5)
+
+
 def test_row_seeds_do_not_depend_on_the_number_of_rows() -> None:
     assert row_seeds(5, 3) == row_seeds(5, 7)[:3]
     assert len({*row_seeds(5, 50), *row_seeds(6, 50)}) == 100
