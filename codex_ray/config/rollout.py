@@ -25,6 +25,12 @@ class Rollouts:
     threads_per_actor: int | None = setting(
         None, minimum=1, help="compute threads per sampling actor; unset is one per CPU reserved"
     )
+    sampler: str = setting(
+        "own",
+        choices=("own", "vllm"),
+        help="what samples: codex_ray's own sampler, or vLLM where it is installed (extra gpu), on GPUs, "
+        "with whole weights and at temperature 1 from all tokens",
+    )
     slots: int = setting(
         32, minimum=1, help="sequences that an actor decodes together; more take more memory for their keys"
     )
@@ -108,6 +114,15 @@ def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
         raise ConfigError(
             f"{prefix}gpus_per_actor={gpus:g} is not possible, an actor samples on one GPU; give "
             f"{prefix}gpus_per_actor=1 and as many {prefix}actors as GPUs"
+        )
+    plain = (settings.temperature, settings.top_k, settings.top_p, settings.min_p) == (1, 0, 1, 0)
+    if settings.sampler == "vllm" and (not gpus or not plain):
+        raise ConfigError(
+            f"{prefix}sampler=vllm samples on GPUs, at temperature 1 from all tokens, and there are "
+            f"{prefix}gpus_per_actor={gpus:g}, {prefix}temperature={settings.temperature:g}, "
+            f"{prefix}top_k={settings.top_k}, {prefix}top_p={settings.top_p:g} and "
+            f"{prefix}min_p={settings.min_p:g}; give {prefix}gpus_per_actor=1 and leave the others out, or "
+            f"leave {prefix}sampler out"
         )
     for label, wanted in settings.labels.items():
         if not isinstance(wanted, str) or not wanted:

@@ -29,20 +29,26 @@ class FromFolder:
     """Builds from a model folder, a run folder or a Hub name.
 
     ``lora`` puts adapters into the model as training does, so that they alone need be published.
+    ``sampler`` is ``own`` or ``vllm``.
     """
 
     model: str
     compute: Device
     revision: str | None = None
     lora: Lora | None = None
+    sampler: str = "own"
 
     def __call__(self) -> tuple[Any, Tokenizer]:
         """Load both.
 
         Raises:
             CodexRayError: either is missing or damaged.
-            ConfigError: the adapters fit no module of the model.
+            ConfigError: the adapters fit no module of the model, or vLLM is not installed.
         """
+        if self.sampler == "vllm":
+            from codex_ray.rollout.vllm import VllmModel
+
+            return VllmModel.load(self.model, self.revision, self.compute)
         from codex_ray.model.adapter import with_adapters
         from codex_ray.rollout.load import load_with_tokenizer
 
@@ -116,11 +122,14 @@ class SamplingActor:
     def _swap(self, version: int, reference: Any) -> None:
         import ray
 
+        from codex_ray.rollout.vllm import VllmModel
         from codex_ray.rollout.weights import swap
 
         packed: Packed = ray.get(reference)
         self._checksum = swap(self._model, packed)
         self._version = version
+        if isinstance(self._model, VllmModel):
+            self._model.refresh()
 
 
 def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
@@ -131,6 +140,7 @@ def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
     """
     from codex_ray.rollout.request import Request
     from codex_ray.rollout.sampler import Sampler
+    from codex_ray.rollout.vllm import VllmModel, VllmSampler
 
     told = [_observe(tokenizer, continuation) for continuation in task.continuations]
     rooms = [one.room - len(ids) for one, ids in zip(task.continuations, told, strict=True)]
@@ -139,7 +149,11 @@ def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
     if not open_ones:
         return turns
     longest = max(len(task.continuations[place].ids) + len(told[place]) + rooms[place] for place in open_ones)
-    sampler = Sampler(model, tokenizer, slots=min(task.slots, len(open_ones)), capacity=longest)
+    sampler = (
+        VllmSampler(model, tokenizer, capacity=longest)
+        if isinstance(model, VllmModel)
+        else Sampler(model, tokenizer, slots=min(task.slots, len(open_ones)), capacity=longest)
+    )
     places = {}
     for place in open_ones:
         one = task.continuations[place]

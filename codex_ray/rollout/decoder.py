@@ -44,10 +44,10 @@ MANY = 64
 FEW = 8
 """oneDNN makes a kernel, which takes as long as a layer, for each number of tokens that it multiplies."""
 
-Attend = Callable[[int, Tensor, Tensor], Tensor]
+Attend = Callable[[int, Tensor], Tensor]
 """Keeps a layer's keys and values, and returns what queries attend to, [M, H*E].
 
-Given the layer's number, queries and keys one after the other, [M, P, E], and values, [M, G, E].
+Given the layer's number, and queries, keys and values one after the other, [M, P+G, E].
 """
 
 
@@ -179,36 +179,36 @@ class PackedDecoder:
     def _attend(self, rows: int, positions: list[int], spans: Sequence[Span], count: int) -> Attend:
         """What a pass over ``count`` tokens keeps, and what its rows and prompts attend to."""
         cache, heads, size = self.cache, self._heads, self._size
+        stepped = self._stepped(positions, rows if spans else count)  # first: it may move pages
         kept = [cache.places(span.slot, span.past, span.past + len(span.tokens)) for span in spans]
-        lines = torch.from_numpy(np.concatenate([cache.last_places(positions), *kept]).ravel())
-        real, stepped = len(lines) // self._groups, self._stepped(positions, count if not spans else rows)
+        keys_MG = np.concatenate([cache.last_places(positions), *kept])
+        lines, real = torch.from_numpy(np.hstack([keys_MG, keys_MG + cache.half]).ravel()), len(keys_MG)
 
-        def attend(layer: int, both_MPE: Tensor, value_MGE: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]
-            keys.view(-1, size).index_copy_(0, lines, both_MPE[:real, heads:].reshape(-1, size))
-            values.view(-1, size).index_copy_(0, lines, value_MGE[:real].reshape(-1, size))
+        def attend(layer: int, qkv_MAE: Tensor) -> Tensor:
+            new = qkv_MAE[:real, heads:].reshape(-1, size)
+            cache.kept[layer].view(-1, size).index_copy_(0, lines, new)
             if not spans:
-                return stepped(keys, values, both_MPE[:rows, :heads])
-            attended = both_MPE.new_zeros(count, heads * size)
+                return stepped(layer, qkv_MAE)
+            attended = qkv_MAE.new_zeros(count, heads * size)
             if rows:
-                attended[:rows] = stepped(keys, values, both_MPE[:rows, :heads])
+                attended[:rows] = stepped(layer, qkv_MAE)
             start = rows
             for span in spans:
                 end = start + len(span.tokens)
-                attended[start:end] = self._read(span, layer, both_MPE[start:end], value_MGE[start:end])
+                attended[start:end] = self._read(span, layer, qkv_MAE[start:end])
                 start = end
             return attended
 
         return attend
 
-    def _stepped(self, positions: list[int], count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Attention of one query a row over the row's pages: keys, values, queries [R, H, E] to [count, H*E].
+    def _stepped(self, positions: list[int], count: int) -> Attend:
+        """Attention of one query a row over the row's pages, to [count, H*E].
 
         Each page is compared with its row's query, scores are put side by side for the softmax, and what the
         pages give is added up row by row.
         """
         if not positions:
-            return lambda keys, values, _: keys.new_empty(0)
+            return lambda layer, qkv_MAE: qkv_MAE
         heads, groups, size, page = self._heads, self._groups, self._size, self.cache.page
         reading = self.cache.read_by(positions)
         hidden_N1T, rows_N = reading.hidden(self._dtype), reading.rows()
@@ -218,32 +218,34 @@ class PackedDecoder:
             ((len(positions) + 1) * heads, longest * page), -torch.inf, dtype=self._dtype
         )
 
-        def attention(keys: Tensor, values: Tensor, query_RHE: Tensor) -> Tensor:
-            query_NF = query_RHE.reshape(len(positions), -1).index_select(0, rows_N)
-            query_BQE = query_NF.view(pages * groups, heads // groups, size)
-            scores_BQT = torch.bmm(query_BQE, keys[:pages].flatten(0, 1).transpose(1, 2))
+        def attention(layer: int, qkv_MAE: Tensor) -> Tensor:
+            keys_BTE, values_BTE = self.cache.kept[layer][:, :pages].flatten(1, 2).unbind()
+            query_NHE = qkv_MAE[:, :heads].index_select(0, rows_N)
+            query_BQE = query_NHE.view(pages * groups, heads // groups, size)
+            scores_BQT = torch.bmm(query_BQE, keys_BTE.transpose(1, 2))
             scores_NHT = torch.add(hidden_N1T, scores_BQT.view(pages, heads, page), alpha=self._scaling)
             side_by_side.view(-1, page).index_copy_(0, lines, scores_NHT.view(-1, page))
             weights = side_by_side.softmax(-1).view(-1, page).index_select(0, lines)
             weights_BQT = weights.view(pages * groups, heads // groups, page)
-            parts_BQE = torch.bmm(weights_BQT, values[:pages].flatten(0, 1))
+            parts_BQE = torch.bmm(weights_BQT, values_BTE)
             return torch.mm(sums_RN, parts_BQE.view(pages, heads * size))
 
         return attention
 
-    def _read(self, span: Span, layer: int, both_MPE: Tensor, value_MGE: Tensor) -> Tensor:
+    def _read(self, span: Span, layer: int, qkv_MAE: Tensor) -> Tensor:
         """Attention of a prompt's new tokens over all its tokens, [M, H*E]."""
-        both_PME, heads, end = both_MPE.transpose(0, 1), self._heads, span.past + len(span.tokens)
-        key_GTE, value_GTE, seen_MT = both_PME[heads:], value_MGE.transpose(0, 1), None
+        end, seen_MT = span.past + len(span.tokens), None
+        query_HME, key_GTE, value_GTE = qkv_MAE.transpose(0, 1).split(
+            [self._heads, self._groups, self._groups]
+        )
         if span.past:
-            lines_GT = torch.from_numpy(self.cache.places(span.slot, 0, end).T.ravel())
-            key_GTE, value_GTE = (
-                kept[layer].view(-1, self._size).index_select(0, lines_GT).view(self._groups, end, -1)
-                for kept in (self.cache.keys, self.cache.values)
-            )
+            keys_GT = self.cache.places(span.slot, 0, end).T.ravel()
+            lines = torch.from_numpy(np.concatenate([keys_GT, keys_GT + self.cache.half]))
+            kept = self.cache.kept[layer].view(-1, self._size).index_select(0, lines)
+            key_GTE, value_GTE = kept.view(2, self._groups, end, -1).unbind()
             seen_MT = torch.arange(end) <= torch.arange(span.past, end)[:, None]
         attended_HME = functional.scaled_dot_product_attention(
-            both_PME[None, :heads],
+            query_HME[None],
             key_GTE[None],
             value_GTE[None],
             attn_mask=seen_MT,
@@ -281,7 +283,8 @@ class PackedDecoder:
         both_RPE = qkv_RAE[:, :both].float()
         if layer.heads_norm_PE is not None:
             both_RPE = _normed(both_RPE, layer.heads_norm_PE, self._eps)
-        return attend(number, self._turned(both_RPE, turns).to(u_RD.dtype), qkv_RAE[:, both:])
+        qkv_RAE[:, :both] = self._turned(both_RPE, turns)
+        return attend(number, qkv_RAE)
 
     def _turned(self, both_RPE: Tensor, turns: tuple[Tensor, ...]) -> Tensor:
         """Turn queries and keys to their positions: neighbours in our decoder, halves elsewhere."""

@@ -35,7 +35,7 @@ class PagedCache:
         slots: most sequences at a time; ``capacity``: longest of them.
 
     Attributes:
-        keys, values: of each layer, [pages, G, page, size].
+        kept: of each layer, keys and then values, [2, pages, G, page, size].
         page: positions of each; ``most``: pages that there may be.
         tables: of each slot, its pages in order.
     """
@@ -58,10 +58,8 @@ class PagedCache:
         self.page = PAGE
         while self.page > 1 and positions < 4 * self.lines * self.page:
             self.page //= 2
-        self.keys, self.values = (
-            [torch.zeros(0, self._shape[0], self.page, self._shape[1], dtype=self._dtype)] * self._layers
-            for _ in range(2)
-        )
+        groups, size = self._shape
+        self.kept = [torch.zeros(2, 0, groups, self.page, size, dtype=self._dtype)] * self._layers
 
     def bound(self, positions: int) -> int:
         """Hold at most so many positions, before there are any; how many it will be, in whole pages."""
@@ -72,7 +70,7 @@ class PagedCache:
     @property
     def nbytes(self) -> int:
         """What keys and values take now."""
-        return sum(kept.nbytes for kept in (*self.keys, *self.values))
+        return sum(kept.nbytes for kept in self.kept)
 
     def pages(self, length: int) -> int:
         """Pages of a sequence."""
@@ -122,11 +120,10 @@ class PagedCache:
     def _grow(self, more: int) -> None:
         before = len(self._slot_N)
         count = min(self.most, max(before + more, before + before // 2))
-        for tensors in (self.keys, self.values):
-            for layer, kept in enumerate(tensors):
-                grown = kept.new_zeros(count, *kept.shape[1:])  # hidden by a weight of 0, no infinity may be
-                grown[:before] = kept
-                tensors[layer] = grown
+        for layer, kept in enumerate(self.kept):
+            grown = kept.new_zeros(2, count, *kept.shape[2:])  # hidden by a weight of 0, no infinity may be
+            grown[:, :before] = kept
+            self.kept[layer] = grown
         for page in range(before, count):
             heapq.heappush(self._free, page)
         self._slot_N = np.concatenate([self._slot_N, np.full(count - before, -1)])
@@ -137,8 +134,8 @@ class PagedCache:
         self.take(target, length)
         count = self.pages(length)
         there, here = torch.tensor(self.tables[target]), torch.tensor(self.tables[source][:count])
-        for kept in (*self.keys, *self.values):
-            kept[there] = kept[here]
+        for kept in self.kept:
+            kept[:, there] = kept[:, here]
 
     def swap(self, one: int, other: int, _: int = 0) -> None:
         """Exchange what two slots hold; nothing is moved."""
@@ -147,13 +144,21 @@ class PagedCache:
         self._slot_N[tables[one]], self._slot_N[tables[other]] = one, other
 
     def places(self, slot: int, start: int, end: int) -> np.ndarray:
-        """Lines of :meth:`flat` where positions of a slot are, [T, G]."""
+        """Where keys of a slot's positions are among a layer's lines of a head's size, [T, G].
+
+        Values are as many lines further on as there are keys: :attr:`half`.
+        """
         positions_T = np.arange(start, end)
         page_T = np.array(self.tables[slot])[positions_T // self.page]
         return self._lines(page_T, positions_T)
 
+    @property
+    def half(self) -> int:
+        """Lines of a layer's keys, or of its values."""
+        return len(self._slot_N) * self._groups * self.page
+
     def last_places(self, positions: Sequence[int]) -> np.ndarray:
-        """Lines of the first slots' last positions, [R, G]."""
+        """Where keys of the first slots' last positions are, [R, G]."""
         page_R = np.array([self.tables[slot][-1] for slot in range(len(positions))], np.int64)
         return self._lines(page_R, np.array(positions, np.int64))
 
@@ -187,8 +192,8 @@ class PagedCache:
         active_N = (self._slot_N >= 0) & (self._slot_N < rows)
         far, near = needed + np.flatnonzero(active_N[needed:]), np.flatnonzero(~active_N[:needed])
         moved, to = np.concatenate([far, near]), np.concatenate([near, far])
-        for kept in (*self.keys, *self.values):
-            kept[torch.from_numpy(to)] = kept[torch.from_numpy(moved)]
+        for kept in self.kept:
+            kept[:, torch.from_numpy(to)] = kept[:, torch.from_numpy(moved)]
         for of_pages_N in (self._slot_N, self._order_N):
             of_pages_N[to] = of_pages_N[moved]
         for table in self.tables:

@@ -86,10 +86,10 @@ class Sampler:
                     f"cache_bytes={cache_bytes} holds keys and values of {self.capacity} tokens; one takes "
                     f"{self._model.position_bytes()} bytes, so give room for a prompt and its completion"
                 )
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer)
         self._words: Vocabulary | None = None
         self._grammars: dict[str, Grammar] = {}
-        banned = _banned_ids(model, tokenizer, self._end_ids)
+        banned = banned_ids(model, tokenizer, self._end_ids)
         self._banned = torch.tensor(banned, dtype=torch.int64, device=self._model.device)
         self._rows: list[Row] = []  # row i is in slot i
         self._waiting: deque[Row] = deque()
@@ -365,7 +365,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-def _end_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
+def end_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that end a row: the tokenizer's, and those of the model's generation settings."""
     settings = getattr(model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
@@ -373,7 +373,7 @@ def _end_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(token for token in [tokenizer.eos_id, *listed] if token is not None)
 
 
-def _banned_ids(model: Any, tokenizer: Tokenizer, end_ids: frozenset[int]) -> list[int]:
+def banned_ids(model: Any, tokenizer: Tokenizer, end_ids: frozenset[int]) -> list[int]:
     """Tokens never drawn: padding, and rows of the embedding that the tokenizer has no piece for."""
     padding = [tokenizer.pad_id] if tokenizer.pad_id is not None and tokenizer.pad_id not in end_ids else []
     return [*padding, *range(tokenizer.vocabulary_size, model.config.get_text_config().vocab_size)]

@@ -294,6 +294,6 @@ class Finetuning:
         if settings.method != "sdft":
             judge = rewarded(settings.on_policy, own, settings.compute, self.corpus / "tokenizer")
             own = replace(own, stop=[*own.stop, *stops_of(settings.on_policy.environment)])
-        build = FromFolder(self.base, settings.compute, lora=settings.lora)
+        build = FromFolder(self.base, settings.compute, lora=settings.lora, sampler=own.sampler)
         with open_pool(own, build, judge, seed=settings.seed) as pool:
             yield replace(self, pool=pool)

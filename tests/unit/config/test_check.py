@@ -163,6 +163,14 @@ def test_what_is_possible_passes(words):
             "scale overflows now and then",
         ),
         ("pretrain", ["cluster.min_workers=3"], "give at most 2, or more workers"),
+        (
+            "finetune",
+            [
+                *("m", "d.jsonl", "method=grpo", "on_policy.reward=a.py:b", "lora.rank=4"),
+                *("rollout.sampler=vllm", "rollout.gpus_per_actor=1"),
+            ],
+            "rollout.sampler=vllm takes whole weights and lora.rank=4 trains an adapter",
+        ),
         ("quickstart", ["schedule=cosine"], "pretrain.schedule.kind=cosine must know"),
         ("quickstart", ["pretrain.train.batch_tokens=700"], "give pretrain.train.batch_tokens=4096"),
     ],

@@ -19,6 +19,11 @@ from codex_ray.errors import ConfigError
         ({"top_p": 0.0}, r"rollout.top_p=0 .* keep no token"),
         ({"min_p": 1.0}, r"rollout.min_p=1 keep no token"),
         ({"slots": 8, "task_sequences": 4}, r"rollout.task_sequences=4 never fills rollout.slots=8"),
+        ({"sampler": "vllm"}, r"rollout.sampler=vllm samples on GPUs.* rollout.gpus_per_actor=0,"),
+        (
+            {"sampler": "vllm", "gpus_per_actor": 1.0, "temperature": 0.7},
+            r"at temperature 1 from all tokens.* rollout.temperature=0.7",
+        ),
         ({"stop": ["a", ""]}, r"rollout.stop holds an empty string"),
     ],
 )
@@ -31,6 +36,7 @@ def test_what_can_be_right_is_not() -> None:
     for chosen in (
         Rollouts(),
         Rollouts(gpus_per_actor=0.5, gpu_kind="H100", labels={"zone": "in(a,b)"}),
+        Rollouts(sampler="vllm", gpus_per_actor=1.0),
         Rollouts(slots=8, task_sequences=8, stop=["="], top_p=0.5, min_p=0.1),
     ):
         refuse_rollouts(chosen)

@@ -18,13 +18,18 @@ def make(capacity: int = 150) -> PagedCache:
 def write(cache: PagedCache, slot: int, values: list[float], start: int = 0) -> None:
     lines = torch.from_numpy(cache.places(slot, start, start + len(values)).ravel())
     given = torch.tensor(values)[:, None, None].expand(-1, GROUPS, SIZE).reshape(-1, SIZE)
-    for kept in (*cache.keys, *cache.values):
+    for kept in cache.kept:
         kept.view(-1, SIZE)[lines] = given
+        kept.view(-1, SIZE)[lines + cache.half] = given
 
 
 def content(cache: PagedCache, slot: int, length: int) -> list[float]:
     lines = torch.from_numpy(cache.places(slot, 0, length).ravel())
-    found = {tuple(kept.view(-1, SIZE)[lines].flatten().tolist()) for kept in (*cache.keys, *cache.values)}
+    found = {
+        tuple(kept.view(-1, SIZE)[places].flatten().tolist())
+        for kept in cache.kept
+        for places in (lines, lines + cache.half)
+    }
     assert len(found) == 1  # every layer's, keys and values
     return list(found.pop())[:: GROUPS * SIZE]
 
@@ -66,7 +71,7 @@ def test_sequences_keep_what_they_hold(data: st.DataObject) -> None:
                     pages = [page for page, of in enumerate(reading.slot_N) if of == one]
                     pages.sort(key=lambda page: int(reading.order_N[page]))
                     found = [
-                        value for page in pages for value in cache.keys[1][page, 0, seen[page], 0].tolist()
+                        value for page in pages for value in cache.kept[1][0, page, 0, seen[page], 0].tolist()
                     ]
                     assert found == held[one]
         for one, values in held.items():
