@@ -211,16 +211,16 @@ class PackedDecoder:
             return lambda layer, qkv_MAE: qkv_MAE
         heads, groups, size, page = self._heads, self._groups, self._size, self.cache.page
         reading = self.cache.read_by(positions)
-        hidden_N1T, rows_N = reading.hidden(self._dtype), reading.rows()
+        hidden_N1T, rows_N = reading.hidden(self._dtype), torch.from_numpy(reading.slot_N)
         lines, longest = reading.lines(heads)
-        sums_RN, pages = reading.sums(count, self._dtype), len(rows_N)
+        asking_N, pages = rows_N.clamp(max=len(positions) - 1), len(rows_N)
         side_by_side = torch.full(
             ((len(positions) + 1) * heads, longest * page), -torch.inf, dtype=self._dtype
         )
 
         def attention(layer: int, qkv_MAE: Tensor) -> Tensor:
             keys_BTE, values_BTE = self.cache.kept[layer][:, :pages].flatten(1, 2).unbind()
-            query_NHE = qkv_MAE[:, :heads].index_select(0, rows_N)
+            query_NHE = qkv_MAE[:, :heads].index_select(0, asking_N)
             query_BQE = query_NHE.view(pages * groups, heads // groups, size)
             scores_BQT = torch.bmm(query_BQE, keys_BTE.transpose(1, 2))
             scores_NHT = torch.add(hidden_N1T, scores_BQT.view(pages, heads, page), alpha=self._scaling)
@@ -228,7 +228,9 @@ class PackedDecoder:
             weights = side_by_side.softmax(-1).view(-1, page).index_select(0, lines)
             weights_BQT = weights.view(pages * groups, heads // groups, page)
             parts_BQE = torch.bmm(weights_BQT, values_BTE)
-            return torch.mm(sums_RN, parts_BQE.view(pages, heads * size))
+            sums_RF = torch.zeros(count + 1, heads * size)  # the last may be of nobody's pages
+            sums_RF.index_add_(0, rows_N, parts_BQE.view(pages, -1).float())
+            return sums_RF[:count].to(self._dtype)
 
         return attention
 

@@ -233,11 +233,3 @@ class Reading:
         longest = int(self.order_N.max()) + 1
         first_NH = self.slot_N[:, None] * heads + np.arange(heads)
         return torch.from_numpy((first_NH * longest + self.order_N[:, None]).ravel()), longest
-
-    def rows(self) -> Tensor:
-        """Whose query each page is compared with, [N]."""
-        return torch.from_numpy(np.where(self.slot_N == len(self.positions_R) - 1, 0, self.slot_N))
-
-    def sums(self, rows: int, dtype: torch.dtype) -> Tensor:
-        """Ones where a page is a row's, [rows, N]."""
-        return torch.from_numpy(np.arange(rows)[:, None] == self.slot_N).to(dtype)
