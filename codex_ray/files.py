@@ -91,7 +91,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CodexRayError(f"{what} {path} does not exist; check the folder's name") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CodexRayError(f"{what} {path} is damaged ({error}); make it again") from error
 
 

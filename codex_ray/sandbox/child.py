@@ -88,7 +88,7 @@ def _reason(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # an exception of the program's own
         text = "no message"
-    return f"{text[:_LONGEST_REASON]}{where}"
+    return f"{text[:_LONGEST_REASON]}{where}".encode(errors="replace").decode()
 
 
 def _send(replies: int, text: str) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import select
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from codex_ray.config.sandbox import Sandbox as Settings
 from codex_ray.errors import CodexRayError
 from codex_ray.sandbox.layers import LAYERS
 from codex_ray.sandbox.root import package_paths
-from codex_ray.sandbox.session import GRACE_SECONDS, Outcome, Session
+from codex_ray.sandbox.session import GRACE_SECONDS, Outcome, Session, wait_for
 
 _SERVER = Path(__file__).with_name("server.py")
 _START_SECONDS = 60.0
@@ -55,11 +55,7 @@ class Sandbox:
         self._running: Session | None = None
         try:
             self._start()
-            tried = self.run("import sys")
-            if not tried.ok:
-                raise CodexRayError(
-                    f"the sandbox runs no program here: {tried.reason} {tried.stderr}".strip()
-                )
+            self._try()
         except BaseException:
             self.close()
             raise
@@ -120,6 +116,14 @@ class Sandbox:
                 f"sandbox.uncontained=[{','.join(lacking)}], by which {meaning}"
             )
 
+    def _try(self) -> None:
+        """Run a program that does nothing, in all the time that a busy machine may take."""
+        patient = replace(self.settings, wall_seconds=_START_SECONDS, cpu_seconds=round(_START_SECONDS))
+        with Session(self, {"source": "", "stdin": "", "asks": False}, patient) as session:
+            tried = session.load()
+        if not tried.ok:
+            raise CodexRayError(f"the sandbox runs no program here: {tried.reason} {tried.stderr}".strip())
+
     def say(self, message: bytes, pipes: list[int]) -> None:
         """Tell the server something, and hand pipes over with it.
 
@@ -142,7 +146,7 @@ class Sandbox:
         """Wait for the server to say something."""
         assert self._control is not None and self._server is not None
         with contextlib.suppress(OSError):
-            if select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if wait_for([self._control.fileno()], [], deadline - time.monotonic()):
                 message = self._control.recv(_CHUNK)
                 if message:
                     words: dict[str, Any] = json.loads(message)
@@ -165,7 +169,8 @@ class Sandbox:
         """
         if self._running is not None:
             self._running.close()
-        self._running = Session(self, {"source": source, "stdin": stdin, "asks": asks})
+        program = {"source": source, "stdin": stdin, "asks": asks}
+        self._running = Session(self, program, self.settings)
         return self._running
 
     def run(self, source: str, *, stdin: str = "") -> Outcome:

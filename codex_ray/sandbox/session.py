@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from codex_ray.config.sandbox import Sandbox as Settings
 from codex_ray.errors import CodexRayError
 from codex_ray.sandbox.wire import decode, encode
 
@@ -63,10 +64,11 @@ class Session:
     Args:
         owner: whose server starts it.
         program: what :meth:`load` sends.
+        settings: its limits.
     """
 
-    def __init__(self, owner: Sandbox, program: dict[str, Any]) -> None:
-        self._owner, self._settings, self._program = owner, owner.settings, program
+    def __init__(self, owner: Sandbox, program: dict[str, Any], settings: Settings) -> None:
+        self._owner, self._settings, self._program = owner, settings, program
         self._printed = {"stdout": bytearray(), "stderr": bytearray()}
         self._reply = bytearray()
         self._ended: dict[str, Any] | None = None
@@ -78,6 +80,7 @@ class Session:
             os.pipe() for _ in range(4)
         )
         self._streams = {out: "stdout", err: "stderr"}
+        self._open = {self._replies, out, err}  # what may still be written to
         for pipe in (self._requests, self._replies, out, err):
             os.set_blocking(pipe, False)
         theirs = [asked, reply, stdout, stderr]
@@ -192,16 +195,14 @@ class Session:
         seconds = until - time.monotonic()
         if seconds <= 0:
             raise _Over("time", "the program did not answer in the time that it had")
-        sources = [self._replies, *self._streams, self._owner.control]
-        ready, writable, _ = select.select(sources, [self._requests] if left else [], [], seconds)
-        if writable:
+        ready = wait_for([*self._open, self._owner.control], [self._requests] if left else [], seconds)
+        if self._requests in ready:
             try:
                 left = left[os.write(self._requests, left) :]
             except BrokenPipeError:
                 left = left[:0]  # it will be said how it ended
-        for source in ready:
-            if source != self._owner.control:
-                self._take(source)
+        for source in self._open & ready:
+            self._take(source)
         if self._owner.control in ready and b"\n" not in self._reply:
             self._ended = self._owner.hear(until, "a sandbox to end")
             self._take(self._replies)
@@ -225,6 +226,7 @@ class Session:
                     raise _Over("result", f"a result is longer than {self._settings.result_bytes} bytes")
                 if sum(map(len, self._printed.values())) > self._settings.output_bytes:
                     raise _Over("output", f"more than {self._settings.output_bytes} bytes were printed")
+            self._open.discard(source)
 
     def _ending(self) -> _Over:
         """Say why a program ended that should not have.
@@ -271,10 +273,28 @@ class Session:
         return Outcome(
             value=value,
             failure=over.failure if over else "",
-            reason=str(over) if over else "",
+            reason=_printable(str(over)) if over else "",
             seconds=time.monotonic() - self._began if seconds is None else seconds,
             **texts,
         )
+
+
+def wait_for(reading: list[int], writing: list[int], seconds: float) -> set[int]:
+    """Return the files that can be read from or written to, none where that takes too long.
+
+    Unlike ``select`` it takes files of any number, of which Ray's processes have many.
+    """
+    poll = select.poll()
+    for file in reading:
+        poll.register(file, select.POLLIN)
+    for file in writing:
+        poll.register(file, select.POLLOUT)
+    return {file for file, _ in poll.poll(1e3 * max(0.0, seconds))}
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal would take for commands."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _answered(answer: Callable[..., Any], arguments: Any) -> str:

@@ -72,7 +72,7 @@ def decode(line: str | bytes) -> Any:
     """Return the value of a line.
 
     Raises:
-        ValueError: it is none, or a number is infinite, or it is nested too deeply.
+        ValueError: it is none, a number is infinite, a text is none, or it is nested too deeply.
     """
     try:
         return _unmarked(json.loads(line, parse_constant=_refuse), 0)
@@ -89,12 +89,14 @@ def _unmarked(value: Any, depth: int) -> Any:
         raise ValueError(f"it is nested more than {2 * DEEPEST} deep")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number is too large")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair could be written nowhere
     if isinstance(value, list):
         return [_unmarked(one, depth + 1) for one in value]
     if not isinstance(value, dict):
         return value
     if MARK not in value:
-        return {key: _unmarked(one, depth + 1) for key, one in value.items()}
+        return {_unmarked(key, depth): _unmarked(one, depth + 1) for key, one in value.items()}
     kind, held = value[MARK], value["v"]
     if kind == "array":
         return _array(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -107,6 +108,28 @@ def test_forged_and_monstrous_results(sandbox: Sandbox, data: str) -> None:
     """Written straight into the pipe of replies."""
     found = sandbox.call(f"import os, time\ndef f():\n    os.write(4, {data}); time.sleep(100)", "f")
     assert found.failure == "result", found
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\x1b]0;title\\x07\\n\\x1b[2J", "\\x00"])
+def test_reasons_can_be_written_and_shown(sandbox: Sandbox, text: str) -> None:
+    """Half a surrogate pair would end whoever writes it; a terminal obeys escape sequences."""
+    found = sandbox.run(f"raise ValueError('a {text} b')")
+    assert (
+        found.failure == "raised"
+        and found.reason.startswith("ValueError: a ")
+        and " b, line 1" in found.reason
+    )
+    assert found.reason.encode() and found.reason.isprintable()
+    assert sandbox.call(f"def f(): return '{text}'", "f").failure == ("result" if "ud800" in text else "")
+    forged = 'b\'{"error": "x", "reason": "\\\\ud800"}\\n\''
+    assert sandbox.run(f"import os, time\nos.write(4, {forged}); time.sleep(100)").failure == "result"
+
+
+def test_closing_its_output_costs_nothing(sandbox: Sandbox) -> None:
+    before = time.process_time()
+    found = sandbox.call("import os, time\nos.close(1); os.close(2)\ndef f(): time.sleep(1); return 1", "f")
+    assert found.value == 1
+    assert time.process_time() - before < 0.5  # it is waited for, and not looked at all the time
 
 
 def test_results_are_bounded(sandbox: Sandbox) -> None:
