@@ -123,6 +123,19 @@ class Ablation(Discover):
 
 
 @dataclass(frozen=True)
+class VerifySolution:
+    """Grade a solution's file alone."""
+
+    file: str = setting(help="file of a solution, such as a run's solution.json")
+    problem: str | None = setting(
+        None, help="problem that the file must be of; needed where it is a class or a command of yours"
+    )
+    options: dict[str, Any] = setting(
+        {}, help="what the problem's class is called with, before what the file says; of your own code, alone"
+    )
+
+
+@dataclass(frozen=True)
 class CompareSearches:
     """Write one report of several searches."""
 

@@ -30,6 +30,26 @@ DISCOVER_VERBS = (
         ),
     ),
     Verb(
+        name="discover verify",
+        settings="codex_ray.config.discover:VerifySolution",
+        function="codex_ray.discover.verify_solution:verify",
+        path="file",
+        summary="grade a solution's file alone, computing everything again",
+        teaches=(
+            "Reads a solution.json, a run's or anybody's, and grades it with its problem's verifier, in exact "
+            "arithmetic where the mathematics allows. What the file says of itself does not count, nor can it "
+            "choose what runs here: programs run in the sandbox, and a class or command of yours is named."
+        ),
+        examples=(
+            ("discover verify runs/search/solution.json", "what a run has found"),
+            ("discover verify stranger.json problem=erdos_min_overlap", "only if it is of this problem"),
+            (
+                "discover verify s.json problem=command 'options={score: python score.py {solution}}'",
+                "by a command of yours",
+            ),
+        ),
+    ),
+    Verb(
         name="discover compare",
         settings="codex_ray.config.discover:CompareSearches",
         function="codex_ray.discover.compare:compare",

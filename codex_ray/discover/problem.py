@@ -53,12 +53,14 @@ class Subject(ABC):
         direction: ``minimise`` or ``maximise``, of a verdict's ``figure``. ``value`` always rises.
         baseline: what a simple construction reaches.
         bounds: published figures, the weakest first; none where nothing is known.
+        repeatable: whether a solution has the same figure every time; a time has not.
     """
 
     name: str
     direction: str = MAXIMISE
     baseline: Bound | None = None
     bounds: Sequence[Bound] = ()
+    repeatable: bool = True
 
     @abstractmethod
     def seeds(self, seed: int, count: int) -> list[Any]:
@@ -110,6 +112,7 @@ class Spoken(Problem):
         self.subject = subject
         self.name, self.direction = subject.name, subject.direction
         self.baseline, self.bounds = subject.baseline, subject.bounds
+        self.repeatable = subject.repeatable
 
     def seeds(self, seed: int, count: int) -> list[Any]:
         """See :meth:`Subject.seeds`."""
@@ -203,16 +206,15 @@ def find_problem(name: str, language: str | None, options: Mapping[str, Any]) ->
             f"problem={name} is none of {', '.join(PROBLEMS)}{nearest(name, PROBLEMS)}; a class of yours is "
             "named by its dotted path, such as mine.problems.Knapsack"
         )
+    if not isinstance(build, type) or not issubclass(build, Problem):  # not called before that is known
+        raise ConfigError(
+            f"problem={name} is a {type(build).__name__} and no codex_ray.discover.problem.Problem; derive a "
+            "class from that one, and name it"
+        )
     try:
-        made = build(**options)
+        return build(**options)
     except TypeError as error:
         raise ConfigError(f"problem={name} does not take options={dict(options)}: {error}") from error
-    if not isinstance(made, Problem):
-        raise ConfigError(
-            f"problem={name} is a {type(made).__name__}, which is no codex_ray.discover.problem.Problem; "
-            "derive it from that class"
-        )
-    return made
 
 
 def _imported(path: str, name: str) -> Callable[..., Any]:
