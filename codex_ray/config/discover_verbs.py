@@ -36,9 +36,9 @@ DISCOVER_VERBS = (
         path="file",
         summary="grade a solution's file alone, computing everything again",
         teaches=(
-            "Reads a solution.json, a run's or anybody's, and grades it with its problem's verifier, in exact "
-            "arithmetic where the mathematics allows. What the file says of itself does not count, nor can it "
-            "choose what runs here: programs run in the sandbox, and a class or command of yours is named."
+            "Reads a solution.json, a run's or anybody's, and grades it with its problem's verifier, exactly "
+            "where the mathematics allows. What the file says of itself does not count, nor can it choose "
+            "what runs here: programs run in the sandbox, and a class or command of yours is named."
         ),
         examples=(
             ("discover verify runs/search/solution.json", "what a run has found"),
