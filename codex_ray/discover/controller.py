@@ -84,7 +84,7 @@ class Controller:
                     "mend its seeds"
                 )
             held = _held(solution, figure_of(verdict), "", 0)
-            self._archive.seed(verdict.value, key_of(solution), held)
+            self._archive.seed(verdict.value, key_of(problem.identity(solution)), held)
             self._take_best(verdict.value, None, held)
         self._told = -float("inf")
 

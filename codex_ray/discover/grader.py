@@ -42,13 +42,14 @@ class Grader:
         if episode.turns[-1].finish_reason == "length":
             return _scored(Verdict.refused("it was cut off at rollout.max_new_tokens"), None)
         got = answer(self._problem, episode.problem.solution, episode.answer)
-        return _scored(got.verdict, got.solution)
+        key = key_of(self._problem.identity(got.solution)) if got.verdict.valid else ""
+        return _scored(got.verdict, got.solution, key)
 
 
-def _scored(verdict: Verdict, solution: Any) -> Scored:
+def _scored(verdict: Verdict, solution: Any, key: str = "") -> Scored:
     known: dict[str, Any] = {"valid": verdict.valid, "value": verdict.value, "figure": figure_of(verdict)}
     if verdict.valid:
-        known |= {"solution": solution, "key": key_of(solution)}
+        known |= {"solution": solution, "key": key}
     else:
         known["reason"] = verdict.reason
     return Scored(verdict.reward if verdict.valid else 0.0, known)

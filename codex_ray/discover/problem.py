@@ -70,6 +70,10 @@ class Subject(ABC):
     def verify(self, solution: Any) -> Verdict:
         """Grade what is claimed to be a solution, computing everything again; never raises for bad ones."""
 
+    def identity(self, solution: Any) -> Any:
+        """Return what tells solutions apart: two that are alike in it are one to a search."""
+        return solution
+
     def certificate(self, solution: Any) -> dict[str, Any]:
         """Return what a reader can check a solution by, such as an exact fraction; JSON."""
         return {}
@@ -121,6 +125,10 @@ class Spoken(Problem):
     def verify(self, solution: Any) -> Verdict:
         """See :meth:`Subject.verify`."""
         return self.subject.verify(solution)
+
+    def identity(self, solution: Any) -> Any:
+        """See :meth:`Subject.identity`."""
+        return self.subject.identity(solution)
 
     def certificate(self, solution: Any) -> dict[str, Any]:
         """See :meth:`Subject.certificate`."""

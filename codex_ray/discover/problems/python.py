@@ -90,6 +90,10 @@ class Programs(Spoken):
             return Verdict.refused('a solution is {"made": a construction, "program": what made it}')
         return self.subject.verify(solution["made"])
 
+    def identity(self, solution: Any) -> Any:
+        """Return the construction: another program that makes the same one adds nothing."""
+        return self.subject.identity(solution["made"])
+
     def certificate(self, solution: Any) -> dict[str, Any]:
         """See :meth:`codex_ray.discover.problem.Subject.certificate`."""
         return self.subject.certificate(solution["made"])

@@ -63,6 +63,8 @@ def test_constructions_by_programs(problems: Callable[..., Problem], name: str) 
     got = answer(problem, seed, proposing(f"return {made}"))
     assert got.verdict.valid, got.verdict.reason
     assert got.verdict.figure == pytest.approx(figure, abs=1e-6)
+    again = answer(problem, seed, proposing(f"x = 1; return {made}"))
+    assert key_of(problem.identity(again.solution)) == key_of(problem.identity(got.solution))
     assert json.loads(json.dumps(got.solution)) == got.solution  # which is kept as JSON
     assert "np" in problem.prompt(got.solution, got.verdict)  # the program is told to the next one
     assert problem.certificate(got.solution)["how"]
