@@ -42,7 +42,7 @@ def test_scorers_own_sandboxes(ray_session: None) -> None:
         "import socket\nsocket.create_connection(('127.0.0.1', 6379))": "PermissionError",
         "import os\ndef propose(parent, seconds): return os.listdir('/proc')": "FileNotFoundError",
         "def propose(parent, seconds):\n    while True: pass": "longer than 3 s",
-        "import os\nos.kill(os.getppid(), 9)\ndef propose(*_): return os.listdir('/tmp/ray')": "FileNotFoundError",
+        "import os\nos.kill(os.getppid(), 9)\ndef propose(*_): os.listdir('/tmp/ray')": "FileNotFoundError",
     }
     under_way = [
         scorers[place % 2].judge.remote(episode(place, program), False)
