@@ -159,9 +159,10 @@ class Arms:
 
         from codex_ray.train import saver, worker
         from codex_ray.train.engine import Engine
+        from codex_ray.train.rollouts import RolloutSource
         from codex_ray.train.source import CorpusSource
 
-        train, following = worker.train, CorpusSource.next
+        train, following, sampling = worker.train, CorpusSource.next, RolloutSource.next
         forward, backward, weights = Engine.forward, Engine.backward, Engine.full_weights
         save_pretrained, rename, save = PreTrainedModel.save_pretrained, Path.rename, saver.write_packed
 
@@ -171,6 +172,11 @@ class Arms:
 
         def next_batch(source: CorpusSource) -> Any:
             batch = following(source)
+            self._during("batch")
+            return batch
+
+        def next_rollouts(source: RolloutSource) -> Any:
+            batch = sampling(source)
             self._during("batch")
             return batch
 
@@ -213,7 +219,7 @@ class Arms:
             return save(contents, path, compression)
 
         worker.train = keep_state
-        CorpusSource.next = next_batch
+        CorpusSource.next, RolloutSource.next = next_batch, next_rollouts
         Engine.forward, Engine.backward, Engine.full_weights = pass_forward, pass_backward, gather
         PreTrainedModel.save_pretrained = write_model
         Path.rename = give_name

@@ -58,6 +58,9 @@ class Meter:
             "rollout/filtered": float(len(step.filtered)),
             "rollout/score_failures": float(sum(self.failures.values())),
             "rollout/deaths": float(ledger.deaths),
+            "rollout/submitted_total": float(ledger.submitted),
+            "rollout/accepted_total": float(ledger.accepted),
+            "rollout/filtered_total": float(ledger.filtered.total()),
             "rollout/unchanged_weights": float(self.unchanged),
         }
         if rollouts:

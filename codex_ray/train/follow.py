@@ -139,9 +139,7 @@ class Follower:
             from codex_ray.train.abilities import closing_figures
 
             figures |= closing_figures(self._run.evaluation)
-        if "reward" in last:  # of the last tenth of the steps
-            rewarded = [row["reward"] for row in rows[-max(1, len(rows) // 10) :] if "reward" in row]
-            figures["reward"] = statistics.mean(rewarded)
+        figures |= of_rollouts(rows)
         if self.startup:
             figures |= {f"startup/{stage}": value for stage, value in self.startup.items()}
             figures["first_step_seconds"] = sum(self.startup.values())
@@ -192,6 +190,16 @@ class Follower:
                 for node, sample in samples.items()
             ]
         )
+
+
+def of_rollouts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean reward of the last tenth of the batches, and what became of all sequences."""
+    sampled = [row for row in rows if "rollout/submitted_total" in row]
+    if not sampled:
+        return {}
+    figures = {name: value for name, value in sampled[-1].items() if name.endswith("_total")}
+    rewards = [row["reward"] for row in sampled[-max(1, len(sampled) // 10) :] if "reward" in row]
+    return figures | ({"reward": statistics.mean(rewards)} if rewards else {})
 
 
 def over_steps(rows: Sequence[Mapping[str, Any]], name: str, after: int = 0) -> float:

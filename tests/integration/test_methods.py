@@ -17,6 +17,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.rollout.problems import sorting
 from codex_ray.track.metrics import read_metrics
 from codex_ray.train.finetune import finetune
+from tests.integration.assassin import killed, let_loose
 from tests.integration.test_finetune import LENGTH, chats, ours, settings, tokenizer
 from tests.integration.training import assert_same_end, losses
 
@@ -101,9 +102,9 @@ def test_likelihoods_weighed_and_held(stage: int, warm: Path, chats: Path, tmp_p
 
 
 def test_groups_of_answers_raise_their_reward_and_resume_exactly(
-    warm: Path, questions: Path, tmp_path: Path
+    warm: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps from each batch of answers; the stop is between the second batch's."""
+    """Two steps from each batch of answers; the stop is between the second's. An actor and a scorer die."""
     wanted = on_policy(warm, questions, tmp_path, "grpo")
     wanted = replace(wanted, on_policy=replace(wanted.on_policy, minibatches=2))
     whole = finetune(wanted).run
@@ -115,8 +116,11 @@ def test_groups_of_answers_raise_their_reward_and_resume_exactly(
     # Not 1 by the probability of padding, which the sampler never draws and this model knows little about.
     assert 0.998 < told[0]["importance_ratio"] <= 1.0 + 1e-5
     parts = replace(wanted, name="parts", rollout=replace(ROLLOUTS, actors=1))
-    first = finetune(replace(parts, train=replace(parts.train, stop_after=3)))
-    assert first.step == 3
+    with monkeypatch.context() as patch:
+        let_loose(patch, tmp_path / "marks", {0: "sampler", 1: "scorer"})
+        first = finetune(replace(parts, train=replace(parts.train, stop_after=3)))
+    assert first.step == 3 and killed(tmp_path / "marks") == [0, 1]
+    assert first.figures["rollout/submitted_total"] == first.figures["rollout/accepted_total"] == 32
     assert_same_end(finetune(parts).run, whole)
     AutoModelForCausalLM.from_pretrained(whole / "model")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +13,17 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from codex_ray.config.finetune import Finetune
-from codex_ray.config.train import Optimizer, Training
-from codex_ray.rollout.environment import evaluate
+from codex_ray.config.train import Checkpoints, Optimizer, Training
+from codex_ray.train.driver import TrainingResult
 from codex_ray.train.finetune import finetune
+from tests.faults import Fault, armed, fail_at
+from tests.integration.assassin import killed, let_loose
 from tests.integration.test_finetune import LENGTH, ours, settings, tokenizer
 from tests.integration.test_methods import on_policy, pairs, questions, rows_of, warm
+from tests.integration.training import TWO_WORKERS, assert_same_end
 
 __all__ = ["ours", "pairs", "questions", "tokenizer", "warm"]
+STUDENT_7 = 2.3646  # 97.5 % point of Student's t with 7 degrees of freedom
 SUMS = [(f"{left}*{right} = ", str(left * right)) for left in range(3, 13) for right in range(3, 13)]
 
 
@@ -72,4 +78,75 @@ def test_a_calculator_answers_within_the_text(calculating: Path, sums: Path, tmp
     wanted = replace(wanted, on_policy=own, rollout=replace(wanted.rollout, max_new_tokens=32))
     told = rows_of(finetune(wanted).run)
     assert any(row["rollout/turns"] > 1 for row in told)
-    assert evaluate("12*34") == "408"
+    assert all(row["rollout/filtered"] == 0 for row in told)
+
+
+def assert_balanced(result: TrainingResult) -> None:
+    """Everything that was submitted was accepted or left out."""
+    figures = result.figures
+    ended = figures["rollout/accepted_total"] + figures["rollout/filtered_total"]
+    assert figures["rollout/submitted_total"] == ended > 0
+
+
+def disturbed(
+    patch: pytest.MonkeyPatch, wanted: Finetune, marks: Path, victims: dict[int, str], *faults: Fault
+) -> TrainingResult:
+    """Run with actors killed in some batches, and with faults of the workers."""
+    table = fail_at(marks / "table", *faults)
+    with patch.context() as patched:
+        let_loose(patched, marks, victims)
+        patched.setattr("codex_ray.train.trainer.train_worker", armed(table))
+        result = finetune(wanted)
+    assert table.struck() == list(range(len(faults))) and killed(marks) == sorted(victims)
+    assert_balanced(result)
+    return result
+
+
+def several(wanted: Finetune) -> Finetune:
+    """Two updates of each of four batches, each of eight tasks, with a checkpoint amid every other one."""
+    own = replace(wanted.on_policy, prompts=8, minibatches=2)
+    rollout = replace(wanted.rollout, slots=4, task_sequences=4)
+    train = replace(wanted.train, steps=8)
+    return replace(wanted, on_policy=own, rollout=rollout, train=train, checkpoints=Checkpoints(every=3))
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("event", ["batch", "backward", "update", "write"])
+def test_whoever_is_killed_the_run_ends_as_the_undisturbed_one(
+    event: str, warm: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = several(on_policy(warm, questions, tmp_path, "grpo"))
+    whole = finetune(wanted)
+    assert_balanced(whole)
+    assert whole.figures["rollout/submitted_total"] == 4 * 8 * 4
+    faults = [Fault(1, 3 if event == "write" else 2, event), Fault(0, 6 if event == "write" else 8, event)]
+    again = replace(wanted, name="again", cluster=replace(TWO_WORKERS, max_failures=4))
+    victims = {0: "scorer", 1: "sampler", 3: "scorer"}
+    result = disturbed(monkeypatch, again, tmp_path / "marks", victims, *faults)
+    assert_same_end(result.run, whole.run)
+    assert result.figures["recoveries"] == 2
+    assert any(row.get("rollout/deaths", 0) >= 1 for row in rows_of(result.run))
+
+
+@pytest.mark.verify
+@pytest.mark.timeout(1800)
+def test_an_overlapped_run_that_is_disturbed_is_one_among_others(
+    warm: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its validation loss and reward are within what eight undisturbed seeds let expect of a ninth."""
+    wanted = several(on_policy(warm, questions, tmp_path, "grpo"))
+    wanted = replace(wanted, rollout=replace(wanted.rollout, staleness=1))
+    found: dict[str, list[float]] = {"reward": [], "validation_loss": []}
+    for seed in range(1, 9):
+        result = finetune(replace(wanted, name=f"seed{seed}", seed=seed))
+        assert_balanced(result)
+        for name, values in found.items():
+            values.append(result.figures[name])
+    again = replace(wanted, name="again", seed=9, cluster=replace(TWO_WORKERS, max_failures=2))
+    victims = {0: "scorer", 1: "sampler", 3: "sampler"}
+    result = disturbed(monkeypatch, again, tmp_path / "marks", victims, Fault(1, 5, "backward"))
+    for name, values in found.items():
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        reach = STUDENT_7 * deviation * math.sqrt(1 + 1 / len(values))
+        print(f"{name}: {result.figures[name]:.4f} of {mean:.4f} +- {reach:.4f}")
+        assert abs(result.figures[name] - mean) <= reach, (name, values)
