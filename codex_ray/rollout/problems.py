@@ -39,18 +39,6 @@ def verify(problem: Question, text: str) -> float:
     return float(bool(lines) and lines[0].strip() == problem.answer)
 
 
-def verify_digits(problem: Question, text: str) -> float:
-    """Return the share of places in which a row of digits is right, and 0 where it is too long or too short.
-
-    A reward that a model which gets no row right can learn from; :func:`verify` is what it is measured by.
-    """
-    lines = text.strip().splitlines()
-    found, wanted = (lines[0].split() if lines else []), problem.answer.split()
-    if len(found) != len(wanted):
-        return 0.0
-    return sum(one == other for one, other in zip(found, wanted, strict=True)) / len(wanted)
-
-
 def verify_calculation(problem: Question, text: str) -> float:
     """Return 1 where a text that may hold calculations ends in the answer: ``<<7*12=84>> 84``."""
     words = text.rsplit(">>", 1)[-1].split()

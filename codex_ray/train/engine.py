@@ -183,10 +183,10 @@ class Engine:
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         applied = bool(self._engine.was_step_applied())
-        if applied and self._average:
-            self._average.update()
-        for held in self._held:
-            held.keep()
+        if applied:
+            for following in (self._average, *self._held):
+                if following is not None:
+                    following.update()
         return StepOutcome(norm, applied)
 
     @contextmanager
@@ -201,6 +201,8 @@ class Engine:
 
     def hold(self, rate: float = 0.0) -> HeldWeights:
         """Return a second set of weights beside those that train, for a teacher or a reference.
+
+        They follow at ``rate`` with every update that is applied; 0 keeps them as they are.
 
         To be made before :meth:`load`; see :class:`HeldWeights`.
         """

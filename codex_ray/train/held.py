@@ -19,9 +19,9 @@ from torch import Tensor
 class HeldWeights:
     """Weights that begin as the model's: ``held <- rate * weights + (1 - rate) * held`` after each update.
 
-    The engine makes them (``Engine.hold``) and keeps them in its checkpoints. ``update`` is called after each
-    applied update where they are to follow, ``in_place`` by all ranks together, as often on each: what the
-    model computes with is then gathered anew from all ranks' parts, twice.
+    The engine makes them (``Engine.hold``), lets them follow and keeps them in its checkpoints. ``in_place``
+    is called by all ranks together, as often on each: what the model computes with is then gathered anew from
+    all ranks' parts, twice.
 
     Args:
         optimizer: whose state they travel in, once it has any of a weight.
@@ -52,7 +52,7 @@ class HeldWeights:
             for master in self._masters()
         ]
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Move into the optimizer's state of each weight, once it has any: an empty one must stay empty."""
         for place, master in enumerate(self._masters()):
             state = self._optimizer.state.get(master)
@@ -61,8 +61,10 @@ class HeldWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the weights after an update."""
-        self.keep()
+        """Follow the weights after an update that was applied."""
+        self._keep()
+        if not self._rate:
+            return
         for place, master in enumerate(self._masters()):
             held = self._held(place, master)
             held.lerp_(master.detach().to(held), self._rate)

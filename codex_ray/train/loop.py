@@ -230,8 +230,6 @@ def _step(parts: Parts, state: State) -> tuple[dict[str, Any], bool]:
     added = _add_up(parts, batch, loss)
     global_loss, digest, stop_votes, leave_votes, failed_saves, waited, held, *others = added
     forward, reported = others[: dist.get_world_size()], others[dist.get_world_size() :]
-    if outcome.applied:
-        parts.objective.stepped()
     if failed_saves:
         _wait_for_save(parts, state)
     state.step += 1

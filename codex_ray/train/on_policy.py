@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -56,17 +56,15 @@ class Method:
         """Return the objective, and what validation measures: the likelihood of the rows' own answers."""
         likelihood, own, temperature = NextToken(MarkedRows()), self._own, self._settings.rollout.temperature
         if self._settings.method == "sdft":
-            teacher, updated = self._teacher(engine)
             divergence = Divergence(MIX[own.divergence], top_k=own.top_k)
             distillation = SelfDistillation(
                 self._head,
-                teacher,
+                self._teacher(engine),
                 divergence=divergence,
                 estimator=own.estimator,
                 temperature=temperature,
                 skip=own.skip,
                 importance="token" if self._settings.rollout.staleness else "none",
-                updated=updated,
             )
             return distillation, likelihood
         adapters = bool(self._settings.lora.rank)
@@ -200,13 +198,12 @@ class Method:
         begin = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
         return [*begin, *self._tokenizer.encode(text)]
 
-    def _teacher(self, engine: Engine) -> tuple[Weights, Callable[[], None] | None]:
+    def _teacher(self, engine: Engine) -> Weights:
         if self._own.teacher == "frozen":
-            return began_from(engine, adapters=bool(self._settings.lora.rank)), None
+            return began_from(engine, adapters=bool(self._settings.lora.rank))
         if self._own.teacher == "live":
-            return nullcontext, None
-        held = engine.hold(self._own.teacher_rate)
-        return held.in_place, held.update
+            return nullcontext
+        return engine.hold(self._own.teacher_rate).in_place
 
 
 def _advantage(rollout: Rollout) -> float:

@@ -72,7 +72,7 @@ def batch_of(kind: str, step: int, rank: int, world: int) -> Any:
 def objective_of(kind: str, model: Any, head: Any, held: HeldWeights) -> Any:
     if kind.startswith("sdft"):
         divergence = Divergence(0.0, top_k=9 if kind == "sdft top-k" else 0)
-        return SelfDistillation(head, held.in_place, divergence=divergence, updated=held.update)
+        return SelfDistillation(head, held.in_place, divergence=divergence)
     if kind == "reward":
         return BradleyTerry(centring=0.1)
     if kind == "grpo":
@@ -123,7 +123,7 @@ def plain_run(kind: str, adapter: bool) -> tuple[list[float], dict[str, float]]:
         torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()
         optimizer.zero_grad()
-        objective.stepped()
+        held.update()
         losses.append(whole)
         figures = objective.figures.means(objective.figures.take())
     return losses, figures
@@ -204,7 +204,6 @@ def _train(
             engine.backward(share)
             loss += share.detach()
         assert engine.step(1.0).applied
-        objective.stepped()
         losses.append(float(added_up(loss)))
         figures = objective.figures.means(added_up(torch.tensor(objective.figures.take())).tolist())
     if save:

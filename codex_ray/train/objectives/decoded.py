@@ -43,10 +43,6 @@ class Decoded(Objective[Any]):
         """See :meth:`Objective.loss`."""
         return self._inner.loss(forward, micro, total_weight)
 
-    def stepped(self) -> None:
-        """See :meth:`Objective.stepped`."""
-        self._inner.stepped()
-
 
 def packed(rows_BS: Tensor) -> Sequences:
     """Leave examples packed as they are, apart by their positions."""

@@ -9,7 +9,6 @@ Shape legend: B rows, T tokens that count, row after row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -43,7 +42,6 @@ class SelfDistillation(Objective[Demonstrated]):
         importance: correct for what the sampler's log-probabilities differ by: ``none``, ``token``, or
             ``sequence``, which weighs a row by the mean of its tokens' ratios.
         most_importance: cap of a ratio.
-        updated: called after each update, for an average of the weights.
     """
 
     def __init__(
@@ -57,10 +55,9 @@ class SelfDistillation(Objective[Demonstrated]):
         skip: int = 0,
         importance: str = "none",
         most_importance: float = 2.0,
-        updated: Callable[[], None] | None = None,
     ) -> None:
         super().__init__("divergence", "teacher_gain", "importance_ratio", "unlearnt_share")
-        self._head, self._teacher, self._updated = head, teacher, updated
+        self._head, self._teacher = head, teacher
         self._divergence, self._estimator = divergence or Divergence(), estimator
         self._temperature, self._skip = temperature, skip
         self._importance, self._most = importance, most_importance
@@ -97,11 +94,6 @@ class SelfDistillation(Objective[Demonstrated]):
             loss_T = loss_T * self._ratio(micro, compared.student_logprob_T.detach(), learnt_T, length_B)
         self._report(compared, learnt_T, micro, length_B)
         return (student.sums(loss_T) / length_B.clamp(min=1)).sum() / total_weight
-
-    def stepped(self) -> None:
-        """Let the teacher follow."""
-        if self._updated is not None:
-            self._updated()
 
     def _estimate(self, micro: Demonstrated, compared: Compared, learnt_T: Tensor) -> Tensor:
         if self._estimator == "analytic":

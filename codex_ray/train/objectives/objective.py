@@ -1,7 +1,7 @@
 """What the loop asks of an objective, and the figures that objectives report.
 
 An objective is asked, on all ranks together and in this order, once per optimizer step: ``prepare`` for this
-rank's micro-batches, ``weight`` of each, ``loss`` of each, then, if the update was applied, ``stepped``.
+rank's micro-batches, ``weight`` of each, ``loss`` of each.
 """
 
 from __future__ import annotations
@@ -81,9 +81,6 @@ class Objective(Generic[Micro]):
     def loss(self, forward: Forward, micro: Micro, total_weight: int) -> Tensor:
         """Return this micro-batch's share of the global loss."""
         raise NotImplementedError
-
-    def stepped(self) -> None:
-        """An update was applied."""
 
 
 def add_up_over_ranks(sums: Tensor) -> Tensor:
