@@ -532,10 +532,14 @@ class Worker:
 
 
 def _measure_mixing(engine: Engine, documents: Rows | None, batch: Batch) -> dict[str, float]:
-    row = batch.micro_batches[0][:1]
-    positions = documents.positions(row) if documents else None
+    first, positions = batch.micro_batches[0], None
+    if not isinstance(first, torch.Tensor):  # rollouts; of self-distillation, as the student reads them
+        ids = getattr(first, "student", first).take([0]).input_ids_BS
+    else:
+        ids = documents.ids(first[:1]) if documents else first[:1]
+        positions = documents.positions(first[:1]) if documents else None
     engine.module.eval()  # in which no rank needs the others
-    gains = mixing_gains(bare(engine.module), documents.ids(row) if documents else row, positions)
+    gains = mixing_gains(bare(engine.module), ids, positions)
     engine.module.train()
     return {f"mixing/{name}": value for name, value in gains.items()}
 

@@ -76,8 +76,10 @@ def test_a_calculator_answers_within_the_text(calculating: Path, sums: Path, tmp
     wanted: Finetune = on_policy(calculating, sums, tmp_path, "grpo")
     own = replace(wanted.on_policy, reward="last_number", environment="calculator")
     wanted = replace(wanted, on_policy=own, rollout=replace(wanted.rollout, max_new_tokens=32))
+    wanted = replace(wanted, track=replace(wanted.track, mixing_every=2))
     told = rows_of(finetune(wanted).run)
     assert any(row["rollout/turns"] > 1 for row in told)
+    assert [row["step"] for row in told if any(name.startswith("mixing/") for name in row)] == [1, 3]
     assert all(row["rollout/filtered"] == 0 for row in told)
 
 
