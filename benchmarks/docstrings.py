@@ -82,15 +82,17 @@ def functions(corpus: Path) -> tuple[list[Row], list[Row]]:
     others = {one.name: one.text for split in ("validation", "test") for one in documents(corpus, split)}
     library = Path(sysconfig.get_paths()["stdlib"])
     names = sorted(str(path.relative_to(library)) for path in library.rglob("*.py"))
-    known = [
-        name
-        for name in names
-        if name not in others and not {"test", "tests", "site-packages"} & set(Path(name).parts)
-    ]
+    known = [name for name in names if name not in others and _wanted(name)]
     shown = [row for name in known for row in _documented((library / name).read_bytes())]
     seen = {(row["prompt"], row["response"]) for row in shown}
-    held_out = [row for name in sorted(others) for row in _documented(others[name].encode())]
+    unseen = [name for name in sorted(others) if _wanted(name)]
+    held_out = [row for name in unseen for row in _documented(others[name].encode())]
     return shown, [row for row in held_out if (row["prompt"], row["response"]) not in seen]
+
+
+def _wanted(name: str) -> bool:
+    """Whether a module is one that people use: no test and no package of another project."""
+    return not {"test", "tests", "idle_test", "site-packages"} & set(Path(name).parts)
 
 
 def _documented(source: bytes) -> Iterator[Row]:
