@@ -46,7 +46,7 @@ SHAPE = Model(
     heads=4,
     key_value_heads=2,
     head_size=16,
-    residual=Residual(kind="mhc", streams=2),
+    residual=Residual(kind="plain"),
 )
 LENGTH, VOCABULARY, HELD_OUT = 64, 280, 500
 

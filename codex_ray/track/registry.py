@@ -24,7 +24,6 @@ COMPLETING = {"max_new_tokens": 128, "temperature": 0.0, "top_k": 0, "top_p": 1.
 """What a caller may change, and what it is otherwise."""
 
 ARTIFACT = "model"  # folder of the run's artifacts that a version points to
-CLASSIFIER = "ForSequenceClassification"
 
 
 def register(client: MlflowClient, run_id: str, name: str, model: Path, staging: Path) -> str:
@@ -76,12 +75,10 @@ class Registered:
 
     def __init__(self, folder: Path) -> None:
         from codex_ray.model import load_model
-        from codex_ray.model.load import load_config
-        from codex_ray.model.reward import load_reward_model
+        from codex_ray.model.reward import is_classifier, load_reward_model
         from codex_ray.tokenizer import Tokenizer
 
-        kinds = load_config(folder).architectures or []
-        self._scores = any(kind.endswith(CLASSIFIER) for kind in kinds)
+        self._scores = is_classifier(folder)
         self.model: Any = (load_reward_model if self._scores else load_model)(folder)
         self.tokenizer = Tokenizer.load(folder)
 

@@ -11,7 +11,9 @@ from codex_ray.config.common import Device
 from codex_ray.config.corpus import Tokenizer as TrainTokenizer
 from codex_ray.config.finetune import OnPolicy
 from codex_ray.config.rollout import Rollouts
+from codex_ray.config.train import Lora
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.model.adapter import with_adapters
 from codex_ray.model.reward import load_reward_model, start_reward_model
 from codex_ray.rollout.episode import Episode, Prompt, Turn
 from codex_ray.rollout.rewards import (
@@ -100,6 +102,24 @@ def test_a_reward_model_scores_the_tokens_that_were_sampled(judge: Path) -> None
     long = Episode(0, 0, 0, 0, Prompt([1] * 100))
     with pytest.raises(CodexRayError, match=r"100 tokens is longer than the \d+ that the reward model takes"):
         environment.score(long)
+
+
+def test_a_reward_model_may_be_an_adapter(judge: Path, tmp_path: Path) -> None:
+    adapted = with_adapters(start_reward_model(judge.parent), Lora(rank=2), seed=1)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and ("lora_B" in name or "score" in name):
+            torch.nn.init.constant_(parameter, 0.05)
+    adapted.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 20, 5, 9]])
+    with torch.inference_mode():
+        wanted = adapted.eval()(ids, attention_mask=torch.ones_like(ids)).logits
+        found = load_reward_model(tmp_path)(ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(found, wanted)
+    assert float(wanted.abs()) > 1e-3
+    made = rewarded(OnPolicy(reward=str(tmp_path)), Rollouts(), Device(dtype="float32"), judge.parent)
+    assert made().score(Episode(0, 0, 0, 0, Prompt([1, 20, 5, 9]))) == pytest.approx(float(wanted), rel=1e-5)
+    with pytest.raises(ConfigError, match="is no reward model; give one"):
+        load_reward_model(judge.parent)
 
 
 def test_a_reward_model_of_other_tokens_is_refused(judge: Path, tmp_path: Path) -> None:
