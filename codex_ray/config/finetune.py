@@ -99,8 +99,8 @@ class OnPolicy:
     )
     environment: str = setting(
         "single_turn",
-        help="grpo, ppo: single_turn; calculator, which answers <<12*34= in the text; or a class of yours by "
-        "dotted path, which takes the reward",
+        help="grpo, ppo: single_turn; calculator, which answers <<12*34= in the text; python, which runs "
+        "what stands in <python></python>; or a class of yours by dotted path, which takes the reward",
     )
     kl: float = setting(0.0, minimum=0.0, help="grpo, ppo: weight of the KL to the model as the run began")
     clip: float = setting(0.2, minimum=0.0, help="grpo, ppo: how far a ratio may move a token")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from codex_ray.config.common import Device
 from codex_ray.errors import ConfigError, nearest
 from codex_ray.rollout.environment import Calculator, Environment, EnvironmentBuilder, SingleTurn
+from codex_ray.rollout.python_tool import Python
 
 if TYPE_CHECKING:
     from codex_ray.config.finetune import OnPolicy
@@ -52,7 +53,11 @@ def places(row: Mapping[str, Any], text: str) -> float:
 
 
 REWARDS: dict[str, Reward] = {"exact": exact, "last_number": last_number, "places": places}
-ENVIRONMENTS: dict[str, Answering] = {"single_turn": SingleTurn, "calculator": Calculator}
+ENVIRONMENTS: dict[str, Answering] = {
+    "single_turn": SingleTurn,
+    "calculator": Calculator,
+    "python": Python,
+}
 
 
 def find_reward(name: str, key: str = "on_policy.reward") -> Reward:
