@@ -1,8 +1,8 @@
 """``discover ablation``: the same search in several ways, with equal rollouts, over a grid and seeds.
 
 Every run is a folder of its own; one that has ended is not run again. First each arm has every cell of the
-grid with some seeds, then its best cell with all of them. Runs of one seed begin with the same solutions, so
-that arms are compared pair by pair.
+grid with some seeds, then its best cell with all of them; seed by seed, so what there is compares.
+Runs of one seed begin with the same solutions, so that arms are compared pair by pair.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from codex_ray.cluster.session import open_session
 from codex_ray.config.discover import ARMS, Ablation, Discover
@@ -76,13 +75,23 @@ def ablation(settings: Ablation, progress: Progress | None = None) -> Path:
     ):
         total = len(cells) * settings.grid_seeds + len(settings.arms) * (settings.seeds - settings.grid_seeds)
         with shown.stage("ablation", total=total, unit="runs"):
-            for cell in cells:
-                for number in range(settings.grid_seeds):
+            for number in range(settings.grid_seeds):
+                for cell in cells:
                     _run(settings, folder, cell, number, done, shown)
-            for cell in best_cells(done, settings.arms, problem).values():
-                for number in range(settings.grid_seeds, settings.seeds):
+                _write(folder, settings, problem, done, None)
+            chosen = best_cells(done, settings.arms, problem).values()
+            for number in range(settings.grid_seeds, settings.seeds):
+                for cell in chosen:
                     _run(settings, folder, cell, number, done, shown)
-        return _record(folder, settings, problem, done, shown)
+                _write(folder, settings, problem, done, None)
+        direct = problem.direct()
+        for title, rows, heads in _write(folder, settings, problem, done, direct):
+            shown.table(title, rows, heads)
+        if direct is not None:
+            shown.table("without a model", [(direct[1], f"{direct[0]:.8g}")])
+        report = str((folder / "report.html").absolute())
+        shown.table("results", [("file", str((folder / RESULTS).absolute())), ("report", report)])
+    return folder / RESULTS
 
 
 def cells_of(settings: Ablation) -> list[Cell]:
@@ -162,20 +171,18 @@ def comparisons(done: Mapping[Cell, Mapping[int, Outcome]], chosen: Mapping[str,
     return found
 
 
-def _record(
+def _write(
     folder: Path,
     settings: Ablation,
     problem: Problem,
     done: Mapping[Cell, Mapping[int, Outcome]],
-    shown: Progress,
-) -> Path:
-    """Write results.json and report.html, and print the table."""
+    direct: tuple[float, str] | None,
+) -> list[tuple[str, list[tuple[str, ...]], tuple[str, ...]]]:
+    """Write results.json and report.html of what there is; returns tables: title, rows and heads."""
     chosen = best_cells(done, settings.arms, problem)
     compared = comparisons(done, chosen)
-    direct = problem.direct()
-    path = folder / RESULTS
     write_json(
-        path,
+        folder / RESULTS,
         {
             "problem": settings.problem,
             "options": settings.options,
@@ -192,7 +199,7 @@ def _record(
     heads = ("arm", "seeds", f"best ({problem.direction})", "sd", "valid", "rollouts", "rate", "shaping")
     best = [_line(cell, done[cell]) for cell in chosen.values()]
     grid = [_line(cell, outcomes) for cell, outcomes in done.items()]
-    tested = [
+    tested: list[tuple[str, ...]] = [
         (
             f"{settings.arms[0]} - {one.arm}",
             f"{one.pairs}",
@@ -211,17 +218,10 @@ def _record(
         section("The whole grid", columns_table(heads, grid)),
     ]
     write_text(folder / "report.html", build_page("ablation", body))
-    shown.table(problem.name, best, heads)
-    if direct is not None:
-        shown.table("a direct optimiser", [(direct[1], f"{direct[0]:.8g}")])
-    shown.table("paired tests", tested, test_heads)
-    shown.table(
-        "results", [("file", str(path.absolute())), ("report", str((folder / "report.html").absolute()))]
-    )
-    return path
+    return [(problem.name, best, heads), ("paired tests", tested, test_heads)]
 
 
-def _line(cell: Cell, outcomes: Mapping[int, Outcome]) -> tuple[Any, ...]:
+def _line(cell: Cell, outcomes: Mapping[int, Outcome]) -> tuple[str, ...]:
     best = [one.best for one in outcomes.values()]
     spread = statistics.stdev(best) if len(best) > 1 else 0.0
     return (

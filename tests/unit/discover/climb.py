@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from codex_ray.discover.problem import MAXIMISE, Bound, Problem, Refused
@@ -35,6 +36,8 @@ class Climb(Problem):
     def read(self, solution: Any, text: str) -> Any:
         if self.fails == "raises":
             raise ZeroDivisionError("no such thing")
+        if self.fails == "hangs" and "a" in text:
+            time.sleep(600)
         if self.fails and self.fails in text:
             raise RuntimeError("it hurts")
         if len(text) < 2:
