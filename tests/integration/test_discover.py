@@ -22,7 +22,7 @@ from tests.integration.test_finetune import ours, tokenizer
 from tests.integration.training import QUIET, TWO_WORKERS, assert_same_end
 
 __all__ = ["ours", "tokenizer"]
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 ROLLOUTS = Rollouts(actors=2, max_new_tokens=12, slots=8, task_sequences=8, stop=[" ", "e"])
 
 
