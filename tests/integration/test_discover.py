@@ -15,15 +15,17 @@ from codex_ray.config.rollout import Rollouts
 from codex_ray.config.train import Checkpoints, DeepSpeed, Lora, Optimizer, Schedule, Training, Validation
 from codex_ray.discover.ablation import ablation
 from codex_ray.discover.compare import compare
-from codex_ray.discover.run import discover
+from codex_ray.discover.run import Discovery, discover
 from codex_ray.errors import CodexRayError
 from codex_ray.track.metrics import read_metrics
+from tests.faults import Fault, armed, fail_at
 from tests.integration.test_finetune import ours, tokenizer
 from tests.integration.training import QUIET, TWO_WORKERS, assert_same_end
 
 __all__ = ["ours", "tokenizer"]
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 ROLLOUTS = Rollouts(actors=2, max_new_tokens=12, slots=8, task_sequences=8, stop=[" ", "e"])
+SAME = ("step", "reference_kl", "entropy", "reward")
 
 
 def wanted(model: Path, runs: Path, name: str, **changes: Any) -> Discover:
@@ -48,9 +50,22 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
     return [dict(row) for row in read_metrics(run / "metrics.jsonl")]
 
 
-def test_a_search_that_is_stopped_reaches_the_same_end(ours: Path, tmp_path: Path) -> None:
-    settings = wanted(ours, tmp_path, "whole")
-    whole = discover(settings)
+@pytest.fixture(scope="module")
+def whole(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Discovery:
+    """A search that nothing disturbs."""
+    return discover(wanted(ours, tmp_path_factory.mktemp("whole"), "whole"))
+
+
+def assert_same_search(found: Discovery, whole: Discovery) -> None:
+    """Equal weights and losses bit for bit, equal figures of the search at every step, the same solution."""
+    assert_same_end(found.training.run, whole.training.run)
+    assert found.solution.read_text() == whole.solution.read_text()
+    for row, other in zip(rows_of(found.training.run), rows_of(whole.training.run), strict=True):
+        same = [name for name in other if name in SAME or name.startswith("discover/")]
+        assert {name: row[name] for name in same} == {name: other[name] for name in same}
+
+
+def test_a_search_that_is_stopped_reaches_the_same_end(ours: Path, whole: Discovery, tmp_path: Path) -> None:
     told = rows_of(whole.training.run)
     assert told[-1]["discover/rollouts"] == 48 and told[-1]["discover/best"] == whole.figure
     signals = {"discover/beta", "discover/valid_share", "reference_kl", "entropy", "rollout/idle_ratio"}
@@ -58,16 +73,22 @@ def test_a_search_that_is_stopped_reaches_the_same_end(ours: Path, tmp_path: Pat
     assert any(row["grad_norm"] > 0 for row in told)
     held = json.loads(whole.solution.read_text())
     assert held["figure"] == whole.figure and held["certificate"] == {} and held["lineage"]
-    parts = replace(settings, name="parts", rollout=replace(ROLLOUTS, actors=1))
+    parts = wanted(ours, tmp_path, "parts", rollout=replace(ROLLOUTS, actors=1))
     assert discover(replace(parts, train=replace(parts.train, stop_after=3))).training.step == 3
-    again = discover(parts)
-    assert_same_end(again.training.run, whole.training.run)
-    assert again.solution.read_text() == whole.solution.read_text()
-    same = ("step", "reference_kl", "entropy", "reward")
-    for row, other in zip(rows_of(again.training.run), told, strict=True):
-        assert {key: row[key] for key in row if key in same or key.startswith("discover/")} == {
-            key: other[key] for key in other if key in same or key.startswith("discover/")
-        }
+    assert_same_search(discover(parts), whole)
+
+
+@pytest.mark.verify
+def test_a_search_whose_workers_are_killed_reaches_the_same_end(
+    ours: Path, whole: Discovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = fail_at(
+        tmp_path / "table", Fault(1, 1, "update"), Fault(0, 2, "before rename"), Fault(0, 4, "update")
+    )
+    monkeypatch.setattr("codex_ray.train.trainer.train_worker", armed(table))
+    patient = replace(TWO_WORKERS, max_failures=3)
+    assert_same_search(discover(wanted(ours, tmp_path, "killed", cluster=patient)), whole)
+    assert table.struck() == [0, 1, 2]
 
 
 @pytest.mark.verify
