@@ -7,6 +7,7 @@ Runs of one seed begin with the same solutions, so that arms are compared pair b
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -129,7 +130,7 @@ def _run(
             learn=replace(settings.learn, objective=objective, shaping=cell.shaping),
             optimizer=replace(settings.optimizer, learning_rate=cell.learning_rate),
         )
-        if not discover(one, Progress("off")).training.completed:
+        if not discover(one, Progress("off", output=io.StringIO())).training.completed:
             raise CodexRayError(f"run {path} was stopped; run the ablation again to go on with it")
     summary = read_json(path / "summary.json", "the summary")
     names = ("discover/best", "discover/rollouts", "discover/valid_share")
