@@ -17,8 +17,9 @@ import torch.distributed as dist
 from codex_ray.config.discover import Search
 from codex_ray.discover.archive import Archive, Child
 from codex_ray.discover.objectives import Advantages
-from codex_ray.discover.problem import MINIMISE, Problem, best_known, figure_of, key_of
-from codex_ray.errors import ConfigError
+from codex_ray.discover.problem import MINIMISE, Problem, best_known, key_of
+from codex_ray.discover.problems.verdict import Verdict
+from codex_ray.discover.seeds import Seed
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.train.objectives.sequences import Sequences
 
@@ -47,9 +48,9 @@ class Controller:
     """Runs the archive.
 
     Args:
-        problem: what is searched.
+        problem: what is searched; ``seeds``: what it begins with.
         settings: of the search; ``advantages``: of rewards.
-        seed: of seeds and draws.
+        seed: of draws.
         encode: makes a prompt's text token ids.
         found: called on every rank, with all that is known of it, after a step that gave a
             better solution than any before.
@@ -58,6 +59,7 @@ class Controller:
     def __init__(
         self,
         problem: Problem,
+        seeds: Sequence[Seed],
         settings: Search,
         advantages: Advantages,
         seed: int,
@@ -76,16 +78,10 @@ class Controller:
         )
         self._rollouts = self._steps = 0
         self._best: dict[str, Any] = {"value": -float("inf")}
-        for solution in problem.seeds(seed, settings.groups):
-            verdict = problem.verify(solution)
-            if not verdict.valid:
-                raise ConfigError(
-                    f"problem {problem.name} gives a seed that its own verifier refuses ({verdict.reason}); "
-                    "mend its seeds"
-                )
-            held = _held(solution, figure_of(verdict), "", 0)
-            self._archive.seed(verdict.value, key_of(problem.identity(solution)), held)
-            self._take_best(verdict.value, None, held)
+        for one in seeds:
+            held = _held(one.solution, one.figure, one.reward, "", 0)
+            self._archive.seed(one.value, key_of(problem.identity(one.solution)), held)
+            self._take_best(one.value, None, held)
         self._told = -float("inf")
 
     def prompts(self, step: int) -> list[Prompt]:
@@ -153,8 +149,9 @@ class Controller:
         return archive.select(settings.groups)
 
     def _prompt(self, number: int) -> Prompt:
-        held = self._archive.states[number].solution
-        verdict = self._problem.verify(held["solution"])
+        state = self._archive.states[number]
+        held = state.solution
+        verdict = Verdict(True, held["reward"], state.value, held["figure"])
         text = self._problem.prompt(held["solution"], verdict)
         return Prompt(self._encode(text), Start(number, held["solution"]))
 
@@ -164,7 +161,7 @@ class Controller:
         for one in attempts:
             if one.grade is None or not one.grade["valid"]:
                 continue
-            held = _held(one.grade["solution"], one.grade["figure"], one.text, self._steps)
+            held = _held(one.grade["solution"], one.grade["figure"], one.reward, one.text, self._steps)
             children.append(Child(one.grade["value"], one.grade["key"], held))
             self._take_best(one.grade["value"], parent, held)
         if self._settings.select != "seeds":
@@ -218,9 +215,9 @@ class Controller:
         return figures
 
 
-def _held(solution: Any, figure: float, text: str, step: int) -> dict[str, Any]:
+def _held(solution: Any, figure: float, reward: float, text: str, step: int) -> dict[str, Any]:
     """What the archive keeps of a solution."""
-    return {"solution": solution, "figure": figure, "text": text, "step": step}
+    return {"solution": solution, "figure": figure, "reward": reward, "text": text, "step": step}
 
 
 def _attempt(rollout: Rollout) -> Attempt:

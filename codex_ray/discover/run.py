@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from codex_ray.config.discover import Discover
 from codex_ray.config.finetune import Examples
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.discover.problem import MINIMISE, Problem, best_known, find_problem
+from codex_ray.discover.seeds import graded_seeds
 from codex_ray.discover.solution import SolutionFile, certified
 from codex_ray.discover.task import Discovering
-from codex_ray.errors import ConfigError
 from codex_ray.files import write_text
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
@@ -43,22 +42,23 @@ def discover(settings: Discover, progress: Progress | None = None) -> Discovery:
     started = time.time()
     problem = find_problem(settings.problem, settings.language, settings.options)
     with opened_run(settings, "discover", progress) as (run, shown):
-        manifest = _seed_prompts(problem, settings, run, shown)
+        path = run.path / "seeds.jsonl"
+        seeds = graded_seeds(problem, settings.seed, settings.search.groups, path)
+        manifest = _prompts(settings, run, path, shown)
         model = Path(settings.model).expanduser()
         base = str(model.absolute()) if model.is_dir() else settings.model
         found = SolutionFile(run.solution, settings.problem, settings.language, settings.options)
-        task = Discovering(settings, manifest.folder, base, found)
+        task = Discovering(settings, manifest.folder, base, found, seeds)
         training = run_task(task, manifest, run, shown, started)
         held = certified(found.path, problem)
         _show(shown, problem, held, training, found.path)
         return Discovery(held["figure"], found.path, training)
 
 
-def _seed_prompts(problem: Problem, settings: Discover, run: RunFolder, shown: Progress) -> Manifest:
-    """Write what the model reads of each seed, as the folder that a training run has its tokenizer from.
+def _prompts(settings: Discover, run: RunFolder, path: Path, shown: Progress) -> Manifest:
+    """Make what the model reads of each seed the folder that a training run has its tokenizer from.
 
     Raises:
-        ConfigError: the problem has no seeds, or gives some that its own verifier refuses.
         CodexRayError: the model is missing, or too small for the prompts.
     """
     from codex_ray.corpus.examples import prepare_examples
@@ -68,24 +68,10 @@ def _seed_prompts(problem: Problem, settings: Discover, run: RunFolder, shown: P
     from codex_ray.tokenizer.chat import TEMPLATE_FILE
     from codex_ray.tokenizer.conversation import ChatTemplate
 
-    seeds = problem.seeds(settings.seed, settings.search.groups)
-    verdicts = [problem.verify(one) for one in seeds]
-    refused = [verdict.reason for verdict in verdicts if not verdict.valid]
-    if not seeds or refused:
-        raise ConfigError(
-            f"problem={settings.problem} gives {len(seeds)} seeds, and its verifier refuses {len(refused)} "
-            f"({refused[0] if refused else 'none'}); mend its seeds"
-        )
     longest = getattr(load_config(settings.model).get_text_config(), "max_position_embeddings", None)
     length = min(longest or LONGEST_PROMPT, LONGEST_PROMPT)
     folder = tokenizer_folder(settings.model, None)
     template = ChatTemplate.of(Tokenizer.load(folder), folder)
-    rows = [
-        json.dumps({"prompt": problem.prompt(one, verdict), "response": "."})
-        for one, verdict in zip(seeds, verdicts, strict=True)
-    ]
-    path = run.path / "seeds.jsonl"
-    write_text(path, "\n".join(rows) + "\n")
     data = Examples(path=str(path), chat=settings.chat, too_long="fail", validation=0.0)
     manifest = prepare_examples(
         data,

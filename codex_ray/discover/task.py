@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from codex_ray.config.discover import Discover
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.discover.problem import find_problem
+from codex_ray.discover.seeds import Seed
 from codex_ray.discover.solution import SolutionFile
 from codex_ray.train.batches import Batches
 from codex_ray.train.task import Learning, OfRollouts, Task
@@ -30,13 +31,14 @@ class Discovering:
     """Any causal language model searches one problem; see :class:`codex_ray.train.task.Task`.
 
     ``corpus`` holds the prompts of the seeds, and the model's tokenizer; ``base`` is the model to begin from,
-    as every node finds it; ``found`` is where the best solution is written.
+    as every node finds it; ``found`` is where the best solution is written; ``seeds`` are what is begun with.
     """
 
     settings: Discover
     corpus: Path
     base: str
     found: SolutionFile
+    seeds: Sequence[Seed]
     pool: RolloutPool | None = None
 
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
@@ -91,6 +93,7 @@ class Discovering:
         template = ChatTemplate.of(tokenizer, self.corpus / "tokenizer")
         controller = Controller(
             problem,
+            self.seeds,
             settings.search,
             Advantages(learn),
             settings.seed,

@@ -16,6 +16,8 @@ from codex_ray.config.discover import Learn, Search
 from codex_ray.discover.controller import Controller
 from codex_ray.discover.grader import Grader, Grading
 from codex_ray.discover.objectives import Advantages
+from codex_ray.discover.problems.verdict import Verdict
+from codex_ray.discover.seeds import Seed, graded_seeds
 from codex_ray.discover.solution import SolutionFile, certified, read_solution
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout.episode import Episode, Prompt, Rollout, Scored, Turn
@@ -37,7 +39,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def controller(found: list[Any] | None = None, learn: Learn | None = None, **changes: Any) -> Controller:
     told = [] if found is None else found
     search = replace(SEARCH, **changes)
-    return Controller(Climb(), search, Advantages(learn or Learn()), 1, lambda text: [1, 2], told.append)
+    seeds = Seed.graded(Climb(), 1, search.groups)
+    return Controller(
+        Climb(), seeds, search, Advantages(learn or Learn()), 1, lambda text: [1, 2], told.append
+    )
 
 
 def episode(prompt: Prompt, text: str, *, finish: str = "stop", step: int = 0, sample: int = 0) -> Episode:
@@ -172,7 +177,7 @@ def test_a_seed_that_its_own_verifier_refuses_is_said() -> None:
             return [-1.0]
 
     with pytest.raises(ConfigError, match="its own verifier refuses"):
-        Controller(Broken(), SEARCH, Advantages(Learn()), 1, lambda text: [1], lambda best: None)
+        Seed.graded(Broken(), 1, 1)
 
 
 def test_graders_force_an_answer_once_and_give_nothing_for_one_that_is_cut_off() -> None:
@@ -203,3 +208,19 @@ def test_solutions_are_certified_and_what_is_none_is_refused(tmp_path: Path) -> 
         file.path.write_text(text)
         with pytest.raises(CodexRayError):
             read_solution(file.path)
+
+
+def test_seeds_are_graded_once(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    seeds = graded_seeds(Climb(), 1, 3, path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["def at 0.00 ", "def at 0.01 ", "def at 0.02 "]
+
+    class Other(Climb):
+        def verify(self, solution: Any) -> Verdict:
+            raise AssertionError("not again")
+
+    assert graded_seeds(Other(), 1, 3, path) == seeds
+    path.write_text('{"prompt": 3}\n')
+    with pytest.raises(CodexRayError, match="damaged"):
+        graded_seeds(Climb(), 1, 3, path)
