@@ -370,11 +370,6 @@ class Worker:
         if settings.validation.asynchronous:
             self.spare = self._spare_validation(documents, recorder.validated)
 
-        def save(state: State, figures: dict[str, Any]) -> float:
-            if isinstance(chosen, RolloutSource):
-                state.source = chosen.saved()
-            return saver.save(engine, state, figures, **chosen.kept())
-
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
                 if self.spare is None or last:
@@ -398,7 +393,7 @@ class Worker:
             hooks=Hooks(
                 validate=validate,
                 measure_mixing=partial(_measure_mixing, engine, documents),
-                save=save,
+                save=partial(_save, saver, engine, chosen),
                 saved=saver.wait,
                 save_failed=lambda: saver.failed,
                 sample=self._sampling(engine, tokenizer),
@@ -529,6 +524,15 @@ class Worker:
         self.spans.add(f"start: {stage}", self.state.step, self._marked, self._marks[stage])
         logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
+
+
+def _save(
+    saver: Saver, engine: Engine, source: CorpusSource | RolloutSource, state: State, figures: dict[str, Any]
+) -> float:
+    """Begin a checkpoint, with what the source keeps."""
+    if isinstance(source, RolloutSource):
+        state.source = source.saved()
+    return saver.save(engine, state, figures, **source.kept())
 
 
 def _measure_mixing(engine: Engine, documents: Rows | None, batch: Batch) -> dict[str, float]:
