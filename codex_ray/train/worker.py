@@ -526,9 +526,7 @@ class Worker:
         self._marked = now
 
 
-def _save(
-    saver: Saver, engine: Engine, source: CorpusSource | RolloutSource, state: State, figures: dict[str, Any]
-) -> float:
+def _save(saver: Saver, engine: Engine, source: Source, state: State, figures: dict[str, Any]) -> float:
     """Begin a checkpoint, with what the source keeps."""
     if isinstance(source, RolloutSource):
         state.source = source.saved()
