@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from codex_ray.cluster.session import open_session
 from codex_ray.config.discover import ARMS, Ablation, Discover
 from codex_ray.discover.problem import MINIMISE, Problem, find_problem
 from codex_ray.discover.run import discover
-from codex_ray.errors import CodexRayError
+from codex_ray.errors import CodexRayError, Interrupted
 from codex_ray.files import read_json, write_json, write_text
 from codex_ray.track.page import build_page, columns_table, header, section
 from codex_ray.track.progress import Progress, open_progress
@@ -75,7 +76,7 @@ def ablation(settings: Ablation, progress: Progress | None = None) -> Path:
         open_session(settings.cluster, more_cpus=settings.rollout.cpus(scored=True)),
     ):
         total = len(cells) * settings.grid_seeds + len(settings.arms) * (settings.seeds - settings.grid_seeds)
-        with shown.stage("ablation", total=total, unit="runs"):
+        with _said_to_go_on(done, total), shown.stage("ablation", total=total, unit="runs"):
             for number in range(settings.grid_seeds):
                 for cell in cells:
                     _run(settings, folder, cell, number, done, shown)
@@ -93,6 +94,18 @@ def ablation(settings: Ablation, progress: Progress | None = None) -> Path:
         report = str((folder / "report.html").absolute())
         shown.table("results", [("file", str((folder / RESULTS).absolute())), ("report", report)])
     return folder / RESULTS
+
+
+@contextmanager
+def _said_to_go_on(done: Mapping[Cell, Mapping[int, Outcome]], total: int) -> Iterator[None]:
+    """Tell a user who stops an ablation how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        ended = sum(map(len, done.values()))
+        raise Interrupted(
+            f"stopped after {ended} of {total} runs; run the same command again to go on"
+        ) from error
 
 
 def cells_of(settings: Ablation) -> list[Cell]:
