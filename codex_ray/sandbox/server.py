@@ -12,7 +12,7 @@ import gc
 import importlib
 import json
 import os
-import resource
+import re
 import select
 import signal
 import socket
@@ -24,7 +24,7 @@ from typing import Any
 PIPES = 4
 _WATCH_SECONDS = 0.02
 _END_SECONDS = 10.0
-_PAGE = resource.getpagesize()
+_HELD = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ class Run:
         from codex_ray.sandbox.cell import Cell
 
         self.limits, self._control, self._began = limits, control, time.monotonic()
-        self._own_bytes = _anonymous_bytes([os.getpid()], 0)
+        self._own_bytes = _held_bytes([os.getpid()], 0)
         self._status, status = os.pipe()
         self._keeper = os.fork()
         if self._keeper == 0:
@@ -117,7 +117,7 @@ class Run:
             if self._control.fileno() in ready:  # the starter wants it ended, or is gone
                 return {"over": "stopped"} if self._control.recv(1) else sys.exit(0)
             inside = _below(self._keeper)
-            if _anonymous_bytes(inside, self._own_bytes) > self.limits["memory_bytes"]:
+            if _held_bytes(inside, self._own_bytes) > self.limits["memory_bytes"]:
                 return {"over": "memory"}
             if len(inside) > self.limits["processes"] + 1:  # the first process counts too
                 return {"over": "processes"}
@@ -188,13 +188,17 @@ def _below(process: int) -> list[int]:
     return found
 
 
-def _anonymous_bytes(processes: list[int], less: int) -> int:
-    """Return the memory that processes hold and no file backs, less what forks have at first."""
+def _held_bytes(processes: list[int], less: int) -> int:
+    """Return the memory that processes hold and no file backs, less what forks have at first.
+
+    Memory that several share counts for each: without cgroups nothing says how often it was counted.
+    """
     total = 0
     for process in processes:
         with contextlib.suppress(OSError):
-            _, resident, shared, *_ = Path(f"/proc/{process}/statm").read_text().split()
-            total += max(0, (int(resident) - int(shared)) * _PAGE - less)
+            status = Path(f"/proc/{process}/status").read_text()
+            held = sum(int(found) for found in _HELD.findall(status))
+            total += max(0, held * 1024 - less)
     return total
 
 

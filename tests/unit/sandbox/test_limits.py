@@ -33,13 +33,17 @@ def test_huge_allocations(sandbox: Sandbox, line: str) -> None:
     refused(sandbox, line, "MemoryError|Cannot allocate memory|Unable to allocate")
 
 
-def test_memory_of_many_processes_is_counted_together(sandbox: Sandbox) -> None:
-    """Each holds less than the limit, all together more."""
+@pytest.mark.parametrize(
+    "hold",
+    ["bytearray(os.urandom(2**20) * 60)", "mmap.mmap(-1, 60 * 2**20); held.write(os.urandom(2**20) * 60)"],
+)
+def test_memory_of_many_processes_is_counted_together(sandbox: Sandbox, hold: str) -> None:
+    """Each holds less than the limit, all together more: their own memory, and such as could be shared."""
     found = sandbox.run(
-        "import os, time\n"
+        "import mmap, os, time\n"
         "for _ in range(5):\n"
         "    if os.fork() == 0:\n"
-        "        held = bytearray(os.urandom(2**20) * 60); time.sleep(100)\n"
+        f"        held = {hold}; time.sleep(100)\n"
         "time.sleep(100)"
     )
     assert found.failure == "memory" and str(LIMITS.memory_bytes) in found.reason
