@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from codex_ray.config.fields import setting
 from codex_ray.config.rollout import Rollouts
@@ -70,6 +70,9 @@ class Discover(TrainingRun):
         None, help="how solutions are written, where a problem knows several ways; unset is its first"
     )
     options: dict[str, Any] = setting({}, help="what the problem's class is called with")
+    score: str | None = setting(
+        None, help="of problem=command: the command, with {solution} for the file that a solution is in"
+    )
     model: str = setting("model", help="model folder, run folder or adapter to begin from")
     chat: bool = setting(False, help="what the model reads is a user's turn of a chat")
     forced: str | None = setting(
@@ -133,6 +136,9 @@ class VerifySolution:
     options: dict[str, Any] = setting(
         {}, help="what the problem's class is called with, before what the file says; of your own code, alone"
     )
+    score: str | None = setting(
+        None, help="of problem=command: the command, with {solution} for the file that a solution is in"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,16 @@ class CompareSearches:
     names: list[str] = setting(help="the runs' folders, or their names in `runs`")
     runs: str = setting("runs", help="folder that holds run folders")
     output: str = setting("discoveries.html", help="report to write")
+
+
+Scored = TypeVar("Scored", Discover, Ablation, VerifySolution)
+
+
+def with_score(settings: Scored) -> Scored:
+    """Return settings whose ``score`` is where a problem looks for it, among its options."""
+    if settings.score is None:
+        return settings
+    return replace(settings, options={**settings.options, "score": settings.score}, score=None)
 
 
 def refuse_ablation(settings: Ablation, prefix: str) -> None:

@@ -44,7 +44,7 @@ DISCOVER_VERBS = (
             ("discover verify runs/search/solution.json", "what a run has found"),
             ("discover verify stranger.json problem=erdos_min_overlap", "only if it is of this problem"),
             (
-                "discover verify s.json problem=command 'options={score: python score.py {solution}}'",
+                "discover verify s.json problem=command score='python score.py {solution}'",
                 "by a command of yours",
             ),
         ),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from codex_ray.cluster.session import open_session
-from codex_ray.config.discover import ARMS, Ablation, Discover
+from codex_ray.config.discover import ARMS, Ablation, Discover, with_score
 from codex_ray.discover.problem import MINIMISE, Problem, find_problem
 from codex_ray.discover.run import discover
 from codex_ray.errors import CodexRayError, Interrupted
@@ -68,6 +68,7 @@ def ablation(settings: Ablation, progress: Progress | None = None) -> Path:
         Interrupted: the user stopped it.
     """
     folder = Path(settings.runs) / (settings.name or "ablation")
+    settings = with_score(settings)
     problem = find_problem(settings.problem, settings.language, settings.options)
     done: dict[Cell, dict[int, Outcome]] = {}
     cells = cells_of(settings)

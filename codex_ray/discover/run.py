@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codex_ray.config.discover import Discover
+from codex_ray.config.discover import Discover, with_score
 from codex_ray.config.finetune import Examples
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.discover.problem import MINIMISE, Problem, best_known, find_problem
@@ -40,6 +40,7 @@ def discover(settings: Discover, progress: Progress | None = None) -> Discovery:
         Interrupted: the user stopped it; the last checkpoint is written.
     """
     started = time.time()
+    settings = with_score(settings)
     problem = find_problem(settings.problem, settings.language, settings.options)
     with opened_run(settings, "discover", progress) as (run, shown):
         path = run.path / "seeds.jsonl"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codex_ray.config.discover import VerifySolution
+from codex_ray.config.discover import VerifySolution, with_score
 from codex_ray.discover.problem import Problem, figure_of, find_problem
 from codex_ray.discover.registry import COMMAND, PROBLEMS
 from codex_ray.discover.solution import read_solution
@@ -35,6 +35,7 @@ def verify(settings: VerifySolution, progress: Progress | None = None) -> Verifi
         ConfigError: what to grade it by must be given.
         CodexRayError: it is no solution's file, no solution, or not worth what it says.
     """
+    settings = with_score(settings)
     path = Path(settings.file).expanduser()
     held = read_solution(path)
     problem = _problem_of(settings, held, path)
@@ -75,7 +76,7 @@ def _problem_of(settings: VerifySolution, held: dict[str, Any], path: Path) -> P
     if settings.problem is None and (name not in PROBLEMS or name == COMMAND):
         raise ConfigError(
             f"{path} is of problem={name[:100]}, which runs code of your own; if it is yours, name it as "
-            "well, with its options: discover verify FILE problem=NAME 'options={...}'"
+            "well, with its options or score: discover verify FILE problem=NAME 'options={...}'"
         )
     own = {key: value for key, value in options.items() if key != "sandbox"}
     if settings.problem is not None and settings.problem != name:

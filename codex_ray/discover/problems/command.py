@@ -1,4 +1,4 @@
-"""A problem that any command scores: ``problem=command options={score: python score.py {solution}}``.
+"""A problem that any command scores: ``problem=command score='python score.py {solution}'``.
 
 The command is the user's own and trusted: it runs on the host, with what the model wrote in a file. If it
 runs that, it should do so in a sandbox: ``codex_ray.sandbox``.
@@ -61,7 +61,7 @@ class Command(Problem):
     ) -> None:
         if PLACE not in score:
             raise ConfigError(
-                f"problem=command needs options.score, a command with {PLACE} in it for the solution's file, "
+                f"problem=command needs score, a command with {PLACE} in it for the solution's file, "
                 f"such as 'python score.py {PLACE}'; it is {score!r}"
             )
         if direction not in (MINIMISE, MAXIMISE):
@@ -72,9 +72,7 @@ class Command(Problem):
         try:
             self._words = shlex.split(score)
         except ValueError as error:
-            raise ConfigError(
-                f"options.score={score!r} cannot be split into words ({error}); quote it"
-            ) from error
+            raise ConfigError(f"score={score!r} cannot be split into words ({error}); quote it") from error
         self._task, self._seeds, self._seconds = task, list(seeds or []), seconds
         self._suffix, self._block = suffix, block
         self.name, self.direction = name, direction

@@ -112,6 +112,7 @@ def test_a_file_cannot_choose_what_runs_here(tmp_path: Path) -> None:
 
 def test_a_command_is_the_users(tmp_path: Path) -> None:
     path = write(tmp_path, problem="command", options={"score": "rm {solution}"}, solution="abc\n7")
-    assert verify(VerifySolution(path, problem="command", options={"score": "cat {solution}"})).figure == 7.0
+    assert verify(VerifySolution(path, problem="command", score="cat {solution}")).figure == 7.0
+    assert main(["discover", "verify", path, "problem=command", "score=cat {solution}"]) == 0
     with pytest.raises(ConfigError, match="and problem=deliveries was given"):
         verify(VerifySolution(path, problem="deliveries"))

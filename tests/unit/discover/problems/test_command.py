@@ -96,7 +96,7 @@ def test_what_is_no_command(tmp_path: Path) -> None:
     assert "cannot be started" in Command("/nowhere/score {solution}").verify("x").reason
     assert not Command("x {solution}").verify(["not text"]).valid
     for options, reason in (
-        ({}, "needs options.score"),
+        ({}, "needs score"),
         ({"score": "python score.py"}, r"\{solution\} in it"),
         ({"score": "x '{solution}"}, "cannot be split"),
         ({"score": "x {solution}", "direction": "minimize"}, "did you mean 'minimise'|neither minimise"),
