@@ -7,7 +7,8 @@ A decoder of 6 layers, 256 wide, on two threads; prompts and completions of long
 order, the others take requests as they have room. Peers run a Llama, which is what they are made for; our
 own decoder is measured beside ``generate`` on it. All take turns in one process, but for ``serve``, and a
 figure is the median over turns. The bound is the least time that reading memory and multiplying take at the
-speeds measured here. A part is a precision and a number of requests in flight, such as ``bf16_32``.
+speeds measured here; beside it stands what the matrix products alone take in their own shapes. A part is a
+precision and a number of requests in flight, such as ``bf16_32``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.samplers.work import (
     make_tokenizer,
     make_work,
     measure_machine,
+    product_seconds,
 )
 from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer import Tokenizer
@@ -117,7 +119,10 @@ def _figures(
 ) -> dict[str, Figure]:
     speeds = {name: statistics.median(taken) for name, taken in found.items()}
     best = max(speed for name, speed in speeds.items() if name in ("generate", "generate_batch", "serve"))
-    bound = work.tokens / least_seconds(make_model("llama", dtype), work, flight, machine)
+    model = make_model("llama", dtype)
+    bound, products = (
+        work.tokens / seconds(model, work, flight, machine) for seconds in (least_seconds, product_seconds)
+    )
     suffix, main = ("", True) if part == MAIN else (f"_{part}", False)
     figures = {
         f"sampler_over_best_peer{suffix}": Figure(
@@ -129,7 +134,9 @@ def _figures(
         f"sampler_over_generate_mhc{suffix}": Figure(
             speeds["sampler_mhc"] / speeds["generate_mhc"], "ratio", "higher"
         ),
+        f"sampler_over_products{suffix}": Figure(speeds["sampler"] / products, "ratio", "higher"),
         f"bound_tokens_per_second{suffix}": Figure(bound, "tokens/s", "higher"),
+        f"products_tokens_per_second{suffix}": Figure(products, "tokens/s", "higher"),
         f"memory_bytes_per_second{suffix}": Figure(machine.bytes_per_second, "bytes/s", "higher"),
         f"matmul_flops{suffix}": Figure(machine.flops, "FLOP/s", "higher"),
     }

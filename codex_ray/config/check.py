@@ -144,7 +144,9 @@ def _finetune(settings: Finetune, prefix: str) -> None:
 def _discover(settings: Discover, prefix: str) -> None:
     _training_run(settings, prefix)
     refuse_rollouts(settings.rollout, f"{prefix}rollout.")
-    refuse_own_draws(settings.rollout, f"learn.objective={settings.learn.objective}", prefix)
+    refuse_own_draws(
+        settings.rollout, f"learn.objective={settings.learn.objective}", settings.lora.rank, prefix
+    )
     refuse_search(settings, prefix)
 
 

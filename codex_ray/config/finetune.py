@@ -173,12 +173,7 @@ def refuse_on_policy(settings: Finetune, prefix: str = "") -> None:
             f"{prefix}on_policy.prompts={settings.on_policy.prompts} cannot be shared by "
             f"{settings.cluster.workers} workers (it must be a multiple of {several})"
         )
-    if settings.rollout.sampler == "vllm" and settings.lora.rank:
-        raise ConfigError(
-            f"{prefix}rollout.sampler=vllm takes whole weights and {prefix}lora.rank={settings.lora.rank} "
-            "trains an adapter; leave one of them out"
-        )
-    refuse_own_draws(settings.rollout, f"method={settings.method}", prefix)
+    refuse_own_draws(settings.rollout, f"method={settings.method}", settings.lora.rank, prefix)
     _updates(settings, prefix)
     if settings.method == "grpo" and (settings.on_policy.samples or 2) < 2:
         raise ConfigError(f"{prefix}on_policy.samples=1 leaves nothing to compare with; give 2 or more")

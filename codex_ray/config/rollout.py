@@ -149,8 +149,10 @@ def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
         raise ConfigError(f"{prefix}stop holds an empty string, which would end every turn; leave it out")
 
 
-def refuse_own_draws(drawn: Rollouts, what: str, prefix: str) -> None:
-    """Refuse sampling from another distribution than the model's own, where ``what`` learns from it.
+def refuse_own_draws(drawn: Rollouts, what: str, rank: int, prefix: str) -> None:
+    """Refuse what cannot be learnt from by ``what``, with an adapter of a ``rank`` where that is not 0.
+
+    It learns from the model's own distribution, and its weights are published.
 
     Raises:
         ConfigError: one sentence with the keys and the remedy.
@@ -159,4 +161,9 @@ def refuse_own_draws(drawn: Rollouts, what: str, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}{what} learns from draws of the model's own distribution; leave "
             f"{prefix}rollout.top_k, top_p and min_p unset and give {prefix}rollout.temperature above 0"
+        )
+    if drawn.sampler == "vllm" and rank:
+        raise ConfigError(
+            f"{prefix}rollout.sampler=vllm takes whole weights and {prefix}lora.rank={rank} trains an "
+            "adapter; leave one of them out"
         )

@@ -143,7 +143,7 @@ class Discovering:
 
         settings = self.settings
         grading = Grading(settings.problem, settings.language, settings.options, settings.forced)
-        build = FromFolder(self.base, settings.compute, lora=settings.lora)
+        build = FromFolder(self.base, settings.compute, lora=settings.lora, sampler=settings.rollout.sampler)
         problem = find_problem(settings.problem, settings.language, settings.options)
         # What could not be scored has no reward and stays in its group: failed rollouts count.
         stop = settings.rollout.stop or list(problem.stop)
