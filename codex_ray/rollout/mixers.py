@@ -31,6 +31,7 @@ class PackedMixer:
         gates = mixer.gate.detach().float().unbind()
         rows = [part.expand(size) for part, size in zip(gates, mixer.groups, strict=True)]
         self._gate_K1 = torch.cat(rows)[:, None]
+        self._eps = torch.tensor(rule.norm_eps)
         self._permutations = permutation_matrices(rule.streams).t().contiguous()
 
     def read(self, streams_RND: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,10 +40,11 @@ class PackedMixer:
         wide_RND = streams_RND.float()
         flat_RF = wide_RND.flatten(1)
         norm_R = torch.linalg.vector_norm(flat_RF, dim=1)
-        inverse_R = norm_R.square_().mul_(1 / flat_RF.shape[1]).add_(rule.norm_eps).rsqrt_()
+        inverse_R = torch.addcmul(self._eps, norm_R, norm_R, value=1 / flat_RF.shape[1]).rsqrt_()
         raw_KR = (self._phi_KF @ flat_RF.t()).mul_(inverse_R)
         logits_KR = torch.addcmul(self._bias_K1, raw_KR, self._gate_K1)
-        gates_RK = logits_KR[: 2 * n].t().sigmoid()
+        # Products of strided gates take ten times as long.
+        gates_RK = logits_KR[: 2 * n].t().contiguous().sigmoid_()
         read_RD = torch.bmm((gates_RK[:, :n] + rule.eps)[:, None], wide_RND)[:, 0]
         writing_RNM = wide_RND.new_empty(len(wide_RND), n, n + 1)
         torch.mul(gates_RK[:, n:], 2, out=writing_RNM[:, :, n])
