@@ -88,6 +88,9 @@ class RolloutPool:
         prompts: Sequence[Prompt],
         samples: int,
         sampling: Sampling | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] | None = None,
     ) -> None:
         """Have ``samples`` sequences of each prompt sampled; the work begins at once.
 
@@ -97,7 +100,7 @@ class RolloutPool:
                 model was built.
             prompts: of the whole step, for all ranks.
             samples: sequences of each.
-            sampling: unset is as the settings say.
+            sampling, max_new_tokens, stop: unset is as the settings say.
 
         Raises:
             CodexRayError: the step was submitted before, or the weights are too old or not there.
@@ -105,7 +108,7 @@ class RolloutPool:
         chosen = sampling or Sampling(
             self.settings.temperature, self.settings.top_k, self.settings.top_p, self.settings.min_p
         )
-        order = Order(step, version, list(prompts), samples, chosen)
+        order = Order(step, version, list(prompts), samples, chosen, max_new_tokens, stop)
         self._call("submit", (order,), ANSWER_SECONDS, f"step {step} to be submitted")
 
     def collect(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
@@ -30,7 +31,8 @@ from codex_ray.rollout.sampling import Sampling
 class Order:
     """What is asked of the pool: ``samples`` completions of each prompt.
 
-    ``version`` is of the weights that sample; None takes the newest.
+    ``version`` is of the weights that sample; None takes the newest. ``max_new_tokens`` and ``stop`` are the
+    pool's where they are None.
     """
 
     step: int
@@ -38,6 +40,8 @@ class Order:
     prompts: Sequence[Prompt]
     samples: int
     sampling: Sampling
+    max_new_tokens: int | None = None
+    stop: Sequence[str] | None = None
 
 
 class Step:
@@ -64,7 +68,7 @@ class Step:
         self.filtered: dict[int, str] = {}
         self.failures: dict[int, Failure] = {}
         self.tokens, self.seconds = 0, 0.0  # sampled, and how long actors took for them
-        self._settings, self._seed, self._scored = settings, seed, scored
+        self._settings, self._seed, self._scored = _of_order(settings, order), seed, scored
         self._episodes = [
             Episode(order.step, position, sample, version, prompt)
             for position, prompt in enumerate(order.prompts)
@@ -194,6 +198,14 @@ class Step:
             self._settings.slots,
             tuple(continuations),
         )
+
+
+def _of_order(settings: Rollouts, order: Order) -> Rollouts:
+    """Return the settings with what the order has of its own."""
+    own: dict[str, Any] = {} if order.stop is None else {"stop": list(order.stop)}
+    if order.max_new_tokens is not None:
+        own["max_new_tokens"] = order.max_new_tokens
+    return replace(settings, **own)
 
 
 def to_submit(step: int, first: int, staleness: int, last: int | None = None) -> range:

@@ -199,3 +199,11 @@ def test_a_first_turn_that_is_cut_may_be_made_to_answer() -> None:
     first, second = step.accepted()
     assert first.mask == [True] * 4 + [False] * 2 + [True] * 4 and first.sampling_logprobs[4:6] == [0.0, 0.0]
     assert step.episode(0).answer == "abcdnowefgh" and second.detail == "why"
+
+
+def test_an_order_may_have_its_own_length_and_stops() -> None:
+    asked = Order(3, None, [Prompt([1, 10])], 1, Sampling(), max_new_tokens=3, stop=["\n"])
+    (task,) = Step(asked, 2, Rollouts(slots=1, max_new_tokens=10, stop=["="]), 0, scored=False).tasks()
+    assert (task.continuations[0].room, task.stop) == (3, ("\n",))
+    (task,) = Step(order(1, 1), 2, Rollouts(slots=1, max_new_tokens=10, stop=["="]), 0, scored=False).tasks()
+    assert (task.continuations[0].room, task.stop) == (10, ("=",))
