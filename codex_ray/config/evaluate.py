@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.common import DEFAULT_SEED, Device, Track
 from codex_ray.config.fields import setting
+from codex_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,62 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Measure bits per byte and perplexity on held-out documents or on files."""
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint."""
 
-    model: str = setting(help="model folder, run folder or Hub name")
+    url: str | None = setting(
+        None, help="base URL, such as http://localhost:8000/v1; `model` is then the name that it knows"
+    )
+    key_variable: str = setting(
+        "OPENAI_API_KEY", help="environment variable that holds the key, where it needs one"
+    )
+    chat: bool = setting(False, help="ask for chat completions, each prompt a user's turn")
+    concurrency: int = setting(8, minimum=1, help="requests at a time")
+    retries: int = setting(2, minimum=0, help="tries again after an error that may pass")
+    timeout_seconds: float = setting(120.0, minimum=0.1, help="longest wait for an answer")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Ray actors that share the answering."""
+
+    actors: int = setting(0, minimum=0, help="actors, each with the whole model; 0 answers in this process")
+    cpus_per_actor: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per actor")
+    gpus_per_actor: float = setting(0.0, minimum=0.0, help="GPUs reserved per actor")
+    address: str | None = setting(
+        None, help="Ray address to join; unset joins RAY_ADDRESS or starts embedded Ray"
+    )
+    attempts: int = setting(
+        3, minimum=1, help="actors that may be lost over the same prompts before the evaluation ends"
+    )
+    start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
+    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for `batch_rows` answers")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a model on held-out text and on tasks."""
+
+    model: str | None = setting(
+        None,
+        help="model folder, run folder, Hub name, or what the endpoint calls it; unset with `predictions`",
+    )
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
-    corpus: str | None = setting(None, help="corpus folder; unset takes `files`")
+    tasks: list[str] = setting([], help="tasks: names of those here, YAML files, or files of rows")
+    max_examples: int | None = setting(
+        None,
+        minimum=1,
+        help="examples of each task; unset is all of a file and 200 of a task that is made here",
+    )
+    rows: Rows = setting(Rows, help="how tasks that are files of rows are read")
+    predictions: str | None = setting(
+        None,
+        help="file of answers to score instead of a model's; without `tasks` it holds the references too",
+    )
+    prediction: str = setting("prediction", help="its column of answers, a text or a list")
+    corpus: str | None = setting(
+        None, help="corpus whose held-out documents are scored, and tasks of code made of"
+    )
     split: str = setting("validation", choices=("train", "validation", "test"), help="split of the corpus")
     files: list[str] = setting([], help="text files or folders to measure instead of a corpus")
     max_documents: int | None = setting(None, minimum=1, help="measure only the first so many documents")
@@ -96,8 +147,96 @@ class Evaluate:
     )
     baselines: bool = setting(False, help="also measure gzip, xz, primed xz and an n-gram model")
     headers: int = setting(0, minimum=0, help="function headers to complete and parse (Python text)")
+    endpoint: Endpoint = setting(Endpoint, help="an OpenAI-compatible endpoint that answers")
+    spread: Spread = setting(Spread, help="Ray actors that answer")
+    bootstrap: Bootstrap = setting(Bootstrap, help="intervals around figures")
     output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
-    batch_rows: int = setting(32, minimum=1, help="windows per forward pass")
+    answers: str | None = setting(
+        None, help="folder where answers are kept for going on and for asking again; unset is in ~/.cache"
+    )
+    reuse: bool = setting(True, help="take the answers that are kept; false asks for all anew")
+    batch_rows: int = setting(32, minimum=1, help="windows or answers computed together")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
     compute: Device = setting(Device, help="device and precision")
     track: Track = setting(Track, help="progress and records")
+
+
+@dataclass(frozen=True)
+class CompareEvaluations:
+    """Say whether two sets of answers differ by more than chance."""
+
+    first: str = setting(help="folder of an evaluation, a run folder, or a file of rows with scores")
+    second: str = setting(help="the other, of the same examples")
+    metrics: list[str] = setting([], help="what is compared; unset is all that both have")
+    key: str | None = setting(
+        None, help="column that names a row of a file; unset is id or, without it, step"
+    )
+    output: str | None = setting(None, help="folder for comparison.json and report.html; unset prints only")
+    bootstrap: Bootstrap = setting(Bootstrap, help="resampling")
+    progress: str = setting(
+        "auto", choices=("auto", "live", "plain", "off"), help="progress display; auto is live on a terminal"
+    )
+
+
+def refuse_evaluation(settings: Evaluate, prefix: str = "") -> None:
+    """Refuse settings that leave nothing to measure or contradict each other.
+
+    Args:
+        settings: of the verb; ``prefix``: of their keys in errors.
+
+    Raises:
+        ConfigError: one sentence with the keys and the remedy.
+    """
+    documents = settings.corpus is not None or bool(settings.files)
+    if settings.corpus is not None and settings.files:
+        raise ConfigError(
+            f"both {prefix}corpus and {prefix}files given; name one thing to measure: corpus=FOLDER or "
+            "files=[FILE,...]"
+        )
+    if not (documents or settings.tasks or settings.predictions):
+        raise ConfigError(
+            f"neither of {prefix}corpus and {prefix}files given; name one thing to measure: corpus=FOLDER, "
+            "files=[FILE,...], tasks=[NAME,...] or predictions=FILE"
+        )
+    _refuse_two_models(settings, prefix)
+    away = settings.endpoint.url is not None or settings.predictions is not None
+    if away and (settings.files or (settings.corpus is not None and not settings.tasks)):
+        raise ConfigError(
+            f"{prefix}corpus and {prefix}files are scored by a model's probabilities, which an endpoint and "
+            f"predictions do not give; name {prefix}tasks=[NAME,...] instead"
+        )
+    if (settings.baselines or settings.headers) and (away or not documents):
+        raise ConfigError(
+            f"{prefix}baselines and {prefix}headers are of held-out documents; give {prefix}corpus or "
+            f"{prefix}files with a model folder, or leave them out"
+        )
+    if settings.rows.answering.temperature and not settings.rows.answering.top_p:
+        raise ConfigError(
+            f"{prefix}rows.answering.top_p=0 keeps no token; give one above 0, or temperature=0 for the "
+            "likeliest token"
+        )
+
+
+def _refuse_two_models(settings: Evaluate, prefix: str) -> None:
+    if settings.predictions is not None:
+        if settings.model is not None or settings.endpoint.url is not None:
+            raise ConfigError(
+                f"{prefix}predictions={settings.predictions} are scored without a model; leave {prefix}model "
+                f"and {prefix}endpoint.url out, or the predictions"
+            )
+        if len(settings.tasks) > 1:
+            raise ConfigError(
+                f"{prefix}predictions={settings.predictions} are of one task and {prefix}tasks names "
+                f"{len(settings.tasks)}; name the one that they answer"
+            )
+        return
+    if settings.model is None:
+        raise ConfigError(
+            f"setting {prefix}model is needed (model folder, run folder or Hub name); give "
+            f"{prefix}model=NAME, or {prefix}predictions=FILE to score answers that are there"
+        )
+    if settings.endpoint.url is not None and settings.spread.actors:
+        raise ConfigError(
+            f"{prefix}endpoint.url answers by itself and {prefix}spread.actors={settings.spread.actors} "
+            f"would sample here; leave one of them out ({prefix}endpoint.concurrency sets requests at a time)"
+        )

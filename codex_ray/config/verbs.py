@@ -148,16 +148,47 @@ _IN_LIFE_ORDER = (
         settings="codex_ray.config.evaluate:Evaluate",
         function="codex_ray.evaluate.run:evaluate",
         path="model",
-        summary="measure bits per byte and perplexity on held-out documents or files",
+        summary="measure a model on held-out text and on tasks, with intervals",
         teaches=(
             "Scores every token of a corpus split, or of files, with a sliding window, and prints bits per "
             "byte and perplexity; with baselines=true beside gzip, xz and an n-gram model of the same files. "
-            "The model is a run folder, any Transformers model folder, or a Hub name."
+            "With tasks=[...] it answers prompts and measures the answers, each figure with a bootstrap "
+            "interval; tasks are named ones, YAML files, or files of rows. The model is a run folder, any "
+            "Transformers model folder, an adapter, a Hub name, or the name of a model at endpoint.url; "
+            "predictions=FILE needs none. Cut off, it goes on where it was."
         ),
         examples=(
             ("evaluate runs/first corpus=corpus", "the validation documents of a corpus"),
             ("evaluate runs/first 'files=[README.md,docs]'", "files of your own"),
             ("evaluate runs/first corpus=corpus split=test baselines=true", "the test split, with baselines"),
+            (
+                "evaluate runs/first 'tasks=[copy,capitals.yaml]' output=measured",
+                "a task that is here and one of yours, with a report",
+            ),
+            (
+                "evaluate predictions=answers.jsonl 'rows.metrics=[bleu,chrf]'",
+                "answers from elsewhere, beside their references",
+            ),
+        ),
+    ),
+    Verb(
+        name="evaluate compare",
+        settings="codex_ray.config.evaluate:CompareEvaluations",
+        function="codex_ray.evaluate.comparison:compare_verb",
+        path="first second",
+        summary="say whether two evaluations differ by more than chance",
+        teaches=(
+            "Takes two folders that evaluate wrote, two run folders, or two files of rows with scores, pairs "
+            "their examples (or steps) and prints each metric of both, the difference with the interval of a "
+            "paired bootstrap, and the p-value of a randomisation test, also adjusted for how many there are."
+        ),
+        examples=(
+            ("evaluate compare before after", "two evaluations of the same tasks"),
+            (
+                "evaluate compare before after 'metrics=[exact_match]' output=compared",
+                "one metric, with a report",
+            ),
+            ("evaluate compare runs/a runs/b 'metrics=[validation_loss]'", "two training runs, step by step"),
         ),
     ),
     Verb(

@@ -1,34 +1,40 @@
-"""The ``evaluate`` verb: bits per byte and perplexity of held-out text, beside baselines if asked."""
+"""The ``evaluate`` verb: held-out text by likelihood, and tasks by what a model answers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
-from codex_ray.config.evaluate import Evaluate
+from codex_ray.config.evaluate import Evaluate, refuse_evaluation
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.errors import ConfigError
-from codex_ray.evaluate.baselines import NGRAM_ORDER, measure_baselines
+from codex_ray.errors import ConfigError, Interrupted
+from codex_ray.evaluate.baselines import NGRAM_ORDER
 from codex_ray.evaluate.documents import measured_documents
-from codex_ray.evaluate.headers import Header, HeaderResult, complete_with_model, find_headers, share_parsed
-from codex_ray.evaluate.likelihood import Likelihood, score_documents
-from codex_ray.files import write_json, write_text
+from codex_ray.evaluate.headers import HeaderResult
+from codex_ray.evaluate.held_out import HeldOut, measure_documents
+from codex_ray.evaluate.likelihood import Likelihood
+from codex_ray.evaluate.page import write_page
+from codex_ray.evaluate.records import (
+    TaskRecord,
+    flat_figures,
+    is_share,
+    record_of,
+    write_lines,
+    write_tasks,
+)
+from codex_ray.evaluate.task_run import load_tasks, run_tasks
+from codex_ray.evaluate.tasks import EMPTY, Scored, Task
+from codex_ray.files import write_json
 from codex_ray.rollout.load import load_with_tokenizer
-from codex_ray.rollout.sampler import max_positions
-from codex_ray.track import MlflowRun, Progress, open_progress, write_environment, write_report
+from codex_ray.track import MlflowRun, Progress, open_progress, write_environment
+from codex_ray.track.progress import figure
 
 if TYPE_CHECKING:
-    from codex_ray.corpus.documents import Document
     from codex_ray.tokenizer import Tokenizer
-
-LONGEST_CONTEXT = 2048
-"""Tokens of context where neither the settings nor the model name fewer: a model made for a hundred thousand
-positions would otherwise need the memory for them."""
 
 LABELS = {
     "bits_per_byte": "bits per byte",
@@ -53,64 +59,86 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        figures: flat names and numbers, as in summary.json.
-        likelihood: the score of each document.
-        completed_headers: the model's completions of function headers, if asked for.
+        figures: flat names and numbers, as in summary.json; of tasks ``TASK/METRIC``.
+        held_out: of held-out documents, where there were any.
+        tasks: each task scored.
     """
 
     figures: dict[str, float]
-    likelihood: Likelihood
-    completed_headers: list[HeaderResult] = field(default_factory=list)
+    held_out: HeldOut | None = None
+    tasks: list[Scored] = field(default_factory=list)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The score of each document."""
+        assert self.held_out is not None, "no documents were scored"
+        return self.held_out.likelihood
+
+    @property
+    def completed_headers(self) -> list[HeaderResult]:
+        """The model's completions of function headers, if asked for."""
+        return self.held_out.headers if self.held_out is not None else []
 
 
 def evaluate(settings: Evaluate, progress: Progress | None = None) -> Evaluation:
-    """Measure a model on documents, print a table, and write a folder where ``output`` names one.
+    """Measure a model on documents and tasks, print tables, and write a folder where ``output`` names one.
 
     Args:
         settings: the verb's settings.
-        progress: the display of a verb that this one is a part of; the closing table is then its own.
+        progress: the display of a verb that this one is a part of; the closing tables are then its own.
 
     Raises:
         ConfigError: the settings ask for what cannot be.
-        CodexRayError: there is nothing to measure, or a model or corpus is missing or damaged.
+        CodexRayError: there is nothing to measure, or a model, corpus or task is missing or damaged.
+        Interrupted: Ctrl-C; answers that were there are kept, and the same command goes on with them.
     """
+    refuse_evaluation(settings)
     if settings.baselines and settings.corpus is not None and settings.split == "train":
         raise ConfigError(
             "baselines know the train split by heart; give split=validation or split=test with them"
         )
-    with open_progress(progress, settings.track.progress) as shown:
-        documents = measured_documents(settings)
+    try:
+        with open_progress(progress, settings.track.progress) as shown:
+            return _evaluate(settings, shown, closing=progress is None)
+    except KeyboardInterrupt:
+        raise Interrupted("the evaluation was stopped; run the same command again and it continues") from None
+
+
+def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluation:
+    began = time.monotonic()
+    tasks = load_tasks(settings)
+    measured = settings.model is not None and settings.endpoint.url is None
+    documents = measured_documents(settings) if measured and (settings.corpus or settings.files) else []
+    loaded: tuple[Any, Tokenizer] | None = None
+    if documents or (measured and tasks and not settings.spread.actors):
+        assert settings.model is not None
         with shown.stage("load the model"):
-            model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
-        context = _context(settings, model)
-        likelihood = _score(settings, model, tokenizer, documents, context, shown)
-        figures = {
-            "bits_per_byte": likelihood.bits_per_byte,
-            "perplexity": likelihood.perplexity,
-            "evaluated_documents": len(likelihood.documents),
-            "evaluated_bytes": likelihood.bytes,
-            "evaluated_tokens": likelihood.tokens,
-            "context": context,
-        }
-        headers = _headers(settings, documents, shown)
-        completed: list[HeaderResult] = []
-        if headers:
-            with shown.stage("complete function headers"):
-                completed = complete_with_model(
-                    model, tokenizer, headers, seed=settings.seed, batch_rows=settings.batch_rows
-                )
-            figures |= {"headers": len(completed), "headers_parsed": share_parsed(completed)}
-        if settings.baselines:
-            figures |= measure_baselines(
-                documents, corpus=settings.corpus, headers=headers, seed=settings.seed, progress=shown
-            )
-        evaluation = Evaluation(figures, likelihood, completed)
-        if settings.output is not None:
-            with shown.stage("write the report"):
-                _write(settings, evaluation, Path(settings.output).expanduser())
-        if progress is None:
+            loaded = load_with_tokenizer(settings.model, settings.revision, settings.compute)
+    held_out = measure_documents(settings, *loaded, documents, shown) if documents and loaded else None
+    here = None if settings.spread.actors else loaded
+    scored, records, identity = _tasks(settings, tasks, here, shown)
+    figures = (held_out.figures if held_out else {}) | flat_figures(records)
+    evaluation = Evaluation(figures, held_out, scored)
+    if settings.output is not None:
+        with shown.stage("write the report"):
+            _write(settings, evaluation, records, identity, time.monotonic() - began)
+    if closing:
+        if held_out is not None:
             shown.table(_title(settings), table_rows(figures))
+        if records:
+            shown.table(
+                f"{settings.model or settings.predictions}: tasks", _task_rows(records), _TASK_COLUMNS
+            )
     return evaluation
+
+
+def _tasks(
+    settings: Evaluate, tasks: list[Task], loaded: tuple[Any, Tokenizer] | None, shown: Progress
+) -> tuple[list[Scored], list[TaskRecord], str]:
+    if not tasks:
+        return [], [], ""
+    scored, answers, identity = run_tasks(settings, tasks, loaded, shown)
+    return scored, [record_of(*both) for both in zip(scored, answers, strict=True)], identity
 
 
 def table_rows(figures: dict[str, float]) -> list[tuple[str, float | str]]:
@@ -123,6 +151,24 @@ def table_rows(figures: dict[str, float]) -> list[tuple[str, float | str]]:
     ]
 
 
+_TASK_COLUMNS = ("task", "metric", "value", "interval", "examples")
+
+
+def _task_rows(records: list[TaskRecord]) -> list[tuple[str, str, str, str, str]]:
+    rows = []
+    for record in records:
+        for name, found in record.figures.items():
+            if name == EMPTY and not found["value"]:
+                continue
+            value, low, high = (_shown(name, found[key]) for key in ("value", "low", "high"))
+            rows.append((record.name, name, value, f"{low} to {high}", str(found["examples"])))
+    return rows
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value:.1%}" if is_share(metric) else figure(value)
+
+
 def _title(settings: Evaluate) -> str:
     what = (
         f"{settings.split} documents of {settings.corpus}" if settings.corpus else ", ".join(settings.files)
@@ -130,74 +176,37 @@ def _title(settings: Evaluate) -> str:
     return f"{settings.model} on the {what}"
 
 
-def _context(settings: Evaluate, model: Any) -> int:
-    longest = max_positions(model)
-    if settings.context is None:
-        return min(longest or LONGEST_CONTEXT, LONGEST_CONTEXT)
-    if longest is not None and settings.context > longest:
-        raise ConfigError(
-            f"context={settings.context} is more than the {longest} positions of the model; "
-            f"give {longest} or fewer"
-        )
-    return settings.context
-
-
-def _score(
-    settings: Evaluate,
-    model: Any,
-    tokenizer: Tokenizer,
-    documents: Sequence[Document],
-    context: int,
-    shown: Progress,
-) -> Likelihood:
-    size = sum(len(document.text.encode()) for document in documents)
-    with shown.stage("score the documents", total=size, unit="bytes"):
-        return score_documents(
-            model,
-            tokenizer,
-            documents,
-            context=context,
-            stride_share=settings.stride_share,
-            batch_rows=settings.batch_rows,
-            on_progress=shown.advance,
-        )
-
-
-def _headers(settings: Evaluate, documents: Sequence[Document], shown: Progress) -> list[Header]:
-    headers = find_headers(documents, settings.headers, settings.seed)
-    if len(headers) < settings.headers:
-        shown.note(f"these documents have {len(headers)} one-line function headers, not {settings.headers}")
-    return headers
-
-
-def _write(settings: Evaluate, evaluation: Evaluation, folder: Path) -> None:
-    """Write the folder of a run: settings, environment, every document's score, summary and report."""
+def _write(
+    settings: Evaluate, evaluation: Evaluation, records: list[TaskRecord], identity: str, seconds: float
+) -> None:
+    """Write the folder of a run: settings, environment, every document's and example's score, report."""
+    assert settings.output is not None
+    folder = Path(settings.output).expanduser()
     mlflow = MlflowRun(folder, settings.track.mlflow, runs=folder.parent)
     saved.save(settings, folder / "config.yaml")
     write_environment(folder, to_dict(settings), mlflow_uri=mlflow.uri)
-    _write_lines(folder / "documents.jsonl", (asdict(score) for score in evaluation.likelihood.documents))
+    if evaluation.held_out is not None:
+        write_lines(folder / "documents.jsonl", (asdict(score) for score in evaluation.likelihood.documents))
     if evaluation.completed_headers:
-        _write_lines(
-            folder / "headers.jsonl",
-            (
-                {
-                    "document": done.header.document,
-                    "header": done.header.line,
-                    "completion": done.completion,
-                    "parsed": done.parsed,
-                }
-                for done in evaluation.completed_headers
-            ),
-        )
+        write_lines(folder / "headers.jsonl", map(_header_line, evaluation.completed_headers))
     write_json(folder / "summary.json", evaluation.figures)
+    if records:
+        model = {"name": settings.model, "digest": identity, "predictions": settings.predictions}
+        write_tasks(folder, records, model | {"seconds": seconds})
     if settings.track.report:
-        write_report(folder)
+        write_page(folder, records)
     life_id = Manifest.load(settings.corpus).life_id if settings.corpus is not None else None
     mlflow.start(folder.name, parameters=to_dict(settings), life_id=life_id)
     mlflow.log_rows([{"step": 0, **evaluation.figures}])
-    mlflow.log_artifact(folder / "report.html")
+    for name in ("report.html", "results.csv", "evaluation.json"):
+        mlflow.log_artifact(folder / name)
     mlflow.end()
 
 
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+def _header_line(done: HeaderResult) -> dict[str, Any]:
+    return {
+        "document": done.header.document,
+        "header": done.header.line,
+        "completion": done.completion,
+        "parsed": done.parsed,
+    }

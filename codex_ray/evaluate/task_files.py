@@ -51,7 +51,13 @@ def read_task(path: str) -> Task:
 
 
 def task_of_rows(
-    settings: Rows, data: str, *, name: str | None = None, version: str = "1", description: str = ""
+    settings: Rows,
+    data: str,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    description: str = "",
+    answered: bool = False,
 ) -> Task:
     """Make a task of rows: JSON Lines, CSV, Parquet, Arrow or a folder that the datasets library saved.
 
@@ -59,13 +65,14 @@ def task_of_rows(
         settings: which columns they have, and how answers are generated and measured.
         data: file, folder, glob or URL.
         name: unset is the file's; ``version`` and ``description`` are the task's.
+        answered: rows hold answers, and so need no prompts.
 
     Raises:
         ConfigError: an unknown metric, two rows of one id, or a template that names no column.
         CodexRayError: the data cannot be read, or a row lacks a column.
     """
     examples = tuple(
-        _example(settings, record, number, data)
+        _example(settings, record, number, data, answered)
         for number, record in enumerate(read_rows(data, settings.format))
     )
     return Task(
@@ -111,7 +118,7 @@ class _WholeRecord:
         return json.dumps(dict(record), default=str)
 
 
-def _example(settings: Rows, record: Mapping[str, Any], number: int, data: str) -> Example:
+def _example(settings: Rows, record: Mapping[str, Any], number: int, data: str, answered: bool) -> Example:
     where = f"row {number + 1} of {data}"
     messages = record.get(settings.messages)
     if settings.template is not None:
@@ -122,10 +129,12 @@ def _example(settings: Rows, record: Mapping[str, Any], number: int, data: str) 
             raise CodexRayError(f"{where} has no text under {settings.prompt!r}, its prompt; mend it")
     elif isinstance(messages, list) and messages:
         return _conversation(settings, record, messages, number, where)
+    elif answered:
+        prompt = ""
     else:
         raise _missing(settings.prompt, record, where, "prompt")
     references = _references(settings, record, where)
-    return Example(_id(settings, record, number), prompt, references, dict(record))
+    return Example(row_id(settings, record, number), prompt, references, dict(record))
 
 
 def _conversation(
@@ -142,10 +151,11 @@ def _conversation(
     if not asked:
         raise CodexRayError(f"{where} has no message before the assistant's; give what it answers")
     references = given or ((messages[-1]["content"],) if answered else ())
-    return Example(_id(settings, record, number), asked, references, dict(record))
+    return Example(row_id(settings, record, number), asked, references, dict(record))
 
 
-def _id(settings: Rows, record: Mapping[str, Any], number: int) -> str:
+def row_id(settings: Rows, record: Mapping[str, Any], number: int) -> str:
+    """Return the name of a row: its id, or its number from 0."""
     given = record.get(settings.id)
     return str(number if given is None else given)
 

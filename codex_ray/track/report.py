@@ -74,7 +74,7 @@ def write_report(run_folder: Path) -> Path:
     errors = _errors(run_folder / "errors.ndjson")
     body = [
         _header(run_folder.name, rows, environment),
-        _headlines(summary or _figures_of(rows)),
+        headlines(summary or _figures_of(rows)),
         _error_section(errors),
         _task_section(run_folder, summary),
         *_search_sections(run_folder, rows),
@@ -82,9 +82,9 @@ def write_report(run_folder: Path) -> Path:
         time_section(run_folder, last_step(rows)),
         _sample_section(samples),
         _source_section(rows),
-        _results_section(summary),
+        results_section(summary),
         settings_section(config, "run"),
-        _environment_section(environment),
+        environment_section(environment),
     ]
     path = run_folder / "report.html"
     write_text(path, build_page(run_folder.name, body))
@@ -141,7 +141,8 @@ def _header(name: str, rows: Sequence[Row], environment: Mapping[str, Any]) -> s
     return header("run", name, facts)
 
 
-def _headlines(summary: Mapping[str, Any]) -> str:
+def headlines(summary: Mapping[str, Any]) -> str:
+    """Return a row of the figures that a reader looks for first."""
     shown: list[tuple[str, str]] = []
     for name, label in HEADLINES:
         value = summary.get(name)
@@ -230,7 +231,8 @@ def _error_section(errors: Sequence[Mapping[str, Any]]) -> str:
     return f'<section class="errors"><h2>Errors</h2>{"".join(items)}{more}</section>'
 
 
-def _results_section(summary: Mapping[str, Any]) -> str:
+def results_section(summary: Mapping[str, Any]) -> str:
+    """Return a section of all closing figures."""
     shown = ((name, value) for name, value in summary.items() if not name.startswith(PER_SOURCE))
     return section(
         "Results", facts_table([(name.replace("_", " "), _shown(name, value)) for name, value in shown])
@@ -250,7 +252,8 @@ def _source_section(rows: Sequence[Row]) -> str:
     return section("Sources", f"<table>{head}{''.join(lines)}</table>") if lines else ""
 
 
-def _environment_section(environment: Mapping[str, Any]) -> str:
+def environment_section(environment: Mapping[str, Any]) -> str:
+    """Return a section of what the run ran on and with."""
     groups = {
         "machine": {key: value for key, value in environment.items() if key != "packages"},
         "packages": environment.get("packages") or {},

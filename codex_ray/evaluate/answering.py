@@ -1,0 +1,268 @@
+"""Models that answer a task's prompts: in this process, on Ray actors, or as given.
+
+What is drawn follows from the seed, the task and an example's place in it: neither the batch nor the number
+of workers changes an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from codex_ray.config.evaluate import Answering
+from codex_ray.errors import CodexRayError
+from codex_ray.evaluate.metrics import Example
+from codex_ray.evaluate.store import Answer
+from codex_ray.evaluate.tasks import Task
+from codex_ray.files import sha256_of
+from codex_ray.rollout.episode import Prompt, turn_seed
+from codex_ray.rollout.generate import prompt_ids
+from codex_ray.rollout.request import Request
+from codex_ray.rollout.sampler import Sampler
+from codex_ray.rollout.sampling import Sampling
+
+if TYPE_CHECKING:
+    from codex_ray.rollout.pool import RolloutPool
+    from codex_ray.tokenizer import Tokenizer
+
+CHUNK = 64
+"""Examples that are submitted to a pool as one step; it goes into the seeds."""
+
+STEP_BITS = 20
+
+Note = Callable[[str], None]
+"""Takes a sentence for the user."""
+
+Replies = Iterator[tuple[int, list[Answer]]]
+"""Places of examples with their answers."""
+
+
+class Answerer(Protocol):
+    """Answers a task's examples."""
+
+    @property
+    def identity(self) -> str:
+        """What names the weights: other weights have another."""
+
+    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+        """Answer the examples at ``places``; yields each with its answers, in any order.
+
+        ``note`` is told what the user should know.
+        """
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task's prompts as token ids.
+
+    Attributes:
+        ids: by place; ``most``: tokens that an answer may have.
+    """
+
+    ids: list[list[int]]
+    most: int
+
+
+def encode(task: Task, tokenizer: Tokenizer, folder: Path, limit: int | None, note: Note) -> Asked:
+    """Encode prompts so that each leaves room for an answer.
+
+    Args:
+        task: the task.
+        tokenizer: the model's; ``folder``: where it and the chat template are.
+        limit: the model's longest sequence; ``note``: told how many prompts lost their beginning.
+
+    Raises:
+        CodexRayError: a prompt without tokens, or too long where ``too_long=fail``.
+    """
+    settings = task.answering
+    most = settings.max_new_tokens if limit is None else min(settings.max_new_tokens, max(1, limit // 2))
+    room = None if limit is None else limit - most
+    found, cut = _ids(task.examples, settings, tokenizer, folder), 0
+    for example, ids in zip(task.examples, found, strict=True):
+        if room is not None and len(ids) > room:
+            if settings.too_long == "fail":
+                raise CodexRayError(
+                    f"the prompt of example {example.id} of task {task.name} has {len(ids)} tokens, and "
+                    f"{room} leave room for an answer of {most}; shorten it, or give too_long=cut"
+                )
+            del ids[: len(ids) - room]
+            cut += 1
+        if not ids:
+            raise CodexRayError(f"example {example.id} of task {task.name} has no prompt; give it some text")
+    if cut:
+        note(
+            f"{task.name}: {cut} of {len(found)} prompts lost their beginning, {most} tokens are for answers"
+        )
+    return Asked(found, most)
+
+
+def _ids(
+    examples: Sequence[Example], settings: Answering, tokenizer: Tokenizer, folder: Path
+) -> list[list[int]]:
+    texts = [example.prompt for example in examples if isinstance(example.prompt, str)]
+    if len(texts) == len(examples) and not settings.chat:
+        return prompt_ids(tokenizer, texts)
+    from codex_ray.tokenizer.chat import TemplateFailure
+    from codex_ray.tokenizer.conversation import ChatTemplate
+
+    template = ChatTemplate.of(tokenizer, folder)
+    try:
+        return [template.prompt(messages_of(example)) for example in examples]
+    except TemplateFailure as error:
+        raise CodexRayError(f"the model's chat template failed ({error}); leave chat=true out") from error
+
+
+def messages_of(example: Example) -> list[dict[str, Any]]:
+    """Return an example's prompt as chat messages."""
+    if isinstance(example.prompt, str):
+        return [{"role": "user", "content": example.prompt}]
+    return [dict(message) for message in example.prompt]
+
+
+def sampling_of(settings: Answering) -> Sampling:
+    """Return how tokens are drawn.
+
+    Raises:
+        ConfigError: a value that cannot be right.
+    """
+    return Sampling(settings.temperature, settings.top_k, settings.top_p)
+
+
+def step_of(task: Task, place: int) -> int:
+    """Return the number of the step that an example is a part of: of its task's name and its place."""
+    name = hashlib.sha256(f"{task.name} {task.version}".encode()).digest()
+    return int.from_bytes(name[:4], "big") << STEP_BITS | place // CHUNK
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder, an adapter's base included: configuration, weights, tokenizer."""
+    from codex_ray.model.adapter import base_of, is_adapter
+    from codex_ray.rollout.load import tokenizer_folder
+
+    digest = hashlib.sha256()
+    names = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")
+    for path in sorted(path for name in names for path in folder.glob(name) if path.is_file()):
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    if is_adapter(folder):
+        digest.update(model_digest(tokenizer_folder(*base_of(folder))).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model of this process.
+
+    Attributes:
+        model, tokenizer: that belong together; ``folder``: where the tokenizer is.
+        identity: names the weights.
+        slots: sequences that are sampled together; it changes no answer.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    folder: Path
+    identity: str
+    slots: int = 32
+
+    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+        """See :class:`Answerer`; sequences come and go at every step, so that slots stay full."""
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        asked = encode(task, self.tokenizer, self.folder, limit, note)
+        samples, sampling = task.answering.samples, sampling_of(task.answering)
+        longest = max(len(asked.ids[place]) for place in places) + asked.most
+        slots = min(self.slots, len(places) * samples)
+        sampler = Sampler(self.model, self.tokenizer, slots=slots, capacity=longest)
+        owners: dict[int, tuple[int, int]] = {}
+        for place in places:
+            for sample in range(samples):
+                drawn = turn_seed(seed, step_of(task, place), place % CHUNK, sample, 0)
+                request = Request(asked.ids[place], asked.most, sampling, drawn, tuple(task.answering.stop))
+                owners[sampler.submit(request)] = place, sample
+        found: dict[int, dict[int, Answer]] = {}
+        while sampler.running:
+            for token in sampler.step():
+                done = token.completion
+                if done is None:
+                    continue
+                place, sample = owners.pop(token.request)
+                mine = found.setdefault(place, {})
+                mine[sample] = Answer(done.text, len(done.ids), done.finish_reason)
+                if len(mine) == samples:
+                    del found[place]
+                    yield place, [mine[number] for number in range(samples)]
+
+
+@dataclass(frozen=True)
+class PooledModel:
+    """A model on Ray actors.
+
+    Attributes:
+        pool: opened with ``seed`` as its seed, and with no environment.
+        tokenizer, folder, identity: as of :class:`LocalModel`.
+        limit: the model's longest sequence.
+        ahead: steps that are submitted before the first is collected.
+    """
+
+    pool: RolloutPool
+    tokenizer: Tokenizer
+    folder: Path
+    identity: str
+    limit: int | None
+    ahead: int
+
+    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+        """See :class:`Answerer`; an example that is missing is answered anew with all of its step."""
+        asked = encode(task, self.tokenizer, self.folder, self.limit, note)
+        firsts = sorted({place - place % CHUNK for place in places})
+        for number in range(len(firsts) + self.ahead):
+            if number < len(firsts):
+                self._submit(task, asked, firsts[number])
+            if number >= self.ahead:
+                first = firsts[number - self.ahead]
+                yield from self._collect(task, first)
+
+    def _submit(self, task: Task, asked: Asked, first: int) -> None:
+        settings = task.answering
+        self.pool.submit(
+            step_of(task, first),
+            None,
+            [Prompt(ids) for ids in asked.ids[first : first + CHUNK]],
+            settings.samples,
+            sampling_of(settings),
+            max_new_tokens=asked.most,
+            stop=settings.stop,
+        )
+
+    def _collect(self, task: Task, first: int) -> Replies:
+        found: dict[int, list[Answer]] = {}
+        for rollout in self.pool.collect(step_of(task, first)).rollouts:
+            answer = Answer(rollout.text[0], len(rollout.completion_ids), rollout.finish_reason)
+            found.setdefault(first + rollout.position, []).append(answer)
+        yield from found.items()
+
+
+@dataclass(frozen=True)
+class GivenAnswers:
+    """Answers that are there already, by example id."""
+
+    texts: dict[str, list[str]]
+    identity: str = "predictions"
+
+    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+        """See :class:`Answerer`.
+
+        Raises:
+            CodexRayError: an example has none.
+        """
+        for place in places:
+            name = task.examples[place].id
+            if name not in self.texts:
+                raise CodexRayError(
+                    f"example {name!r} of task {task.name} has no prediction; give a line for each of the "
+                    f"{len(task.examples)} examples"
+                )
+            yield place, [Answer(text) for text in self.texts[name]]

@@ -1,0 +1,172 @@
+"""The tasks of an evaluation: loaded, answered as far as answers are missing, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codex_ray.config.common import Cluster
+from codex_ray.config.evaluate import Evaluate
+from codex_ray.config.rollout import Rollouts
+from codex_ray.corpus.documents import Document, documents
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.evaluate.answering import Answerer, GivenAnswers, LocalModel, PooledModel, model_digest
+from codex_ray.evaluate.library import load_task
+from codex_ray.evaluate.store import Answer, Answers, default_folder, open_answers
+from codex_ray.evaluate.task_files import read_rows, row_id, task_of_rows
+from codex_ray.evaluate.tasks import Scored, Task, score
+from codex_ray.track import Progress
+
+if TYPE_CHECKING:
+    from codex_ray.tokenizer import Tokenizer
+
+
+def load_tasks(settings: Evaluate) -> list[Task]:
+    """Return the tasks that the settings name.
+
+    Raises:
+        ConfigError: there is no such task, or two of one name.
+        CodexRayError: a file cannot be read, or a row lacks a column.
+    """
+    if settings.predictions is not None and not settings.tasks:
+        return [task_of_rows(settings.rows, settings.predictions, answered=True).first(settings.max_examples)]
+    held: tuple[Document, ...] = ()
+    if settings.corpus is not None and settings.split != "train":
+        held = tuple(documents(Path(settings.corpus), settings.split))
+    found = [
+        load_task(name, settings.rows, count=settings.max_examples, seed=settings.seed, documents=held)
+        for name in settings.tasks
+    ]
+    names = [task.name for task in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two tasks are called {name}; give one another name in its task file")
+    return found
+
+
+def run_tasks(
+    settings: Evaluate,
+    tasks: Sequence[Task],
+    loaded: tuple[Any, Tokenizer] | None,
+    shown: Progress,
+) -> tuple[list[Scored], list[list[list[Answer]]], str]:
+    """Answer and score tasks.
+
+    Args:
+        settings: of the evaluation.
+        tasks: to be answered.
+        loaded: the model and its tokenizer, where this process has them.
+        shown: the display.
+
+    Returns:
+        each task scored; each task's answers by example; what names the model's weights.
+
+    Raises:
+        CodexRayError: a model cannot answer; what it has answered is kept.
+    """
+    folder = Path(settings.answers).expanduser() if settings.answers is not None else default_folder()
+    scored, kept = [], []
+    with _answerer(settings, loaded) as answerer:
+        keep = None if isinstance(answerer, GivenAnswers) else folder
+        for task in tasks:
+            with open_answers(keep, task, answerer.identity, settings.seed, reuse=settings.reuse) as answers:
+                _answer(answerer, task, answers, settings.seed, shown)
+            kept.append([answers.found[place] for place in range(len(task.examples))])
+            texts = {
+                example.id: [answer.text for answer in mine]
+                for example, mine in zip(task.examples, kept[-1], strict=True)
+            }
+            with shown.stage(f"score {task.name}"):
+                scored.append(score(task, texts, settings.bootstrap))
+        return scored, kept, answerer.identity
+
+
+def _answer(answerer: Answerer, task: Task, answers: Answers, seed: int, shown: Progress) -> None:
+    missing = answers.missing()
+    if len(missing) < len(task.examples):
+        shown.note(
+            f"{task.name}: {len(task.examples) - len(missing)} of {len(task.examples)} answers are kept from "
+            "before (reuse=false asks anew)"
+        )
+    if not missing:
+        return
+    with shown.stage(f"answer {task.name}", total=len(missing), unit="examples"):
+        for place, found in answerer.answers(task, missing, seed, shown.note):
+            if place not in answers.found:
+                answers.add(place, found)
+                shown.advance(1)
+    if answers.missing():
+        raise CodexRayError(
+            f"{len(answers.missing())} examples of task {task.name} have no answer; run the command again"
+        )
+
+
+@contextmanager
+def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Iterator[Answerer]:
+    from codex_ray.rollout.load import tokenizer_folder
+
+    if settings.predictions is not None:
+        yield GivenAnswers(_predictions(settings))
+        return
+    assert settings.model is not None
+    if settings.endpoint.url is not None:
+        from codex_ray.evaluate.endpoint import EndpointModel
+
+        with EndpointModel(settings.model, settings.endpoint) as endpoint:
+            yield endpoint
+        return
+    folder = tokenizer_folder(settings.model, settings.revision)
+    identity = f"{model_digest(folder)} {settings.compute.dtype}"
+    if loaded is not None:
+        yield LocalModel(*loaded, folder, identity, settings.batch_rows)
+        return
+    with ExitStack() as stack:
+        yield _pooled(settings, folder, identity, stack)
+
+
+def _pooled(settings: Evaluate, folder: Path, identity: str, stack: ExitStack) -> PooledModel:
+    from codex_ray.cluster.session import open_session
+    from codex_ray.model.load import load_config
+    from codex_ray.rollout.actor import FromFolder
+    from codex_ray.rollout.pool import open_pool
+    from codex_ray.tokenizer import Tokenizer
+
+    assert settings.model is not None
+    spread = settings.spread
+    rollouts = Rollouts(
+        actors=spread.actors,
+        cpus_per_actor=spread.cpus_per_actor,
+        gpus_per_actor=spread.gpus_per_actor,
+        slots=settings.batch_rows,
+        attempts=spread.attempts,
+        start_seconds=spread.start_seconds,
+        task_seconds=spread.task_seconds,
+    )
+    config = load_config(settings.model, settings.revision).get_text_config()
+    stack.enter_context(open_session(Cluster(address=spread.address), more_cpus=rollouts.cpus(scored=False)))
+    build = FromFolder(settings.model, settings.compute, settings.revision)
+    pool = stack.enter_context(open_pool(rollouts, build, seed=settings.seed))
+    limit = getattr(config, "max_position_embeddings", None)
+    tokenizer = Tokenizer.load(folder)
+    return PooledModel(pool, tokenizer, folder, identity, limit, ahead=spread.actors)
+
+
+def _predictions(settings: Evaluate) -> dict[str, list[str]]:
+    assert settings.predictions is not None
+    found: dict[str, list[str]] = {}
+    for number, record in enumerate(read_rows(settings.predictions, settings.rows.format)):
+        name, where = row_id(settings.rows, record, number), f"row {number + 1} of {settings.predictions}"
+        value = record.get(settings.prediction)
+        texts = value if isinstance(value, list) else [value]
+        written = [text for text in texts if isinstance(text, str)]
+        if not texts or len(written) < len(texts):
+            raise CodexRayError(
+                f"{where} has no text under {settings.prediction!r}; name the column of answers with "
+                "prediction=COLUMN"
+            )
+        if name in found:
+            raise CodexRayError(f"{where} has the id {name!r} of an earlier one; give each its own")
+        found[name] = written
+    return dict(list(found.items())[: settings.max_examples])

@@ -1,0 +1,95 @@
+"""Tasks answered by Ray actors: the answers of one process, each example once, also when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codex_ray.config.common import Device, Mlflow, Track
+from codex_ray.config.evaluate import Answering, Evaluate, Rows, Spread
+from codex_ray.evaluate import store
+from codex_ray.evaluate.run import Evaluation, evaluate
+from codex_ray.rollout.pool import RolloutPool
+from codex_ray.tokenizer import Tokenizer
+from tests.unit.evaluate.small_corpus import make_corpus, make_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    make_corpus(folder / "corpus")
+    make_model(folder / "model", Tokenizer.load(folder / "corpus" / "tokenizer"))
+    return folder / "model"
+
+
+def settings_of(model: Path, place: Path, count: int, actors: int) -> Evaluate:
+    rows = [{"id": f"n{n}", "prompt": f"x{n} =", "response": f"{n}"} for n in range(count)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Evaluate(
+        model=str(model),
+        tasks=[str(place / "rows.jsonl")],
+        rows=Rows(
+            metrics=["exact_match", "edit_similarity"],
+            answering=Answering(max_new_tokens=4, temperature=1.0, stop=["\n"]),
+        ),
+        spread=Spread(actors=actors, cpus_per_actor=0.5),
+        answers=str(place / f"answers-{actors}"),
+        compute=Device("cpu", "float32"),
+        track=Track(progress="off", mlflow=Mlflow(enabled=False)),
+    )
+
+
+def outputs(measured: Evaluation) -> list[tuple[str, ...]]:
+    return [one.texts for one in measured.tasks[0].answers]
+
+
+def test_actors_answer_as_one_process_does(model: Path, tmp_path: Path) -> None:
+    spread = evaluate(settings_of(model, tmp_path, 150, 2))
+    alone = evaluate(settings_of(model, tmp_path, 150, 0))
+    assert outputs(spread) == outputs(alone) and spread.figures == alone.figures
+    assert len(set(outputs(spread))) > 20
+    (kept,) = (tmp_path / "answers-2").glob("*/answers.ndjson")
+    lines = kept.read_text().splitlines()
+    kept.write_text("".join(f"{line}\n" for line in lines[:70]))
+    assert outputs(evaluate(settings_of(model, tmp_path, 150, 2))) == outputs(alone)
+    places = [json.loads(line)["place"] for line in kept.read_text().splitlines()]
+    assert sorted(places) == list(range(150))
+
+
+@pytest.mark.verify
+def test_ten_thousand_examples_through_four_actors_with_one_killed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(model, tmp_path, 10_000, 4)
+    killed: list[int] = []
+    added: Counter[int] = Counter()
+    submit, add = RolloutPool.submit, store.Answers.add
+
+    def kill_once(pool: RolloutPool, *given: Any, **named: Any) -> None:
+        submit(pool, *given, **named)
+        if not killed and len(added) > 2000:
+            killed.append(pool.processes()[1])
+            threading.Timer(0.2, os.kill, (killed[0], signal.SIGKILL)).start()
+
+    def count(answers: store.Answers, place: int, found: Any) -> None:
+        added[place] += 1
+        add(answers, place, found)
+
+    monkeypatch.setattr(RolloutPool, "submit", kill_once)
+    monkeypatch.setattr(store.Answers, "add", count)
+    measured = evaluate(settings)
+    assert len(killed) == 1
+    assert measured.figures["rows/examples"] == 10_000
+    assert added == Counter(range(10_000))
+    alone = evaluate(replace(settings, spread=Spread(), answers=str(tmp_path / "alone"), batch_rows=64))
+    assert outputs(alone) == outputs(measured)
