@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codex_ray.config.common import DEFAULT_SEED, Device, Track
@@ -113,6 +114,14 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Harness:
+    """Tasks of lm-evaluation-harness, named ``harness:TASK``."""
+
+    include: str | None = setting(None, help="folder of further tasks for the harness")
+    shots: int | None = setting(None, minimum=0, help="examples before each question; unset is the task's")
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a model on held-out text and on tasks."""
 
@@ -121,7 +130,7 @@ class Evaluate:
         help="model folder, run folder, Hub name, or what the endpoint calls it; unset with `predictions`",
     )
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
-    tasks: list[str] = setting([], help="tasks: names of those here, YAML files, or files of rows")
+    tasks: list[str] = setting([], help="names of tasks here, YAML files, files of rows, harness:TASK")
     max_examples: int | None = setting(
         None,
         minimum=1,
@@ -149,6 +158,7 @@ class Evaluate:
     headers: int = setting(0, minimum=0, help="function headers to complete and parse (Python text)")
     endpoint: Endpoint = setting(Endpoint, help="an OpenAI-compatible endpoint that answers")
     spread: Spread = setting(Spread, help="Ray actors that answer")
+    harness: Harness = setting(Harness, help="tasks of lm-evaluation-harness")
     bootstrap: Bootstrap = setting(Bootstrap, help="intervals around figures")
     output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
     answers: str | None = setting(
@@ -210,11 +220,24 @@ def refuse_evaluation(settings: Evaluate, prefix: str = "") -> None:
             f"{prefix}baselines and {prefix}headers are of held-out documents; give {prefix}corpus or "
             f"{prefix}files with a model folder, or leave them out"
         )
+    if away and of_harness(settings.tasks):
+        raise ConfigError(
+            f"{prefix}tasks={HARNESS_PREFIX}{of_harness(settings.tasks)[0]} needs probabilities, which "
+            "an endpoint and predictions do not give; give a model folder, or use lm_eval with its own client"
+        )
     if settings.rows.answering.temperature and not settings.rows.answering.top_p:
         raise ConfigError(
             f"{prefix}rows.answering.top_p=0 keeps no token; give one above 0, or temperature=0 for the "
             "likeliest token"
         )
+
+
+HARNESS_PREFIX = "harness:"
+
+
+def of_harness(tasks: Sequence[str]) -> list[str]:
+    """Return the names, without prefix, of those tasks that are lm-evaluation-harness's."""
+    return [name.removeprefix(HARNESS_PREFIX) for name in tasks if name.startswith(HARNESS_PREFIX)]
 
 
 def _refuse_two_models(settings: Evaluate, prefix: str) -> None:

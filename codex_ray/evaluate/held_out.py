@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.evaluate import Evaluate
+from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError
 from codex_ray.evaluate.baselines import measure_baselines
 from codex_ray.evaluate.headers import Header, HeaderResult, complete_with_model, find_headers, share_parsed
@@ -51,6 +52,8 @@ def measure_documents(
         "evaluated_tokens": likelihood.tokens,
         "context": context,
     }
+    figures |= likelihood.tally.figures() if likelihood.tally is not None else {}
+    figures |= source_figures(settings, likelihood)
     headers = _headers(settings, documents, shown)
     completed: list[HeaderResult] = []
     if headers:
@@ -64,6 +67,22 @@ def measure_documents(
             documents, corpus=settings.corpus, headers=headers, seed=settings.seed, progress=shown
         )
     return HeldOut(figures, likelihood, completed)
+
+
+def source_figures(settings: Evaluate, likelihood: Likelihood) -> dict[str, float]:
+    """Return bits per byte and perplexity of each source, where a corpus has several."""
+    sources = Manifest.load(settings.corpus).sources if settings.corpus is not None else {}
+    if len(sources) < 2:
+        return {}
+    found: dict[str, float] = {}
+    for name in sources:
+        documents = [one for one in likelihood.documents if one.name.startswith(f"{name}/")]
+        if documents:
+            part = Likelihood(documents)
+            found[f"source/{name}/bits_per_byte"] = part.bits_per_byte
+            found[f"source/{name}/perplexity"] = part.perplexity
+            found[f"source/{name}/bytes"] = part.bytes
+    return found
 
 
 def _context(settings: Evaluate, model: Any) -> int:

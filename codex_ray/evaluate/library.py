@@ -11,6 +11,8 @@ from codex_ray.config.evaluate import Rows
 from codex_ray.corpus.documents import Document
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import ConfigError, nearest
+from codex_ray.evaluate.canaries import canaries_task
+from codex_ray.evaluate.code_tasks import next_line_task, signatures_task
 from codex_ray.evaluate.probes import arithmetic_task, copy_task
 from codex_ray.evaluate.task_files import SUFFIXES, read_task, task_of_rows
 from codex_ray.evaluate.tasks import Task
@@ -35,6 +37,10 @@ class Ingredients:
 TASKS: dict[str, Callable[[Ingredients], Task]] = {
     "arithmetic": lambda made: arithmetic_task(made.count, made.seed),
     "copy": lambda made: copy_task(made.count, made.seed),
+    "next_line": lambda made: next_line_task(made.count, made.seed, made.documents),
+    "signatures": lambda made: signatures_task(made.count, made.seed, made.documents),
+    "canaries": lambda made: canaries_task(made.count, made.seed),
+    "canaries_control": lambda made: canaries_task(made.count, made.seed, planted=False),
 }
 """The tasks that need no download, by name."""
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.evaluate.tally import Tally
 
 if TYPE_CHECKING:
     from codex_ray.corpus.documents import Document
@@ -46,6 +47,14 @@ class Window:
     def scored(self) -> int:
         """Number of predictions that count."""
         return self.stop + 1 - self.first
+
+
+@dataclass(frozen=True)
+class WindowScore:
+    """Negative log-likelihood of what a window scores, and whether greedy decoding would have written it."""
+
+    nats: float
+    greedy: bool
 
 
 def windows(length: int, context: int, stride: int) -> list[Window]:
@@ -78,9 +87,10 @@ class DocumentScore:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Scores of documents, and what they come to."""
+    """Scores of documents, what they come to, and counts over their tokens where a model gave them."""
 
     documents: list[DocumentScore]
+    tally: Tally | None = None
 
     @property
     def nats(self) -> float:
@@ -134,6 +144,7 @@ def score_documents(
     """
     first = tokenizer.special_ids["bos"]
     scores: list[DocumentScore] = []
+    tally = Tally()
     kept = (document for document in documents if document.text)
     while group := list(islice(kept, DOCUMENTS_AT_ONCE)):
         sequences = [[first, *ids] for ids in tokenizer.encode_batch([document.text for document in group])]
@@ -150,6 +161,7 @@ def score_documents(
             stride_share=stride_share,
             batch_rows=batch_rows,
             on_window=tell,
+            tally=tally,
         )
         for document, ids, size, lost in zip(group, sequences, sizes, nats, strict=True):
             if not math.isfinite(lost):
@@ -160,7 +172,7 @@ def score_documents(
             scores.append(DocumentScore(document.name, lost, len(ids) - 1, size))
     if not scores:
         raise CodexRayError("there is no text to measure; every document is empty")
-    return Likelihood(scores)
+    return Likelihood(scores, tally)
 
 
 def score_sequences(
@@ -171,11 +183,12 @@ def score_sequences(
     stride_share: float = 0.5,
     batch_rows: int = 32,
     on_window: Callable[[int, int], None] | None = None,
+    tally: Tally | None = None,
 ) -> list[float]:
     """Return each sequence's negative log-likelihood in nats, given its first id.
 
     Arguments are those of :func:`score_documents`; ``on_window`` is told the number of a sequence and how
-    many of its ids were scored.
+    many of its ids were scored, ``tally`` counts the tokens.
     """
     if context < 1 or not 0 < stride_share <= 1:
         raise ConfigError(
@@ -187,31 +200,56 @@ def score_sequences(
         for owner, ids in enumerate(sequences)
         for window in windows(len(ids), context, stride)
     ]
-    jobs.sort(key=lambda job: (job[1].stop - job[1].start, job[1].scored), reverse=True)
     nats = [0.0] * len(sequences)
-    model.eval()
-    with torch.no_grad():
-        for batch in _batches(jobs, batch_rows, model.config.get_text_config().vocab_size):
-            chunk = [(sequences[owner], window) for owner, window in batch]
-            for (owner, window), lost in zip(batch, _score_batch(model, chunk), strict=True):
-                nats[owner] += lost
-                if on_window is not None:
-                    on_window(owner, window.scored)
+
+    def add(number: int, score: WindowScore) -> None:
+        owner, window = jobs[number]
+        nats[owner] += score.nats
+        if on_window is not None:
+            on_window(owner, window.scored)
+
+    chunks = [(sequences[owner], window) for owner, window in jobs]
+    score_windows(model, chunks, batch_rows=batch_rows, on_score=add, tally=tally)
     return nats
 
 
+def score_windows(
+    model: Any,
+    chunks: Sequence[tuple[Sequence[int], Window]],
+    *,
+    batch_rows: int,
+    on_score: Callable[[int, WindowScore], None],
+    tally: Tally | None = None,
+) -> None:
+    """Score windows of sequences, the longest first; ``on_score`` is told each one's number and score.
+
+    Only the logits of positions that are scored, and of those between them, are computed.
+    """
+    order = sorted(
+        range(len(chunks)),
+        key=lambda number: (chunks[number][1].stop - chunks[number][1].start, chunks[number][1].scored),
+        reverse=True,
+    )
+    model.eval()
+    with torch.no_grad():
+        for batch in _batches(order, chunks, batch_rows, model.config.get_text_config().vocab_size):
+            scores = _score_batch(model, [chunks[number] for number in batch], tally)
+            for number, score in zip(batch, scores, strict=True):
+                on_score(number, score)
+
+
 def _batches(
-    jobs: list[tuple[int, Window]], batch_rows: int, vocabulary: int
-) -> Iterator[list[tuple[int, Window]]]:
+    order: Sequence[int], chunks: Sequence[tuple[Sequence[int], Window]], batch_rows: int, vocabulary: int
+) -> Iterator[list[int]]:
     """Cut sorted windows into passes of at most ``batch_rows`` rows and ``LOGITS_PER_BATCH`` logits."""
-    batch: list[tuple[int, Window]] = []
-    for job in jobs:
+    batch: list[int] = []
+    for number in order:
         rows = len(batch) + 1
-        kept = _kept_positions([window for _, window in [*batch, job]])
+        kept = _kept_positions([chunks[one][1] for one in [*batch, number]])
         if batch and (rows > batch_rows or rows * kept * vocabulary > LOGITS_PER_BATCH):
             yield batch
             batch = []
-        batch.append(job)
+        batch.append(number)
     if batch:
         yield batch
 
@@ -222,7 +260,9 @@ def _kept_positions(batch: Sequence[Window]) -> int:
     return longest - min(window.first - 1 - window.start for window in batch)
 
 
-def _score_batch(model: Any, batch: Sequence[tuple[Sequence[int], Window]]) -> list[float]:
+def _score_batch(
+    model: Any, batch: Sequence[tuple[Sequence[int], Window]], tally: Tally | None
+) -> list[WindowScore]:
     """Score windows in one pass; shorter ones are padded on the right, where causal attention never looks."""
     device = next(model.parameters()).device
     longest = max(window.stop - window.start for _, window in batch)
@@ -235,12 +275,19 @@ def _score_batch(model: Any, batch: Sequence[tuple[Sequence[int], Window]]) -> l
         targets_BT[row, scored] = torch.tensor(ids[window.first : window.stop + 1])
     logits_BKV = model(input_ids=inputs_BT.to(device), use_cache=False, logits_to_keep=kept).logits
     targets_BK = targets_BT[:, longest - kept :].to(device)
-    return [_nats(logits_KV, targets_K) for logits_KV, targets_K in zip(logits_BKV, targets_BK, strict=True)]
+    return [
+        _score(logits_KV, targets_K, tally)
+        for logits_KV, targets_K in zip(logits_BKV, targets_BK, strict=True)
+    ]
 
 
-def _nats(logits_KV: Tensor, targets_K: Tensor) -> float:
-    """Negative log-likelihood of a row's targets, in float32 a row at a time; -1 marks what is not scored."""
+def _score(logits_KV: Tensor, targets_K: Tensor, tally: Tally | None) -> WindowScore:
+    """Score a row's targets, in float32 a row at a time; -1 marks what is not scored."""
     wanted_K = targets_K >= 0
-    scores_KV = logits_KV[wanted_K].float()
-    chosen_K1 = scores_KV.gather(-1, targets_K[wanted_K][:, None])
-    return float((scores_KV.logsumexp(dim=-1) - chosen_K1.squeeze(-1)).double().sum())
+    scores_KV, true_K = logits_KV[wanted_K].float(), targets_K[wanted_K]
+    total_K = scores_KV.logsumexp(dim=-1)
+    if tally is not None:
+        tally.add(scores_KV, true_K, total_K)
+    chosen_K = scores_KV.gather(-1, true_K[:, None]).squeeze(-1)
+    greedy = bool((scores_KV.argmax(dim=-1) == true_K).all())
+    return WindowScore(float((total_K - chosen_K).double().sum()), greedy)

@@ -22,7 +22,7 @@ from codex_ray.track.page import (
     tiles,
 )
 from codex_ray.track.progress import figure
-from codex_ray.track.report import environment_section, headlines, results_section, write_report
+from codex_ray.track.report import environment_section, headlines, results_section
 
 SHOWN = 12  # examples of each end
 CHARACTERS = 1500  # of a text that is shown
@@ -35,12 +35,11 @@ def write_page(folder: Path, records: Sequence[TaskRecord]) -> Path:
     Raises:
         CodexRayError: an input is damaged, or the folder cannot be written.
     """
-    if not records:
-        return write_report(folder)
     summary = read_json(folder / "summary.json", "the summary")
     environment = read_json(folder / "environment.json", "the environment")
     config = saved.read(folder / "config.yaml")
-    facts = [str(config.get("model") or config.get("predictions")), f"{len(records)} tasks"]
+    facts = [str(config.get("model") or config.get("predictions"))]
+    facts += [f"{len(records)} tasks"] if records else []
     facts.append(str(environment.get("time", ""))[:16].replace("T", " at "))
     held_out = {name: value for name, value in summary.items() if "/" not in name}
     body = [
@@ -48,7 +47,9 @@ def write_page(folder: Path, records: Sequence[TaskRecord]) -> Path:
         headlines(summary) or _tiles(records),
         section("Tasks", interval_card(_rows(records)) + figures_table(records)),
         *(_task_section(record) for record in records),
-        results_section(held_out) if held_out else "",
+        results_section(held_out),
+        section("Sources", _sources(summary)),
+        section("Calibration", _calibration_card(folder / "calibration.json")),
         settings_section(config, "evaluation"),
         environment_section(environment),
     ]
@@ -111,6 +112,37 @@ def _rows(records: Iterable[TaskRecord]) -> list[tuple[str, float, float, float]
         for name, found in record.figures.items()
         if name != EMPTY and is_share(name)
     ]
+
+
+def _sources(summary: Mapping[str, Any]) -> str:
+    ending = "/bits_per_byte"
+    names = [
+        name.removeprefix("source/").removesuffix(ending)
+        for name in summary
+        if name.startswith("source/") and name.endswith(ending)
+    ]
+    kinds = ("bits_per_byte", "perplexity", "bytes")
+    rows = [(name, *(figure(summary[f"source/{name}/{kind}"]) for kind in kinds)) for name in names]
+    return columns_table(("source", "bits per byte", "perplexity", "bytes"), rows)
+
+
+def _calibration_card(path: Path) -> str:
+    if not path.exists():
+        return ""
+    bins = read_json(path, "the calibration")
+    xs, ys = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
+    with drawn():
+        drawing, axes = new_axes(4.6, 3.2, PLACEHOLDERS)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+        axes.plot(xs, ys, "o-", color=SERIES[0], markersize=4)
+        axes.set_xlabel("confidence in the likeliest token", color=MUTED, fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        svg = to_svg(drawing)
+    points = "; ".join(f"{x:.2f} sure, {y:.2f} right" for x, y in zip(xs, ys, strict=True))
+    return figure_card(
+        svg, "How often it is right", "", "By how sure it is; the line is where both agree.", points
+    )
 
 
 def _tiles(records: Sequence[TaskRecord]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
-from codex_ray.config.evaluate import Evaluate, refuse_evaluation
+from codex_ray.config.evaluate import Evaluate, of_harness, refuse_evaluation
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError, Interrupted
@@ -43,6 +43,10 @@ LABELS = {
     "xz_primed_bits_per_byte": "  xz -9 after the training text",
     "ngram_bits_per_byte": f"  {NGRAM_ORDER}-grams of the training tokens",
     "perplexity": "perplexity of a token",
+    "accuracy_top_1": "true token the likeliest",
+    "accuracy_top_5": "  among the five likeliest",
+    "accuracy_top_10": "  among the ten likeliest",
+    "calibration_error": "calibration error",
     "headers_parsed": "completed functions that parse",
     "ngram_headers_parsed": f"  {NGRAM_ORDER}-grams of the training tokens",
     "headers": "function headers completed",
@@ -52,6 +56,10 @@ LABELS = {
     "context": "tokens of context",
 }
 """What each figure is called in the table, in its order."""
+
+SHARES = frozenset(
+    {"headers_parsed", "ngram_headers_parsed", "accuracy_top_1", "accuracy_top_5", "accuracy_top_10"}
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,8 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
     measured = settings.model is not None and settings.endpoint.url is None
     documents = measured_documents(settings) if measured and (settings.corpus or settings.files) else []
     loaded: tuple[Any, Tokenizer] | None = None
-    if documents or (measured and tasks and not settings.spread.actors):
+    harness = of_harness(settings.tasks)
+    if documents or harness or (measured and tasks and not settings.spread.actors):
         assert settings.model is not None
         with shown.stage("load the model"):
             loaded = load_with_tokenizer(settings.model, settings.revision, settings.compute)
@@ -118,6 +127,8 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
     here = None if settings.spread.actors else loaded
     scored, records, identity = _tasks(settings, tasks, here, shown)
     figures = (held_out.figures if held_out else {}) | flat_figures(records)
+    theirs = _harness(settings, harness, loaded, shown) if harness and loaded else {}
+    figures |= theirs
     evaluation = Evaluation(figures, held_out, scored)
     if settings.output is not None:
         with shown.stage("write the report"):
@@ -129,6 +140,8 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
             shown.table(
                 f"{settings.model or settings.predictions}: tasks", _task_rows(records), _TASK_COLUMNS
             )
+        if theirs:
+            shown.table(f"{settings.model}: lm-evaluation-harness", list(theirs.items()))
     return evaluation
 
 
@@ -141,13 +154,36 @@ def _tasks(
     return scored, [record_of(*both) for both in zip(scored, answers, strict=True)], identity
 
 
+def _harness(
+    settings: Evaluate, names: list[str], loaded: tuple[Any, Tokenizer], shown: Progress
+) -> dict[str, float]:
+    from codex_ray.evaluate.harness import CodexRayLM, run_harness
+
+    assert settings.model is not None
+    lm = CodexRayLM(settings.model, settings.batch_rows, revision=settings.revision, loaded=loaded)
+    with shown.stage("lm-evaluation-harness"):
+        return run_harness(
+            names,
+            lm,
+            include=settings.harness.include,
+            shots=settings.harness.shots,
+            limit=settings.max_examples,
+            seed=settings.seed,
+        )
+
+
 def table_rows(figures: dict[str, float]) -> list[tuple[str, float | str]]:
     """Return the figures as rows of the closing table: what they are called, and their values."""
-    shares = ("headers_parsed", "ngram_headers_parsed")
-    return [
-        (label, f"{figures[name]:.1%}" if name in shares else figures[name])
+    rows: list[tuple[str, float | str]] = [
+        (label, f"{figures[name]:.1%}" if name in SHARES else figures[name])
         for name, label in LABELS.items()
         if name in figures
+    ]
+    ending = "/bits_per_byte"
+    names = [name for name in figures if name.startswith("source/") and name.endswith(ending)]
+    return rows + [
+        (f"bits per byte of {name.removeprefix('source/').removesuffix(ending)}", figures[name])
+        for name in names
     ]
 
 
@@ -186,6 +222,8 @@ def _write(
     saved.save(settings, folder / "config.yaml")
     write_environment(folder, to_dict(settings), mlflow_uri=mlflow.uri)
     if evaluation.held_out is not None:
+        if evaluation.likelihood.tally is not None:
+            write_json(folder / "calibration.json", evaluation.likelihood.tally.bins())
         write_lines(folder / "documents.jsonl", (asdict(score) for score in evaluation.likelihood.documents))
     if evaluation.completed_headers:
         write_lines(folder / "headers.jsonl", map(_header_line, evaluation.completed_headers))

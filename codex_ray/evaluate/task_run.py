@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.common import Cluster
-from codex_ray.config.evaluate import Evaluate
+from codex_ray.config.evaluate import HARNESS_PREFIX, Evaluate
 from codex_ray.config.rollout import Rollouts
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.errors import CodexRayError, ConfigError
@@ -38,6 +38,7 @@ def load_tasks(settings: Evaluate) -> list[Task]:
     found = [
         load_task(name, settings.rows, count=settings.max_examples, seed=settings.seed, documents=held)
         for name in settings.tasks
+        if not name.startswith(HARNESS_PREFIX)
     ]
     names = [task.name for task in found]
     for name in names:

@@ -1,0 +1,91 @@
+"""The tasks that are made here: right answers reach their ceilings, and the same seed makes the same task."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from codex_ray.corpus.documents import Document
+from codex_ray.errors import CodexRayError
+from codex_ray.evaluate import load_task, score
+from codex_ray.evaluate.canaries import write_canaries
+from codex_ray.evaluate.library import TASKS
+from tests.unit.evaluate.small_corpus import HELD_OUT
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_right_answers_reach_the_ceiling_and_nothing_reaches_the_floor(name: str) -> None:
+    task = load_task(name, count=30, seed=3)
+    assert len(task.examples) == 30 and task.description
+    assert load_task(name, count=30, seed=3).digest == task.digest
+    assert load_task(name, count=30, seed=4).data_digest != task.data_digest
+    right = score(task, {example.id: [example.references[0]] for example in task.examples})
+    assert all(right.figures[metric].value == 1.0 for metric in task.metrics)
+    silent = score(task, {example.id: [""] for example in task.examples})
+    assert silent.figures["exact_match"].value == 0.0
+    # The answer is not to be had without reading it off: it does not stand in what ends the prompt.
+    assert not any(str(example.prompt).endswith(example.references[0]) for example in task.examples)
+
+
+def test_copies_stand_once_in_the_prompt_and_sums_are_right() -> None:
+    for example in load_task("copy", count=20).examples:
+        assert str(example.prompt).count(example.references[0]) == 1
+    for example in load_task("arithmetic", count=20).examples:
+        lines = str(example.prompt).splitlines()
+        assert len(lines) == 4
+        asked = lines[-1].removesuffix(" =")
+        assert eval(asked) == int(example.references[0])
+        for line in lines[:-1]:
+            left, _, value = line.partition(" = ")
+            assert eval(left) == int(value)
+
+
+def test_next_lines_are_those_of_the_held_out_files() -> None:
+    texts = {document.name: document.text.split("\n") for document in HELD_OUT}
+    task = load_task("next_line", count=25, documents=tuple(HELD_OUT))
+    for example in task.examples:
+        name, _, line = example.id.rpartition(":")
+        lines = texts[name]
+        assert lines[int(line) - 1] == example.references[0]
+        before = str(example.prompt).splitlines()
+        assert before == lines[int(line) - 1 - len(before) : int(line) - 1]
+    assert "held-out files" in task.description
+    assert "standard library" in load_task("next_line", count=2).description
+
+
+def test_signatures_are_those_of_functions_with_that_docstring() -> None:
+    task = load_task("signatures", count=8, documents=tuple(HELD_OUT))
+    functions = [
+        node
+        for document in HELD_OUT
+        for node in ast.walk(ast.parse(document.text))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    for example in task.examples:
+        asked = str(example.prompt).rsplit('"""', 2)[1]
+        (found,) = [node for node in functions if (ast.get_docstring(node) or "").splitlines()[:1] == [asked]]
+        assert example.references[0].startswith(f"{found.name}({ast.unparse(found.args)})")
+        assert str(example.prompt).count("\ndef") == 4
+        assert f"def {example.references[0]}" not in str(example.prompt)
+
+
+def test_files_without_code_are_refused() -> None:
+    text = (Document("a.txt", "no code"), Document("b.py", "x = 1\n"))
+    with pytest.raises(CodexRayError, match="next_line needs Python files"):
+        load_task("next_line", documents=text)
+    with pytest.raises(CodexRayError, match="0 functions with docstrings"):
+        load_task("signatures", documents=text)
+
+
+def test_what_is_planted_is_what_is_asked_for_and_the_control_is_not(tmp_path: Path) -> None:
+    written = write_canaries(tmp_path, count=5, seed=7, repeats=2)
+    assert len(written) == 10
+    text = "".join(path.read_text() for path in written)
+    planted, control = (load_task(name, count=5, seed=7) for name in ("canaries", "canaries_control"))
+    for example in planted.examples:
+        assert f"{example.prompt} {example.references[0]}\n" in text
+    for example in control.examples:
+        assert str(example.prompt).removeprefix("Note 1. ") not in text
+        assert example.references[0] not in text
