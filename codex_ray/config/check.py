@@ -17,7 +17,7 @@ from codex_ray.config.corpora import RULES as CORPORA_RULES
 from codex_ray.config.corpus import Duplicates, Prepare, Split
 from codex_ray.config.discover import Ablation, Discover, refuse_ablation, refuse_search
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
-from codex_ray.config.evaluate import Evaluate, refuse_evaluation
+from codex_ray.config.evaluate import Evaluate, refuse_measurement
 from codex_ray.config.fields import MASK
 from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune, refuse_on_policy
 from codex_ray.config.followed import refuse_evaluation, refuse_replay
@@ -260,7 +260,7 @@ def _quickstart(settings: Quickstart, prefix: str) -> None:
 
 
 def _evaluate(settings: Evaluate, prefix: str) -> None:
-    refuse_evaluation(settings, prefix)
+    refuse_measurement(settings, prefix)
     _device(settings.compute, f"{prefix}compute.")
     _mlflow(settings.track.mlflow, f"{prefix}track.mlflow.")
 

@@ -188,7 +188,7 @@ class CompareEvaluations:
     )
 
 
-def refuse_evaluation(settings: Evaluate, prefix: str = "") -> None:
+def refuse_measurement(settings: Evaluate, prefix: str = "") -> None:
     """Refuse settings that leave nothing to measure or contradict each other.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
-from codex_ray.config.evaluate import Evaluate, of_harness, refuse_evaluation
+from codex_ray.config.evaluate import Evaluate, of_harness, refuse_measurement
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError, Interrupted
@@ -100,7 +100,7 @@ def evaluate(settings: Evaluate, progress: Progress | None = None) -> Evaluation
         CodexRayError: there is nothing to measure, or a model, corpus or task is missing or damaged.
         Interrupted: Ctrl-C; answers that were there are kept, and the same command goes on with them.
     """
-    refuse_evaluation(settings)
+    refuse_measurement(settings)
     if settings.baselines and settings.corpus is not None and settings.split == "train":
         raise ConfigError(
             "baselines know the train split by heart; give split=validation or split=test with them"
