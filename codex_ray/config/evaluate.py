@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.common import DEFAULT_SEED, Device, Track
 from codex_ray.config.fields import setting
+from codex_ray.config.sandbox import Sandbox
 from codex_ray.errors import ConfigError
 
 
@@ -53,8 +54,8 @@ class Rows:
     metrics: list[str] = setting(["exact_match", "token_f1"], help="what answers are measured by")
     verifier: str | None = setting(
         None,
-        help="judge for verified and pass@k: exact, last_number, places, or a function of yours by dotted "
-        "path, which takes the row and the answer's text",
+        help="judge for verified and pass@k: exact, last_number, places; tests runs code against the "
+        "row's test and entry_point; or a function of yours by dotted path, which takes the row and the answer's text",
     )
     answering: Answering = setting(Answering, help="how prompts are answered")
 
@@ -159,6 +160,7 @@ class Evaluate:
     endpoint: Endpoint = setting(Endpoint, help="an OpenAI-compatible endpoint that answers")
     spread: Spread = setting(Spread, help="Ray actors that answer")
     harness: Harness = setting(Harness, help="tasks of lm-evaluation-harness")
+    sandbox: Sandbox = setting(Sandbox, help="limits of code that verifier=tests runs")
     bootstrap: Bootstrap = setting(Bootstrap, help="intervals around figures")
     output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
     answers: str | None = setting(

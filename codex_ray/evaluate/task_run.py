@@ -80,7 +80,7 @@ def run_tasks(
                 for example, mine in zip(task.examples, kept[-1], strict=True)
             }
             with shown.stage(f"score {task.name}"):
-                scored.append(score(task, texts, settings.bootstrap))
+                scored.append(score(task, texts, settings.bootstrap, sandbox=settings.sandbox))
         return scored, kept, answerer.identity
 
 

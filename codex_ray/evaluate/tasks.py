@@ -23,8 +23,10 @@ from codex_ray.config.evaluate import Answering, Bootstrap
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import Interval, bootstrap
 from codex_ray.evaluate.metrics import Answered, Example, Metric, find_metric
+from codex_ray.evaluate.verifiers import open_verifier
 
 if TYPE_CHECKING:
+    from codex_ray.config.sandbox import Sandbox
     from codex_ray.rollout.rewards import Reward
 
 EMPTY = "empty_share"
@@ -136,6 +138,7 @@ def score(
     texts: Mapping[str, Sequence[str]],
     settings: Bootstrap | None = None,
     verify: Reward | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Scored:
     """Score the answers to a task's examples.
 
@@ -145,6 +148,7 @@ def score(
             at least one where they come from elsewhere.
         settings: of the intervals.
         verify: judges an answer; unset is the task's own verifier.
+        sandbox: limits of programs, where the verifier runs them.
 
     Raises:
         CodexRayError: an example has no answer, or an answer belongs to no example.
@@ -152,11 +156,8 @@ def score(
     """
     _match(task, texts)
     settings = settings or Bootstrap()
-    if verify is None and task.verifier is not None:
-        from codex_ray.rollout.rewards import find_reward
-
-        verify = find_reward(task.verifier, f"verifier of task {task.name}")
-    answers = [_answered(example, texts[example.id], verify) for example in task.examples]
+    with open_verifier(task, sandbox) as own:
+        answers = [_answered(example, texts[example.id], verify or own) for example in task.examples]
     metrics = [find_metric(name) for name in task.metrics]
     statistics = {metric.name: metric.statistics(answers) for metric in metrics}
     figures = {

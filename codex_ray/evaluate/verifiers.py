@@ -1,0 +1,62 @@
+"""What judges answers: rewards by name or path, and ``tests``, which runs an answer's code in the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from codex_ray.config.sandbox import Sandbox
+from codex_ray.errors import CodexRayError
+
+if TYPE_CHECKING:
+    from codex_ray.evaluate.tasks import Task
+    from codex_ray.rollout.rewards import Reward
+    from codex_ray.sandbox.testing import Judge
+
+TESTS = "tests"
+"""The verifier of programs: rows have ``test`` and ``entry_point``, as HumanEval's do."""
+
+
+@contextmanager
+def open_verifier(task: Task, sandbox: Sandbox | None = None) -> Iterator[Reward | None]:
+    """Give a task's verifier for the length of the block; None where it has none.
+
+    Args:
+        task: the task; ``sandbox``: limits of programs that ``tests`` runs.
+
+    Raises:
+        ConfigError: it cannot be imported.
+        CodexRayError: the host cannot hold such programs.
+    """
+    if task.verifier is None:
+        yield None
+    elif task.verifier == TESTS:
+        from codex_ray.sandbox.testing import Judge
+
+        with Judge(sandbox) as judge:
+            yield partial(passes, judge)
+    else:
+        from codex_ray.rollout.rewards import find_reward
+
+        yield find_reward(task.verifier, f"verifier of task {task.name}")
+
+
+def passes(judge: Judge, row: Mapping[str, Any], text: str) -> float:
+    """Return 1 where a program passes its row's tests; otherwise 0.
+
+    The program is the prompt and the answer, or the answer alone where it defines the function itself.
+
+    Raises:
+        CodexRayError: the row has no tests, or no name of the function that they call.
+    """
+    for column in ("test", "entry_point"):
+        if not isinstance(row.get(column), str):
+            raise CodexRayError(
+                f"a row has no text under {column!r}, which verifier=tests needs (test: assertions or a "
+                "check(candidate); entry_point: the function's name); add it"
+            )
+    function = str(row["entry_point"])
+    program = text if f"def {function}(" in text else f"{row['prompt']}{text}"
+    return float(judge.run(program, str(row["test"]), function).ok)
