@@ -55,7 +55,7 @@ class Rows:
     verifier: str | None = setting(
         None,
         help="judge for verified and pass@k: exact, last_number, places; tests runs code against the "
-        "row's test and entry_point; or a function of yours by dotted path, which takes the row and the answer's text",
+        "row's test and entry_point; or a function of yours by dotted path, which takes row and text",
     )
     answering: Answering = setting(Answering, help="how prompts are answered")
 

@@ -26,6 +26,7 @@ except ImportError as error:
         "'codex-ray[harness]'"
     ) from error
 
+from codex_ray.evaluate.continuations import fits, score_after
 from codex_ray.evaluate.likelihood import Window, WindowScore, score_sequences, score_windows
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
@@ -101,23 +102,46 @@ class CodexRayLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        """Score continuations after contexts; of what is too long the end counts."""
-        chunks = []
-        for _text, context, continuation in requests:
+        """Score continuations after contexts; of what is too long the end counts.
+
+        Continuations of one context, such as the choices of a question, share its keys and values.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, (_text, context, continuation) in enumerate(requests):
             if not continuation or len(continuation) > self.max_length:
                 raise CodexRayError(
                     f"a continuation of {len(continuation)} tokens cannot be scored by a model that reads "
                     f"{self.max_length}; leave that task out"
                 )
+            groups.setdefault(tuple(context), []).append(number)
+        found: dict[int, WindowScore] = {}
+        alone: list[int] = []
+        vocabulary = self.model.config.get_text_config().vocab_size
+        for shared, numbers in groups.items():
+            continuations = [requests[number][2] for number in numbers]
+            room = self.max_length + 1 - max(map(len, continuations))
+            scores = None
+            if len(numbers) > 1 and len(shared) <= room and fits(continuations, vocabulary):
+                scores = score_after(self.model, shared, continuations)
+            if scores is None:
+                alone += numbers
+            else:
+                found.update(zip(numbers, scores, strict=True))
+        chunks = []
+        for number in alone:
+            _text, context, continuation = requests[number]
             ids = [*context, *continuation][-(self.max_length + 1) :]
             chunks.append((ids, Window(0, len(ids) - 1, len(ids) - len(continuation))))
-        found: dict[int, WindowScore] = {}
-        score_windows(self.model, chunks, batch_rows=self._rows, on_score=found.__setitem__)
-        scores = [(-found[number].nats, found[number].greedy) for number in range(len(chunks))]
-        for (text, _context, _continuation), score in zip(requests, scores, strict=True):
+
+        def keep(place: int, score: WindowScore) -> None:
+            found[alone[place]] = score
+
+        score_windows(self.model, chunks, batch_rows=self._rows, on_score=keep)
+        answers = [(-found[number].nats, found[number].greedy) for number in range(len(requests))]
+        for (text, _context, _continuation), answer in zip(requests, answers, strict=True):
             if text is not None:
-                self.cache_hook.add_partial("loglikelihood", text, score)
-        return scores
+                self.cache_hook.add_partial("loglikelihood", text, answer)
+        return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts, as ``evaluate`` does with ``stride_share=1``."""

@@ -276,12 +276,12 @@ def _score_batch(
     logits_BKV = model(input_ids=inputs_BT.to(device), use_cache=False, logits_to_keep=kept).logits
     targets_BK = targets_BT[:, longest - kept :].to(device)
     return [
-        _score(logits_KV, targets_K, tally)
+        score_row(logits_KV, targets_K, tally)
         for logits_KV, targets_K in zip(logits_BKV, targets_BK, strict=True)
     ]
 
 
-def _score(logits_KV: Tensor, targets_K: Tensor, tally: Tally | None) -> WindowScore:
+def score_row(logits_KV: Tensor, targets_K: Tensor, tally: Tally | None) -> WindowScore:
     """Score a row's targets, in float32 a row at a time; -1 marks what is not scored."""
     wanted_K = targets_K >= 0
     scores_KV, true_K = logits_KV[wanted_K].float(), targets_K[wanted_K]

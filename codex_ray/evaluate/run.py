@@ -17,6 +17,7 @@ from codex_ray.evaluate.documents import measured_documents
 from codex_ray.evaluate.headers import HeaderResult
 from codex_ray.evaluate.held_out import HeldOut, measure_documents
 from codex_ray.evaluate.likelihood import Likelihood
+from codex_ray.evaluate.masked import is_masked, measure_masked
 from codex_ray.evaluate.page import write_page
 from codex_ray.evaluate.records import (
     TaskRecord,
@@ -43,6 +44,7 @@ LABELS = {
     "xz_primed_bits_per_byte": "  xz -9 after the training text",
     "ngram_bits_per_byte": f"  {NGRAM_ORDER}-grams of the training tokens",
     "perplexity": "perplexity of a token",
+    "pseudo_perplexity": "pseudo-perplexity of a token",
     "accuracy_top_1": "true token the likeliest",
     "accuracy_top_5": "  among the five likeliest",
     "accuracy_top_10": "  among the ten likeliest",
@@ -119,11 +121,15 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
     documents = measured_documents(settings) if measured and (settings.corpus or settings.files) else []
     loaded: tuple[Any, Tokenizer] | None = None
     harness = of_harness(settings.tasks)
-    if documents or harness or (measured and tasks and not settings.spread.actors):
+    masked = measured and settings.model is not None and is_masked(settings.model, settings.revision)
+    if (documents or harness or (measured and tasks and not settings.spread.actors)) and not masked:
         assert settings.model is not None
         with shown.stage("load the model"):
             loaded = load_with_tokenizer(settings.model, settings.revision, settings.compute)
-    held_out = measure_documents(settings, *loaded, documents, shown) if documents and loaded else None
+    if masked:
+        held_out: HeldOut | None = measure_masked(settings, documents, shown)
+    else:
+        held_out = measure_documents(settings, *loaded, documents, shown) if documents and loaded else None
     here = None if settings.spread.actors else loaded
     scored, records, identity = _tasks(settings, tasks, here, shown)
     figures = (held_out.figures if held_out else {}) | flat_figures(records)

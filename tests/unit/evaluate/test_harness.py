@@ -13,6 +13,7 @@ import torch
 
 from codex_ray.config.common import Device, Mlflow, Track
 from codex_ray.config.evaluate import Evaluate, Harness
+from codex_ray.corpus.documents import Document
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.harness import CodexRayLM
 from codex_ray.evaluate.likelihood import score_documents
@@ -25,8 +26,10 @@ PAIRS = [
     ("def f(x):\n    return", " x + 1"),
     ("for i in ", "range(10)"),
     ("", "while True:"),
+    *(("if x:\n    y =", choice) for choice in (" 1", " None", " [x for x in y]\n")),
 ]
-TEXTS = [document.text[:1500] for document in HELD_OUT]
+DOCUMENTS = [Document(document.name, document.text[:800]) for document in HELD_OUT]
+TEXTS = [document.text for document in DOCUMENTS]
 
 
 def requests(arguments: list[tuple[Any, ...]]) -> list[Any]:
@@ -68,9 +71,9 @@ def test_scores_are_those_of_the_harness_s_own_backend(folder: Path, ours: Codex
 
 def test_perplexity_is_ours_of_the_same_text(ours: CodexRayLM) -> None:
     likelihood = score_documents(
-        ours.model, ours._tokenizer, HELD_OUT, context=ours.max_length, stride_share=1.0
+        ours.model, ours._tokenizer, DOCUMENTS, context=ours.max_length, stride_share=1.0
     )
-    rolling = ours.loglikelihood_rolling(requests([(document.text,) for document in HELD_OUT]))
+    rolling = ours.loglikelihood_rolling(requests([(text,) for text in TEXTS]))
     assert [-one.nats for one in likelihood.documents] == pytest.approx(rolling, abs=1e-4)
 
 
