@@ -35,7 +35,7 @@ def score_after(
         targets_CK[row, : len(ids)] = torch.tensor(ids)
     logits_CKV = first_1V.expand(count, -1).unsqueeze(1)
     if longest > 1:
-        cache = getattr(read, "past_key_values", None)
+        cache: Any = getattr(read, "past_key_values", None)
         if not hasattr(cache, "batch_repeat_interleave"):
             return None
         cache.batch_repeat_interleave(count)
