@@ -170,7 +170,7 @@ class RolloutSource:
 
     def kept(self) -> dict[str, Any]:
         """Return the batch that further steps will take, where there are any."""
-        amid = self._kept is not None and self._step % self._updates.count
+        amid = self._step % self._updates.count > 0
         return {KEPT: self._kept.state()} if amid and self._kept is not None else {}
 
     def close(self) -> None:
@@ -213,12 +213,12 @@ class RolloutSource:
         return self.prompts.at(position, self._batches.plan.global_rows)
 
     def _split(self, learnt: Any) -> list[Any]:
-        """Cut into micro-batches, on every rank as many as on the one that needs most."""
+        """Cut into micro-batches on the device, on every rank as many as on the one that needs most."""
         own = len(learnt.split(self._micro_batch_tokens))
         most = torch.tensor([own], dtype=torch.int64, device=self._device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        parts: list[Any] = learnt.split(self._micro_batch_tokens, at_least=int(most.item()))
-        return parts
+        parts = learnt.split(self._micro_batch_tokens, at_least=int(most.item()))
+        return [part.to(self._device) for part in parts]
 
 
 def _lines(path: Path) -> list[str]:
