@@ -6,7 +6,7 @@ import io
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_ray.config.check import check
@@ -18,6 +18,7 @@ from codex_ray.train.objectives.sequences import Sequences
 from codex_ray.train.updates import NUMBER, Kept, Updates, digest, digest_of
 
 
+@settings(deadline=None)
 @given(
     minibatches=st.integers(1, 5),
     epochs=st.integers(1, 3),
@@ -86,14 +87,14 @@ def test_rows_go_on_with_other_ranks(ranks: int) -> None:
 
 def test_updates_that_cannot_be_are_refused() -> None:
     def refused(match: str, method: str = "grpo", train: Training | None = None, **own: int) -> None:
-        settings = Finetune(
+        chosen = Finetune(
             method=method,
             on_policy=OnPolicy(**own),
             train=train or Training(steps=4),
             cluster=Cluster(workers=2),
         )
         with pytest.raises(ConfigError, match=match):
-            check(settings)
+            check(chosen)
 
     refused("minibatches=33 leaves parts without .* 64 answers for 2 workers; .* at most 32", minibatches=33)
     refused("epochs=2 is for method=grpo and ppo", method="sdft", epochs=2)
