@@ -1,15 +1,12 @@
-"""Runs of 20 optimizer steps in fresh gloo processes: our engine at each ZeRO stage, and the plain loop."""
+"""Runs of 20 optimizer steps in gloo processes: our engine at each ZeRO stage, and the plain loop."""
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from peft import LoraConfig, get_peft_model
 
 from codex_ray.config.check import derive_batch
@@ -21,6 +18,7 @@ from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.optimizer import build_optimizer
 from codex_ray.train.schedule import Plan, learning_rate_share
 from codex_ray.train.start import ready_for_training
+from tests.integration.processes import in_processes
 
 STEPS, ROWS, LENGTH, VOCABULARY = 20, 12, 32, 97
 SHAPE = Model(
@@ -89,31 +87,17 @@ def plain_training(
 def engine_losses(
     world: int, runs: list[dict[str, Any]], folder: Path
 ) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
-    """Run each of ``runs`` (stage, kind, dtype, accumulation, ...) in ``world`` fresh processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (world, port, runs, str(folder)), nprocs=world, join=True)
+    """Run each of ``runs`` (stage, kind, dtype, accumulation, ...) in ``world`` processes."""
+    shared = any(run.get("sequence_parallel", 1) > 1 for run in runs)  # which DeepSpeed keeps in globals
+    in_processes(world, _runs, runs, str(folder), alone=shared)
     return [torch.load(folder / f"run_{index}.pt") for index in range(len(runs))]
 
 
-def _process(rank: int, world: int, port: int, runs: list[dict[str, Any]], folder: str) -> None:
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-    }
-    os.environ |= {"WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def _runs(rank: int, world: int, runs: list[dict[str, Any]], folder: str) -> None:
     for index, run in enumerate(runs):
         result = _train(rank, world, **run)
         if rank == 0:
             torch.save(result, Path(folder) / f"run_{index}.pt")
-    dist.barrier()
-    # gloo's threads sometimes abort a process that takes its group apart at exit; everything is written.
-    os._exit(0)
 
 
 def _train(

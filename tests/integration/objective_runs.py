@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
@@ -31,6 +28,7 @@ from codex_ray.train.objectives.reward import BradleyTerry
 from codex_ray.train.objectives.sequences import Sequences
 from codex_ray.train.optimizer import build_optimizer
 from tests.integration.engine_runs import LENGTH, ROWS, VOCABULARY, adapted, settings_of, tiny_model
+from tests.integration.processes import in_processes
 
 STEPS, RATE, MOST_TOKENS = 4, 0.3, 40
 KINDS = ("sdft", "sdft top-k", "grpo", "ppo", "dpo", "reward")
@@ -130,25 +128,16 @@ def plain_run(kind: str, adapter: bool) -> tuple[list[float], dict[str, float]]:
 
 
 def engine_runs(world: int, runs: list[dict[str, Any]], folder: Path) -> list[Any]:
-    """Do ``runs`` (kind, stage, adapter, ...) in ``world`` fresh processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (world, port, runs, str(folder)), nprocs=world, join=True)
+    """Do ``runs`` (kind, stage, adapter, ...) in ``world`` processes."""
+    in_processes(world, _runs, runs, str(folder))
     return [torch.load(folder / f"run_{index}.pt") for index in range(len(runs))]
 
 
-def _process(rank: int, world: int, port: int, runs: list[dict[str, Any]], folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
-    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def _runs(rank: int, world: int, runs: list[dict[str, Any]], folder: str) -> None:
     for index, run in enumerate(runs):
         result = _train(rank, world, **run)
         if rank == 0:
             torch.save(result, Path(folder) / f"run_{index}.pt")
-    dist.barrier()
-    os._exit(0)  # as in engine_runs
 
 
 def added_up(sums: Tensor) -> Tensor:

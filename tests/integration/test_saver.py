@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
@@ -20,6 +18,7 @@ from codex_ray.train.checkpoint import CheckpointFolder, Found, damage
 from codex_ray.train.loop import State
 from codex_ray.train.saver import Saver
 from codex_ray.train.store import Store
+from tests.integration.processes import in_processes
 
 pytestmark = pytest.mark.integration
 SETTINGS = Checkpoints(keep_last=2, keep_best=0, timeout_seconds=30.0)
@@ -56,27 +55,6 @@ class Numbers:
             path.symlink_to("/dev/full")
         write({"weights": self.weights, "slow": Slow(self.seconds), "state": state}, path)
         dist.barrier()
-
-
-def _process(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    scenarios = (beside_the_loop, in_the_loop, full_disk, late_rank, second_place, end_of_the_block)
-    for scenario in scenarios:
-        scenario(rank, Path(folder) / scenario.__name__)
-        dist.barrier()
-    (Path(folder) / f"passed_{rank}").touch()
-    dist.barrier()
-    os._exit(0)  # gloo's threads sometimes abort a process that takes its group apart
-
-
-def test_two_ranks_save(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (port, str(tmp_path)), nprocs=2, join=True)
-    assert all((tmp_path / f"passed_{rank}").exists() for rank in (0, 1))
 
 
 def saver_in(folder: Path, **changes: Any) -> Saver:
@@ -215,3 +193,14 @@ def end_of_the_block(rank: int, folder: Path) -> None:
         assert list(checkpoints.folder.glob(".step_00000002.*.partial"))
         found = checkpoints.newest_sound(pytest.fail)
         assert found is not None and found.step == 1 and not list(checkpoints.folder.glob(".*"))
+
+
+def _scenario(rank: int, world: int, scenario: Callable[[int, Path], None], folder: Path) -> None:
+    scenario(rank, folder)
+
+
+@pytest.mark.parametrize(
+    "scenario", [beside_the_loop, in_the_loop, full_disk, late_rank, second_place, end_of_the_block]
+)
+def test_two_ranks_save(scenario: Callable[[int, Path], None], tmp_path: Path) -> None:
+    in_processes(2, _scenario, scenario, tmp_path)
