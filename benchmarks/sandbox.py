@@ -19,7 +19,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 
@@ -84,18 +83,19 @@ def _bare() -> None:
 
 def _wrapped() -> None:
     """The same under bubblewrap: all namespaces, this Python and the system's libraries read-only."""
-    seen = {"/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, sysconfig.get_path("purelib")}
-    binds = [word for path in sorted(seen) if os.path.exists(path) for word in ("--ro-bind", path, path)]  # noqa: PTH110
+    paths = ["/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix]
+    seen = {*filter(os.path.exists, paths), *map(os.path.realpath, paths)}
+    binds = [word for path in sorted(seen) for word in ("--ro-bind", path, path)]
     words = [
         "bwrap",
         "--unshare-all",
         "--die-with-parent",
         "--clearenv",
-        *binds,
-        "--dev",
-        "/dev",
         "--tmpfs",
         "/tmp",
+        "--dev",
+        "/dev",
+        *binds,
     ]
     done = subprocess.run(
         [*words, sys.executable, "-c", WHOLE], capture_output=True, text=True, timeout=60, check=True
