@@ -51,6 +51,7 @@ class Sandbox:
             raise CodexRayError("the sandbox needs Linux namespaces; run programs on a Linux host")
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._last_words = ""  # of a server that is gone
         self.missing: dict[str, str] = {}
         self._running: Session | None = None
         try:
@@ -151,10 +152,13 @@ class Sandbox:
                 if message:
                     words: dict[str, Any] = json.loads(message)
                     return words
-        self._server.kill()
-        _, printed = self._server.communicate()
-        last = (printed.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        raise CodexRayError(f"waited in vain for {what}: {last}")
+        if not self._last_words:
+            self._server.kill()
+            _, printed = self._server.communicate()
+            self._last_words = (printed.decode(errors="replace").strip().splitlines() or ["it said nothing"])[
+                -1
+            ]
+        raise CodexRayError(f"waited in vain for {what}: {self._last_words}")
 
     def open(self, source: str, *, stdin: str = "", asks: bool = False) -> Session:
         """Start a program in a sandbox of its own, and end the one before.

@@ -251,8 +251,10 @@ class Session:
 
     def _end(self) -> None:
         if self._ended is None:
-            self._owner.say(b".", [])  # the server answers by how it ended
-            self._ended = self._owner.hear(time.monotonic() + GRACE_SECONDS, "a sandbox to end")
+            self._ended = {"over": "stopped"}
+            with contextlib.suppress(CodexRayError):  # of a server that is gone: the next program will say it
+                self._owner.say(b".", [])  # the server answers by how it ended
+                self._ended = self._owner.hear(time.monotonic() + GRACE_SECONDS, "a sandbox to end")
         try:
             for stream in self._streams:
                 self._take(stream)

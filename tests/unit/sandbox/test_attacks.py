@@ -423,6 +423,8 @@ def test_all_of_it_dies_with_its_server() -> None:
         assert not alive
         with pytest.raises(CodexRayError, match="waited in vain"):
             session.load()
+        with pytest.raises(CodexRayError, match="waited in vain"):
+            other.run("1")
 
 
 def test_a_listener_of_the_host_cannot_be_reached_without_the_filter_either(sandbox: Sandbox) -> None:
