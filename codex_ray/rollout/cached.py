@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from codex_ray.errors import ConfigError
-from codex_ray.rollout.decoder import PackedDecoder, Span, packable
+from codex_ray.rollout.attention import Span
+from codex_ray.rollout.decoder import PackedDecoder, packable
 from codex_ray.rollout.graphs import StepGraphs
 from codex_ray.rollout.pages import PagedCache
 from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible

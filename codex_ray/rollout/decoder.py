@@ -5,21 +5,22 @@ in their own modules: the same operations on the same weights. What is added or 
 matrix products, and these find their weights in the order they want them in (oneDNN's; a copy). Other models,
 other devices and models with too large weights go through their own ``forward``.
 
-Tensor names end in their shape: R rows, M tokens of a pass, N pages, D hidden size, H heads, G key/value
-heads, P the two together, E head size, T positions looked at, V vocabulary.
+Tensor names end in their shape: R rows, D hidden size, H heads, G key/value heads, P the two
+together, A with as many for values, E head size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codex_ray.rollout.attention import Attend, PagedAttention, Span
 from codex_ray.rollout.mixers import PackedMixer, write
 from codex_ray.rollout.pages import PagedCache
 
@@ -43,21 +44,6 @@ MANY = 64
 
 FEW = 8
 """oneDNN makes a kernel, which takes as long as a layer, for each number of tokens that it multiplies."""
-
-Attend = Callable[[int, Tensor], Tensor]
-"""Keeps a layer's keys and values, and returns what queries attend to, [M, H*E].
-
-Given the layer's number, and queries, keys and values one after the other, [M, P+G, E].
-"""
-
-
-class Span(NamedTuple):
-    """The rest of a prompt to be read: its slot, its tokens, and how many its slot holds before them."""
-
-    slot: int
-    tokens: list[int]
-    past: int
-
 
 _LINEAR = torch.ops.mkldnn._linear_pointwise
 
@@ -111,12 +97,13 @@ class PackedDecoder:
         self._groups: int = configuration.num_key_value_heads
         self._eps = torch.tensor(configuration.rms_norm_eps)
         attention = getattr(model.model.layers[0], FAMILIES[configuration.model_type][0])
-        self._scaling, self._size = attention.scaling, attention.head_dim
-        self._dtype = model.get_input_embeddings().weight.dtype
+        self._size: int = attention.head_dim
+        dtype = model.get_input_embeddings().weight.dtype
         self._ours = configuration.model_type == "codex_ray"
         self._streams = configuration.mixed_streams if self._ours else 1
         layers = len(model.model.layers)
-        self.cache = PagedCache(layers, self._groups, self._size, self._dtype, slots, capacity)
+        self.cache = PagedCache(layers, self._groups, self._size, dtype, slots, capacity)
+        self._attention = PagedAttention(self.cache, self._heads, attention.scaling)
         self.pack()
 
     def pack(self) -> None:
@@ -168,94 +155,13 @@ class PackedDecoder:
         every = [*tokens, *(token for span in spans for token in span.tokens), *padding]
         starts = [range(span.past, span.past + len(span.tokens)) for span in spans]
         places = [*positions, *(place for span in starts for place in span), *padding]
-        attend = self._attend(rows, positions, spans, len(every))
+        attend = self._attention.over(positions, spans, len(every))
         hidden = self._layers_on(every, torch.tensor(places), attend)
         if spans:
             lasts = rows - 1 + np.cumsum([len(span.tokens) for span in spans])
             wanted = [*range(rows), *lasts.tolist()]
             hidden = hidden[torch.tensor(wanted + [0] * (_rounded(len(wanted)) - len(wanted)))]
         return self._head(hidden)[: rows + len(spans)]
-
-    def _attend(self, rows: int, positions: list[int], spans: Sequence[Span], count: int) -> Attend:
-        """What a pass over ``count`` tokens keeps, and what its rows and prompts attend to."""
-        cache, heads, size = self.cache, self._heads, self._size
-        stepped = self._stepped(positions, rows if spans else count)  # first: it may move pages
-        kept = [cache.places(span.slot, span.past, span.past + len(span.tokens)) for span in spans]
-        keys_MG = np.concatenate([cache.last_places(positions), *kept])
-        lines, real = torch.from_numpy(np.hstack([keys_MG, keys_MG + cache.half]).ravel()), len(keys_MG)
-
-        def attend(layer: int, qkv_MAE: Tensor) -> Tensor:
-            new = qkv_MAE[:real, heads:].reshape(-1, size)
-            cache.kept[layer].view(-1, size).index_copy_(0, lines, new)
-            if not spans:
-                return stepped(layer, qkv_MAE)
-            attended = qkv_MAE.new_zeros(count, heads * size)
-            if rows:
-                attended[:rows] = stepped(layer, qkv_MAE)
-            start = rows
-            for span in spans:
-                end = start + len(span.tokens)
-                attended[start:end] = self._read(span, layer, qkv_MAE[start:end])
-                start = end
-            return attended
-
-        return attend
-
-    def _stepped(self, positions: list[int], count: int) -> Attend:
-        """Attention of one query a row over the row's pages, to [count, H*E].
-
-        Each page is compared with its row's query, scores are put side by side for the softmax, and what the
-        pages give is added up row by row.
-        """
-        if not positions:
-            return lambda layer, qkv_MAE: qkv_MAE
-        heads, groups, size, page = self._heads, self._groups, self._size, self.cache.page
-        reading = self.cache.read_by(positions)
-        hidden_N1T, rows_N = reading.hidden(self._dtype), torch.from_numpy(reading.slot_N)
-        lines, longest = reading.lines(heads)
-        asking_N, pages = rows_N.clamp(max=len(positions) - 1), len(rows_N)
-        side_by_side = torch.full(
-            ((len(positions) + 1) * heads, longest * page), -torch.inf, dtype=self._dtype
-        )
-
-        def attention(layer: int, qkv_MAE: Tensor) -> Tensor:
-            keys_BTE, values_BTE = self.cache.kept[layer][:, :pages].flatten(1, 2).unbind()
-            query_NHE = qkv_MAE[:, :heads].index_select(0, asking_N)
-            query_BQE = query_NHE.view(pages * groups, heads // groups, size)
-            scores_BQT = torch.bmm(query_BQE, keys_BTE.transpose(1, 2))
-            scores_NHT = torch.add(hidden_N1T, scores_BQT.view(pages, heads, page), alpha=self._scaling)
-            side_by_side.view(-1, page).index_copy_(0, lines, scores_NHT.view(-1, page))
-            weights = side_by_side.softmax(-1).view(-1, page).index_select(0, lines)
-            weights_BQT = weights.view(pages * groups, heads // groups, page)
-            parts_BQE = torch.bmm(weights_BQT, values_BTE)
-            sums_RF = torch.zeros(count + 1, heads * size)  # the last may be of nobody's pages
-            sums_RF.index_add_(0, rows_N, parts_BQE.view(pages, -1).float())
-            return sums_RF[:count].to(self._dtype)
-
-        return attention
-
-    def _read(self, span: Span, layer: int, qkv_MAE: Tensor) -> Tensor:
-        """Attention of a prompt's new tokens over all its tokens, [M, H*E]."""
-        end, seen_MT = span.past + len(span.tokens), None
-        query_HME, key_GTE, value_GTE = qkv_MAE.transpose(0, 1).split(
-            [self._heads, self._groups, self._groups]
-        )
-        if span.past:
-            keys_GT = self.cache.places(span.slot, 0, end).T.ravel()
-            lines = torch.from_numpy(np.concatenate([keys_GT, keys_GT + self.cache.half]))
-            kept = self.cache.kept[layer].view(-1, self._size).index_select(0, lines)
-            key_GTE, value_GTE = kept.view(2, self._groups, end, -1).unbind()
-            seen_MT = torch.arange(end) <= torch.arange(span.past, end)[:, None]
-        attended_HME = functional.scaled_dot_product_attention(
-            query_HME[None],
-            key_GTE[None],
-            value_GTE[None],
-            attn_mask=seen_MT,
-            is_causal=seen_MT is None,
-            scale=self._scaling,
-            enable_gqa=True,
-        )[0]
-        return attended_HME.transpose(0, 1).flatten(1)
 
     def _layers_on(self, tokens: list[int], places_R: Tensor, attend: Attend) -> Tensor:
         """Take tokens at their positions through all layers and the last norm, [R, D]."""

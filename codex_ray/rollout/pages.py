@@ -45,7 +45,7 @@ class PagedCache:
     ) -> None:
         self.lines = slots
         self.position_bytes = 2 * layers * groups * size * dtype.itemsize
-        self._shape, self._dtype, self._groups = (groups, size), dtype, groups
+        self.groups, self.size, self.dtype = groups, size, dtype
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         self._layers = layers
         self._free: list[int] = []
@@ -58,8 +58,8 @@ class PagedCache:
         self.page = PAGE
         while self.page > 1 and positions < 4 * self.lines * self.page:
             self.page //= 2
-        groups, size = self._shape
-        self.kept = [torch.zeros(2, 0, groups, self.page, size, dtype=self._dtype)] * self._layers
+        none = torch.zeros(2, 0, self.groups, self.page, self.size, dtype=self.dtype)
+        self.kept = [none] * self._layers
 
     def bound(self, positions: int) -> int:
         """Hold at most so many positions, before there are any; how many it will be, in whole pages."""
@@ -155,7 +155,7 @@ class PagedCache:
     @property
     def half(self) -> int:
         """Lines of a layer's keys, or of its values."""
-        return len(self._slot_N) * self._groups * self.page
+        return len(self._slot_N) * self.groups * self.page
 
     def last_places(self, positions: Sequence[int]) -> np.ndarray:
         """Where keys of the first slots' last positions are, [R, G]."""
@@ -163,7 +163,7 @@ class PagedCache:
         return self._lines(page_R, np.array(positions, np.int64))
 
     def _lines(self, page_M: np.ndarray, positions_M: np.ndarray) -> np.ndarray:
-        first_MG = page_M[:, None] * self._groups + np.arange(self._groups)
+        first_MG = page_M[:, None] * self.groups + np.arange(self.groups)
         lines_MG: np.ndarray = first_MG * self.page + positions_M[:, None] % self.page
         return lines_MG
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout import cached
+from codex_ray.rollout.attention import Span
 from codex_ray.rollout.cached import CachedModel, inference
-from codex_ray.rollout.decoder import Span
 from codex_ray.rollout.grammar import Grammar, Vocabulary
 from codex_ray.rollout.request import Drawn, Request, Row
 from codex_ray.rollout.sampling import Sampling, draw, sample

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout import cached as module
-from codex_ray.rollout.decoder import Span, packable
+from codex_ray.rollout.attention import Span
+from codex_ray.rollout.decoder import packable
 from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
