@@ -89,7 +89,9 @@ def main(words: list[str]) -> int:
             before, after = (_answers(run, others, showcase) for run in (warm, learnt))
         steps = [dict(row) for row in read_metrics(learnt / "metrics.jsonl")]
         _draw(name, [row for row in steps if "reward" in row], before, after)
-        print(write_result(f"on_policy_{name}", _figures(steps, before, after, showcase.aim)))
+        figures = _figures(steps, before, after, showcase.aim)
+        named = {f"{name}_{figure}": found for figure, found in figures.items()}
+        print(write_result(f"on_policy_{name}", named))
     return 0
 
 
