@@ -12,8 +12,8 @@ import hypothesis
 import pytest
 
 # The same examples every time, so that a change is judged by itself; HYPOTHESIS_PROFILE=random looks further.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
-hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", derandomize=False, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Tests that run in the background of a script ignore Ctrl-C, and so would every command that they start;

@@ -23,6 +23,7 @@ class Generate:
         False, help="a prompt is a user's turn, which the model's chat template makes what the model reads"
     )
     output: str | None = setting(None, help="JSONL file for the completions; unset prints")
+    resume: bool = setting(False, help="go on with an output that was cut off; its whole lines stay")
     max_new_tokens: int = setting(128, minimum=1, help="longest completion")
     temperature: float = setting(0.8, minimum=0.0, help="0 is greedy")
     top_k: int = setting(0, minimum=0, help="keep the k likeliest tokens; 0 keeps all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,8 @@ from typing import Any
 
 from codex_ray.config.use import Generate
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
-from codex_ray.files import write_text
-from codex_ray.rollout.generate import check_prompts, generate, prompt_ids
+from codex_ray.files import unwritable, write_text
+from codex_ray.rollout.generate import OnToken, check_prompts, generate, prompt_ids
 from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
 from codex_ray.rollout.request import Completion
 from codex_ray.rollout.sampling import row_seeds
@@ -55,46 +56,103 @@ def generate_verb(settings: Generate) -> Generation:
     if settings.prompt is not None and settings.prompts_file is not None:
         raise ConfigError("give prompt=TEXT or prompts_file=FILE, not both")
     records = _records(settings)
+    output = Path(settings.output).expanduser() if settings.output is not None else None
+    done = _whole_lines(output, records) if output is not None and settings.resume else 0
     model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
     prompts = _encoded(settings, tokenizer, [record["prompt"] for record in records])
     check_prompts(model, prompts)
     seeds = row_seeds(settings.seed, len(prompts))
-    streamed = settings.prompts_file is None and settings.output is None
+    streamed = settings.prompts_file is None and output is None
     completions: list[Completion] = []
     group_rows = settings.batch_rows * BATCHES_AT_ONCE
+    if output is not None and not done:
+        write_text(output, "")
     started = time.perf_counter()
     try:
-        for start in range(0, len(prompts), group_rows):
+        for start in range(done, len(prompts), group_rows):
             group = slice(start, start + group_rows)
-            completions += generate(
-                model,
-                prompts[group],
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
-                seed=seeds[group],
-                stop=settings.stop,
-                stop_ids=settings.stop_ids,
-                regex=settings.regex,
-                cache_bytes=settings.cache_bytes,
-                tokenizer=tokenizer,
-                on_token=_print_token if streamed else None,
-                batch_rows=settings.batch_rows,
-            )
-            if settings.output is None and not streamed:
-                print(_lines(records[group], completions[group]), end="", flush=True)
+            shown = _print_token if streamed else None
+            found = _complete(settings, model, tokenizer, prompts[group], seeds[group], shown)
+            completions += found
+            if output is not None:
+                _append(output, _lines(records[group], found))
+            elif not streamed:
+                print(_lines(records[group], found), end="", flush=True)
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; {len(completions)} of {len(prompts)} completions are whole") from None
+        raise Interrupted(
+            f"stopped; {done + len(completions)} of {len(prompts)} completions are whole"
+            + ("; resume=true goes on" if output is not None else "")
+        ) from None
     finally:
         if streamed:
             print(flush=True)
-        elif settings.output is not None and completions:
-            write_text(Path(settings.output).expanduser(), _lines(records, completions))
     seconds = time.perf_counter() - started
     tokens = sum(len(completion.ids) for completion in completions)
     print(f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s", file=sys.stderr)
     return Generation(completions, tokens, seconds)
+
+
+def _complete(
+    settings: Generate,
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    on_token: OnToken | None,
+) -> list[Completion]:
+    return generate(
+        model,
+        prompts,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        seed=seeds,
+        stop=settings.stop,
+        stop_ids=settings.stop_ids,
+        regex=settings.regex,
+        cache_bytes=settings.cache_bytes,
+        tokenizer=tokenizer,
+        on_token=on_token,
+        batch_rows=settings.batch_rows,
+    )
+
+
+def _whole_lines(output: Path, records: Sequence[dict[str, Any]]) -> int:
+    """Return how many prompts an output that was cut off has completed; a torn last line is taken off.
+
+    Raises:
+        CodexRayError: it is not of these prompts.
+    """
+    if not output.exists():
+        return 0
+    data = output.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.splitlines()
+    for number, (line, record) in enumerate(zip(lines, records, strict=False), start=1):
+        try:
+            fits = json.loads(line)["prompt"] == record["prompt"]
+        except (ValueError, KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise CodexRayError(
+                f"line {number} of {output} is not of prompt {number}, so resume=true cannot go on with it; "
+                "give another output, or leave resume out"
+            )
+    if len(lines) > len(records):
+        raise CodexRayError(
+            f"{output} has {len(lines)} lines for {len(records)} prompts; give another output"
+        )
+    os.truncate(output, len(whole))
+    return len(lines)
+
+
+def _append(output: Path, text: str) -> None:
+    try:
+        with output.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise unwritable(output, error) from error
 
 
 def chat_ids(template: ChatTemplate, texts: Sequence[str]) -> list[list[int]]:

@@ -63,7 +63,7 @@ def test_where_all_score_alike_the_interval_is_wilsons(score: int, low: float, h
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=7))
 def test_the_p_value_is_the_share_of_exchanges_that_are_as_far_apart(pairs: list[tuple[int, int]]) -> None:
     first, second = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))

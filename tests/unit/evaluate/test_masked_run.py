@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bert"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(4, 64))
 def test_every_token_is_scored_once_with_tokens_on_both_sides(length: int, room: int) -> None:
     scored = [0] * length

@@ -66,13 +66,13 @@ def slow_distance(one: str, other: str) -> int:
     return int(table[-1, -1])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(TEXTS, TEXTS)
 def test_levenshtein_is_its_definition(one: str, other: str) -> None:
     assert levenshtein(one, other) == slow_distance(one, other)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(TEXTS, TEXTS)
 def test_edit_similarity_is_a_share_and_symmetric(one: str, other: str) -> None:
     found = edit_similarity(one, other)
@@ -91,7 +91,7 @@ def test_words_are_compared_as_squad_does() -> None:
     assert token_f1("", "Paris") == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(WORDS, WORDS)
 def test_f1_is_that_of_precision_and_recall(one: str, other: str) -> None:
     left = [word for word in one.split() if word not in ("the", "a")]
@@ -116,7 +116,7 @@ def test_identifiers_are_names_without_keywords() -> None:
     assert identifier_f1("return None", "return True") == 1  # no names in either
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.data())
 def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass(samples: int, data: st.DataObject) -> None:
     passed = data.draw(st.integers(0, samples))
@@ -153,7 +153,7 @@ def test_corpus_metrics_are_sacrebleus(name: str, kind: type) -> None:
     assert whole(name, several) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(WORDS, WORDS.filter(bool)), min_size=1, max_size=5))
 def test_corpus_metrics_are_sacrebleus_on_any_words(pairs: list[tuple[str, str]]) -> None:
     texts, references = [text for text, _ in pairs], [[reference for _, reference in pairs]]

@@ -17,7 +17,7 @@ def counted(scores: torch.Tensor, targets: torch.Tensor) -> Tally:
     return tally
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 30))
 def test_accuracy_and_calibration_are_their_definitions(seed: int, tokens: int, vocabulary: int) -> None:
     draw = torch.Generator().manual_seed(seed)

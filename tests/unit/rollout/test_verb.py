@@ -125,6 +125,24 @@ def test_a_file_of_prompts_becomes_lines_in_order(
             assert line["logprob"] == pytest.approx(sum(completion.logprobs), abs=1e-3)
 
 
+def test_an_output_that_was_cut_off_goes_on_as_it_would_have(settings: Generate, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 20)
+    output = tmp_path / "out.jsonl"
+    asked = replace(settings, prompt=None, prompts_file=str(prompts), output=str(output), batch_rows=1)
+    generate_verb(asked)
+    whole = output.read_text()
+    output.write_text(whole[: whole.index('"id": 7') + 3])
+    assert len(generate_verb(replace(asked, resume=True)).completions) == 13
+    again = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(line["id"], line["completion"]) for line in again] == [
+        (line["id"], line["completion"]) for line in map(json.loads, whole.splitlines())
+    ]
+    assert generate_verb(replace(asked, resume=True)).completions == []
+    output.write_text('{"prompt": "another"}\n')
+    with pytest.raises(CodexRayError, match=r"line 1 of .* is not of prompt 1"):
+        generate_verb(replace(asked, resume=True))
+
+
 def test_completions_are_held_to_a_pattern_within_a_budget(settings: Generate, tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", 5)
     asked = replace(settings, prompt=None, prompts_file=str(prompts), max_new_tokens=40)
