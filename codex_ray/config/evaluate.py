@@ -235,6 +235,7 @@ def refuse_measurement(settings: Evaluate, prefix: str = "") -> None:
 
 
 HARNESS_PREFIX = "harness:"
+REDACTION = "redaction"  # a task that measures masking, and so needs no model
 
 
 def of_harness(tasks: Sequence[str]) -> list[str]:
@@ -255,7 +256,8 @@ def _refuse_two_models(settings: Evaluate, prefix: str) -> None:
                 f"{len(settings.tasks)}; name the one that they answer"
             )
         return
-    if settings.model is None:
+    alone = settings.tasks == [REDACTION] and settings.corpus is None and not settings.files
+    if settings.model is None and not alone:
         raise ConfigError(
             f"setting {prefix}model is needed (model folder, run folder or Hub name); give "
             f"{prefix}model=NAME, or {prefix}predictions=FILE to score answers that are there"

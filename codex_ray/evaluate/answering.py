@@ -247,17 +247,24 @@ class PooledModel:
 
 @dataclass(frozen=True)
 class GivenAnswers:
-    """Answers that are there already, by example id."""
+    """Answers that are there already, by example id; ``all_asked`` where each must have its example."""
 
     texts: dict[str, list[str]]
+    all_asked: bool = True
     identity: str = "predictions"
 
     def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
         """See :class:`Answerer`.
 
         Raises:
-            CodexRayError: an example has none.
+            CodexRayError: an example has none, or an answer no example.
         """
+        foreign = sorted(set(self.texts) - {example.id for example in task.examples})
+        if foreign and self.all_asked:
+            raise CodexRayError(
+                f"the prediction {foreign[0]!r} is of no example of task {task.name} ({len(foreign)} such); "
+                "leave it out, or give the task that it answers"
+            )
         for place in places:
             name = task.examples[place].id
             if name not in self.texts:

@@ -170,7 +170,7 @@ def _scores(place: str, key: str | None) -> dict[str, dict[str, Any]]:
                 f"row {number} of {path} has no {key or 'id or step'} to be paired by; name a column "
                 "with key=COLUMN"
             )
-        if str(name) in rows and key != "step" and "step" not in record:
+        if str(name) in rows and name != record.get("step"):
             raise CodexRayError(
                 f"row {number} of {path} has the key {name!r} of an earlier one; give each its own"
             )

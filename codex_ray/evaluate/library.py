@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codex_ray.config.common import DEFAULT_SEED
-from codex_ray.config.evaluate import Rows
+from codex_ray.config.evaluate import REDACTION, Rows
 from codex_ray.corpus.documents import Document
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import ConfigError, nearest
@@ -44,6 +44,9 @@ TASKS: dict[str, Callable[[Ingredients], Task]] = {
 }
 """The tasks that need no download, by name."""
 
+MADE_OF_CODE = frozenset({"next_line", "signatures"})
+"""Those that are made of documents."""
+
 
 def load_task(
     name: str,
@@ -73,6 +76,6 @@ def load_task(
     if is_url(name) or Path(name).expanduser().exists() or "*" in name:
         return task_of_rows(rows or Rows(), name).first(count)
     raise ConfigError(
-        f"unknown task {name!r}{nearest(name, TASKS)}; it is one of {', '.join(TASKS)}, a YAML file or a "
-        "file of rows"
+        f"unknown task {name!r}{nearest(name, TASKS)}; it is one of {', '.join([*TASKS, REDACTION])}, a YAML "
+        "file or a file of rows"
     )

@@ -13,6 +13,7 @@ WORDS = (
     *("lemon", "maple", "north", "ocean", "pearl", "quiet", "river", "stone", "tiger", "umber", "velvet"),
     *("willow", "xenon", "yellow", "zephyr"),
 )
+METRICS = ("exact_match", "edit_similarity")
 COPIED = 4  # words of a row that is to be copied
 SHOTS = 3  # solved examples before the one that is asked
 
@@ -33,7 +34,8 @@ def copy_task(count: int, seed: int) -> Task:
         "copy",
         tuple(examples),
         Answering(max_new_tokens=48, stop=["\n"]),
-        ("exact_match", "edit_similarity"),
+        METRICS,
+        best=dict.fromkeys(METRICS, 1.0),
         description="Words are written again after three rows that show how. A model that attends reaches 1.",
     )
 
@@ -51,7 +53,8 @@ def arithmetic_task(count: int, seed: int) -> Task:
         "arithmetic",
         tuple(examples),
         Answering(max_new_tokens=12, stop=["\n"]),
-        ("exact_match", "edit_similarity"),
+        METRICS,
+        best=dict.fromkeys(METRICS, 1.0),
         description="Two numbers up to 20 and a sign, after three solved. Whoever calculates reaches 1.",
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
-from codex_ray.config.evaluate import Evaluate, of_harness, refuse_measurement
+from codex_ray.config.evaluate import REDACTION, Evaluate, of_harness, refuse_measurement
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError, Interrupted
@@ -16,6 +17,8 @@ from codex_ray.evaluate.baselines import NGRAM_ORDER
 from codex_ray.evaluate.documents import measured_documents
 from codex_ray.evaluate.headers import HeaderResult
 from codex_ray.evaluate.held_out import HeldOut, measure_documents
+from codex_ray.evaluate.intervals import Interval
+from codex_ray.evaluate.library import EXAMPLES
 from codex_ray.evaluate.likelihood import Likelihood
 from codex_ray.evaluate.masked import is_masked, measure_masked
 from codex_ray.evaluate.page import write_page
@@ -27,6 +30,7 @@ from codex_ray.evaluate.records import (
     write_lines,
     write_tasks,
 )
+from codex_ray.evaluate.redaction import measure_redaction
 from codex_ray.evaluate.task_run import load_tasks, run_tasks
 from codex_ray.evaluate.tasks import EMPTY, Scored, Task
 from codex_ray.files import write_json
@@ -116,25 +120,26 @@ def evaluate(settings: Evaluate, progress: Progress | None = None) -> Evaluation
 
 def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluation:
     began = time.monotonic()
-    tasks = load_tasks(settings)
-    measured = settings.model is not None and settings.endpoint.url is None
-    documents = measured_documents(settings) if measured and (settings.corpus or settings.files) else []
+    tasks, harness = load_tasks(settings), of_harness(settings.tasks)
+    local = settings.model is not None and settings.endpoint.url is None
+    documents = measured_documents(settings) if local and (settings.corpus or settings.files) else []
+    masked = local and settings.model is not None and is_masked(settings.model, settings.revision)
     loaded: tuple[Any, Tokenizer] | None = None
-    harness = of_harness(settings.tasks)
-    masked = measured and settings.model is not None and is_masked(settings.model, settings.revision)
-    if (documents or harness or (measured and tasks and not settings.spread.actors)) and not masked:
+    if (documents or harness or (local and tasks and not settings.spread.actors)) and not masked:
         assert settings.model is not None
         with shown.stage("load the model"):
             loaded = load_with_tokenizer(settings.model, settings.revision, settings.compute)
+    held_out: HeldOut | None = None
     if masked:
-        held_out: HeldOut | None = measure_masked(settings, documents, shown)
-    else:
-        held_out = measure_documents(settings, *loaded, documents, shown) if documents and loaded else None
+        held_out = measure_masked(settings, documents, shown)
+    elif documents and loaded:
+        held_out = measure_documents(settings, *loaded, documents, shown)
     here = None if settings.spread.actors else loaded
     scored, records, identity = _tasks(settings, tasks, here, shown)
-    figures = (held_out.figures if held_out else {}) | flat_figures(records)
     theirs = _harness(settings, harness, loaded, shown) if harness and loaded else {}
-    figures |= theirs
+    masking = _masking(settings)
+    figures = (held_out.figures if held_out else {}) | flat_figures(records) | theirs
+    figures |= {f"redaction_{name}": found.value for name, found in masking.items()}
     evaluation = Evaluation(figures, held_out, scored)
     if settings.output is not None:
         with shown.stage("write the report"):
@@ -143,12 +148,26 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
         if held_out is not None:
             shown.table(_title(settings), table_rows(figures))
         if records:
-            shown.table(
-                f"{settings.model or settings.predictions}: tasks", _task_rows(records), _TASK_COLUMNS
-            )
+            title = f"{settings.model or settings.predictions}: tasks"
+            shown.table(title, _task_rows(records), _TASK_COLUMNS)
+        if masking:
+            shown.table("masking of secrets and personal data", _masking_rows(masking), _TASK_COLUMNS[1:])
         if theirs:
             shown.table(f"{settings.model}: lm-evaluation-harness", list(theirs.items()))
     return evaluation
+
+
+def _masking(settings: Evaluate) -> dict[str, Interval]:
+    if REDACTION not in settings.tasks:
+        return {}
+    return measure_redaction(settings.max_examples or EXAMPLES, settings.seed, settings.bootstrap)
+
+
+def _masking_rows(masking: Mapping[str, Interval]) -> list[tuple[str, str, str, str]]:
+    return [
+        (name, f"{found.value:.1%}", f"{found.low:.1%} to {found.high:.1%}", str(found.examples))
+        for name, found in masking.items()
+    ]
 
 
 def _tasks(

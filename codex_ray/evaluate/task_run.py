@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.common import Cluster
-from codex_ray.config.evaluate import HARNESS_PREFIX, Evaluate
+from codex_ray.config.evaluate import HARNESS_PREFIX, REDACTION, Evaluate
 from codex_ray.config.rollout import Rollouts
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.answering import Answerer, GivenAnswers, LocalModel, PooledModel, model_digest
-from codex_ray.evaluate.library import load_task
+from codex_ray.evaluate.library import MADE_OF_CODE, load_task
 from codex_ray.evaluate.store import Answer, Answers, default_folder, open_answers
 from codex_ray.evaluate.task_files import read_rows, row_id, task_of_rows
 from codex_ray.evaluate.tasks import Scored, Task, score
@@ -33,12 +33,12 @@ def load_tasks(settings: Evaluate) -> list[Task]:
     if settings.predictions is not None and not settings.tasks:
         return [task_of_rows(settings.rows, settings.predictions, answered=True).first(settings.max_examples)]
     held: tuple[Document, ...] = ()
-    if settings.corpus is not None and settings.split != "train":
+    if settings.corpus is not None and settings.split != "train" and MADE_OF_CODE & set(settings.tasks):
         held = tuple(documents(Path(settings.corpus), settings.split))
     found = [
         load_task(name, settings.rows, count=settings.max_examples, seed=settings.seed, documents=held)
         for name in settings.tasks
-        if not name.startswith(HARNESS_PREFIX)
+        if not name.startswith(HARNESS_PREFIX) and name != REDACTION
     ]
     names = [task.name for task in found]
     for name in names:
@@ -109,7 +109,7 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
     from codex_ray.rollout.load import tokenizer_folder
 
     if settings.predictions is not None:
-        yield GivenAnswers(_predictions(settings))
+        yield GivenAnswers(_predictions(settings), all_asked=settings.max_examples is None)
         return
     assert settings.model is not None
     if settings.endpoint.url is not None:
@@ -170,4 +170,4 @@ def _predictions(settings: Evaluate) -> dict[str, list[str]]:
         if name in found:
             raise CodexRayError(f"{where} has the id {name!r} of an earlier one; give each its own")
         found[name] = written
-    return dict(list(found.items())[: settings.max_examples])
+    return found

@@ -43,7 +43,7 @@ class Task:
         answering: how answers are generated.
         metrics: names of metrics.
         verifier: a reward that judges an answer, by name or dotted path; for ``verified`` and ``pass@k``.
-        best: the highest value that a metric can reach where that is below its usual one.
+        best: the highest value of metrics, where it is known that a model can reach it.
         description: what it measures, in a sentence.
 
     Raises:

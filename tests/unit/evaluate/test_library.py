@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from codex_ray.config.common import Mlflow, Track
+from codex_ray.config.evaluate import Bootstrap, Evaluate
 from codex_ray.corpus.documents import Document
 from codex_ray.errors import CodexRayError
 from codex_ray.evaluate import load_task, score
 from codex_ray.evaluate.canaries import write_canaries
 from codex_ray.evaluate.library import TASKS
+from codex_ray.evaluate.redaction import labelled_texts, measure_redaction
+from codex_ray.evaluate.run import evaluate
+from codex_ray.safety.finding import Finding
 from tests.unit.evaluate.small_corpus import HELD_OUT
 
 
@@ -89,3 +94,21 @@ def test_what_is_planted_is_what_is_asked_for_and_the_control_is_not(tmp_path: P
     for example in control.examples:
         assert str(example.prompt).removeprefix("Note 1. ") not in text
         assert example.references[0] not in text
+
+
+def test_masking_is_measured_without_a_model_against_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Evaluate(tasks=["redaction"], track=Track(progress="off", mlflow=Mlflow(enabled=False)))
+    figures = evaluate(asked).figures
+    assert figures["redaction_precision"] > 0.95 and figures["redaction_recall"] > 0.9
+    texts = labelled_texts(40, 1)
+    assert len({one.text for one in texts if one.secret}) == 20
+
+    def half(text: str, **_: bool) -> list[Finding]:
+        """Find a word in every text, and the whole of those that begin with a small letter."""
+        return [Finding("x", 0, len(text) if text[0].islower() else 1)]
+
+    monkeypatch.setattr("codex_ray.evaluate.redaction.find", half)
+    found = measure_redaction(40, 1, Bootstrap())
+    lower = [one for one in texts if one.text[0].islower() and one.secret]
+    assert found["recall"].value == pytest.approx(len(lower) / 20)
+    assert found["precision"].value == pytest.approx(len(lower) / 40)

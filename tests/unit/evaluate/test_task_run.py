@@ -176,6 +176,10 @@ def test_predictions_are_scored_without_a_model(settings: Evaluate, tmp_path: Pa
     given.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[3]]))
     with pytest.raises(CodexRayError, match=r"row 10 of .* has the id 'n3' of an earlier one"):
         evaluate(without)
+    given.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[3] | {"id": "n99"}]))
+    with pytest.raises(CodexRayError, match="the prediction 'n99' is of no example of task facts"):
+        evaluate(without)
+    assert evaluate(replace(without, max_examples=4)).figures["facts/examples"] == 4
     given.write_text('{"id": "n0", "answer": "x"}\n')
     with pytest.raises(CodexRayError, match="no text under 'prediction'"):
         evaluate(without)
