@@ -54,10 +54,16 @@ def outputs(measured: Evaluation) -> list[tuple[str, ...]]:
 
 
 def test_actors_answer_as_one_process_does(model: Path, tmp_path: Path) -> None:
-    spread = evaluate(settings_of(model, tmp_path, 150, 2))
-    alone = evaluate(settings_of(model, tmp_path, 150, 0))
+    spread = evaluate(settings_of(model, tmp_path, 90, 2))
+    alone = evaluate(settings_of(model, tmp_path, 90, 0))
     assert outputs(spread) == outputs(alone) and spread.figures == alone.figures
     assert len(set(outputs(spread))) > 20
+
+
+@pytest.mark.verify
+def test_actors_go_on_with_what_is_missing(model: Path, tmp_path: Path) -> None:
+    alone = evaluate(settings_of(model, tmp_path, 150, 0))
+    assert outputs(evaluate(settings_of(model, tmp_path, 150, 2))) == outputs(alone)
     (kept,) = (tmp_path / "answers-2").glob("*/answers.ndjson")
     lines = kept.read_text().splitlines()
     kept.write_text("".join(f"{line}\n" for line in lines[:70]))
