@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from codex_ray.config.check import check
 from codex_ray.config.compose import compose
-from codex_ray.config.discover import ARMS, Ablation
-from codex_ray.discover.ablation import Cell, Outcome, best_cells, cells_of, comparisons
+from codex_ray.config.discover import ARMS, Ablation, Discover
+from codex_ray.discover.ablation import Cell, Outcome, ablation, best_cells, cells_of, comparisons
 from codex_ray.discover.problem import find_problem
-from codex_ray.errors import ConfigError
+from codex_ray.errors import ConfigError, Interrupted
+from codex_ray.track.progress import Progress
 
 ERDOS = find_problem("erdos_min_overlap", None, {})
 CIRCLES = find_problem("circle_packing_26", None, {})
@@ -83,3 +89,51 @@ def test_discover_and_its_verbs_compose() -> None:
     assert settings.optimizer.clip_norm == 0 and settings.train.steps == 50
     assert compose("discover ablation", []).optimizer.clip_norm == 0
     assert compose("discover compare", ["a", "b"]).names == ["a", "b"]
+
+
+def test_what_is_done_is_not_done_again_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Ablation(
+        problem="arithmetic", runs=str(tmp_path), name="table", arms=["full", "untrained"], seed=5,
+        learning_rates=[1e-3, 3e-3], shapings=[0.1], grid_seeds=1, seeds=2,
+    )  # fmt: skip
+    folder = tmp_path / "table"
+    begun: list[Discover] = []
+
+    def pretended(one: Discover, progress: Progress) -> SimpleNamespace:
+        """What a search leaves, without it."""
+        begun.append(one)
+        run = folder / str(one.name)
+        (run / "model").mkdir(parents=True)
+        best = 0.01 * one.seed * (1 if one.learn.objective == "adaptive" else 2) + one.optimizer.learning_rate
+        told = {"discover/best": best, "discover/rollouts": 64.0, "discover/valid_share": 0.5}
+        (run / "summary.json").write_text(json.dumps(told))
+        return SimpleNamespace(training=SimpleNamespace(completed=True))
+
+    monkeypatch.setattr("codex_ray.discover.ablation.discover", pretended)
+    monkeypatch.setattr("codex_ray.discover.ablation.open_session", lambda *_, **__: nullcontext({}))
+    path = ablation(settings, Progress("off"))
+    assert [one.name for one in begun] == [
+        "full_lr0.001_l0.1_s5", "full_lr0.003_l0.1_s5", "untrained_lr0.001_l0.1_s5",
+        "full_lr0.001_l0.1_s6", "untrained_lr0.001_l0.1_s6",
+    ]  # fmt: skip
+    assert {(one.seed, one.search.select) for one in begun} == {(5, "puct"), (6, "puct")}
+    told = json.loads(path.read_text())
+    assert told["best_cells"]["full"]["learning_rate"] == 1e-3 and len(told["grid"]) == 3
+    (compared,) = told["comparisons"]
+    assert compared["pairs"] == 2 and compared["mean_difference"] == pytest.approx(-0.055)
+    shown = capsys.readouterr().out
+    assert "full - untrained" in shown and "Wilcoxon p" in shown
+    assert "The whole grid" in (folder / "report.html").read_text()
+    assert ablation(settings, Progress("off")) == path and len(begun) == 5
+
+
+def test_one_that_is_stopped_says_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(one: Discover, progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codex_ray.discover.ablation.discover", stopped)
+    monkeypatch.setattr("codex_ray.discover.ablation.open_session", lambda *_, **__: nullcontext({}))
+    with pytest.raises(Interrupted, match="stopped after 0 of 16 runs; run the same command again"):
+        ablation(Ablation(problem="arithmetic", runs=str(tmp_path), arms=["full", "naive"]), Progress("off"))
