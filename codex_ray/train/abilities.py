@@ -27,6 +27,7 @@ from codex_ray.evaluate.library import load_task
 from codex_ray.evaluate.metrics import Example, find_metric
 from codex_ray.evaluate.tasks import Task, score
 from codex_ray.files import unwritable
+from codex_ray.rollout.rewards import find_reward
 from codex_ray.track.metrics import drop_after, read_metrics
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def _named(settings: Finetune, name: str, wanted: FollowedTask) -> Followed:
     rows = _rows(settings, wanted.metric or usual, wanted.verifier)
     task = load_task(wanted.path, rows, count=settings.evaluation.rows, seed=settings.seed)
     metric = wanted.metric or task.metrics[0]
+    if wanted.verifier is not None:
+        find_reward(wanted.verifier, f"evaluation.tasks.{name}.verifier")  # said before anything starts
     task = replace(task, name=name, metrics=(metric,), verifier=wanted.verifier or task.verifier)
     if task.answering.samples > 1 or task.answering.temperature:
         raise ConfigError(

@@ -125,6 +125,10 @@ def test_tasks_that_cannot_be_followed_are_named(rows: Path, tokenizer: Tokenize
     for task, sentence in (
         (FollowedTask(path="nowhere.jsonl"), "unknown task 'nowhere.jsonl'"),
         (FollowedTask(path=str(rows), metric="exakt_match"), "unknown metric 'exakt_match'; did you mean"),
+        (
+            FollowedTask(path=str(rows), verifier="nowhere.judge"),
+            r"tasks\.old\.verifier=nowhere\.judge cannot",
+        ),
         (FollowedTask(path=str(rows), metric="pass@4", verifier="exact"), "needs 4 answers to each prompt"),
     ):
         with pytest.raises((CodexRayError, ConfigError), match=sentence):
