@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,18 @@ def main() -> None:
 def _run_missing(wanted: Mapping[str, Any], folder: Path, seeds: list[int], deadline: float) -> None:
     first = compose("finetune", values=arm_settings(wanted, "sdft", folder / "seed_1", 1))
     with open_session(first.cluster, more_cpus=first.rollout.actors):
-        for seed in seeds:
+        # Arm by arm, so that a part of the experiment has all of its seeds.
+        for name, seed in product(("base", *wanted["arms"]), seeds):
             place = folder / f"seed_{seed}"
-            for name in ("base", *wanted["arms"]):
-                if (place / name / "model").is_dir():
-                    continue
-                if time.monotonic() + 60 * RUN_MINUTES > deadline:
-                    raise OutOfTimeError
-                print(f"seed {seed}, {name}", flush=True)
-                if name == "base":
-                    _pretrain(wanted, place, seed)
-                else:
-                    finetune(compose("finetune", values=arm_settings(wanted, name, place, seed)))
+            if (place / name / "model").is_dir():
+                continue
+            if time.monotonic() + 60 * RUN_MINUTES > deadline:
+                raise OutOfTimeError
+            print(f"seed {seed}, {name}", flush=True)
+            if name == "base":
+                _pretrain(wanted, place, seed)
+            else:
+                finetune(compose("finetune", values=arm_settings(wanted, name, place, seed)))
 
 
 def _pretrain(wanted: Mapping[str, Any], place: Path, seed: int) -> None:
