@@ -100,8 +100,14 @@ def test_a_run_that_is_stopped_sees_the_same_old_rows_and_ends_the_same(
         for one in (again, run)
     ]
     assert values[0] == values[1]
-    unseen = replace(wanted, name="unseen", evaluation=Evaluation())
-    assert_same_end(finetune(unseen).run, run)  # what is measured changes nothing
+
+
+@pytest.mark.verify
+def test_what_is_measured_changes_nothing(
+    run: Path, ours: Path, chats: Path, old: Path, tmp_path: Path
+) -> None:
+    unseen = followed(ours, chats, old, tmp_path, "unseen", evaluation=Evaluation())
+    assert_same_end(finetune(unseen).run, run)
     assert not (tmp_path / "unseen" / "evaluation.jsonl").exists()
 
 
