@@ -3,10 +3,11 @@
     python -m benchmarks.continual [--config configs/benchmarks/continual.yaml] [--folder runs/continual]
                                    [--minutes N] [--seeds 1,2]
 
-For each seed a small model is pretrained on old facts through the product, and every arm fine-tunes it on new
-ones (see :mod:`benchmarks.continual_data`). What is there already is not run again, so an interrupted
-experiment goes on where it was; with ``--minutes`` it stops by itself before a run that might take longer.
-The table, the result file and the plot are of all that is there.
+For each seed a small model is pretrained on old facts, and every arm fine-tunes it on new ones (see
+:mod:`benchmarks.continual_data`): each a run of the product, which trains in this process, for it is shorter
+than the start of a worker. What is there already is not run again, so an interrupted experiment goes on where
+it was; with ``--minutes`` it stops by itself before a run that might take longer. The table, the result file
+and the plot are of all that is there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.continual_data import Sizes, write
+from benchmarks.in_process import in_this_process
 from benchmarks.results import Figure, write_result
 from codex_ray.cluster.session import open_session
 from codex_ray.config import saved
@@ -72,7 +74,7 @@ def main() -> None:
 
 def _run_missing(wanted: Mapping[str, Any], folder: Path, seeds: list[int], deadline: float) -> None:
     first = compose("finetune", values=arm_settings(wanted, "sdft", folder / "seed_1", 1))
-    with open_session(first.cluster, more_cpus=first.rollout.actors):
+    with open_session(first.cluster, more_cpus=first.rollout.actors), in_this_process():
         # Arm by arm, so that a part of the experiment has all of its seeds.
         for name, seed in product(("base", *wanted["arms"]), seeds):
             place = folder / f"seed_{seed}"
