@@ -50,10 +50,6 @@ COMMON = {
 }
 
 
-class OutOfTimeError(Exception):
-    """The next run might not end in time."""
-
-
 def main() -> None:
     """Run what is missing; then write the table, the result file and the plot."""
     parser = argparse.ArgumentParser(description="What fine-tuning leaves of old abilities.")
@@ -67,21 +63,22 @@ def main() -> None:
     deadline = time.monotonic() + 60 * given.minutes
     try:
         _run_missing(wanted, given.folder, seeds, deadline)
-    except (OutOfTimeError, Interrupted) as end:
-        print(f"{str(end) or 'the time is up'}; run this again to go on", flush=True)
+    except Interrupted as end:
+        print(end, flush=True)
     report(wanted, given.folder)
 
 
 def _run_missing(wanted: Mapping[str, Any], folder: Path, seeds: list[int], deadline: float) -> None:
+    # Arm by arm, so that a part of the experiment has all of its seeds.
+    runs = [(name, seed, folder / f"seed_{seed}") for name, seed in product(("base", *wanted["arms"]), seeds)]
+    missing = [run for run in runs if not (run[2] / run[0] / "model").is_dir()]
+    if not missing or time.monotonic() + 60 * RUN_MINUTES > deadline:
+        return
     first = compose("finetune", values=arm_settings(wanted, "sdft", folder / "seed_1", 1))
     with open_session(first.cluster, more_cpus=first.rollout.actors), in_this_process():
-        # Arm by arm, so that a part of the experiment has all of its seeds.
-        for name, seed in product(("base", *wanted["arms"]), seeds):
-            place = folder / f"seed_{seed}"
-            if (place / name / "model").is_dir():
-                continue
+        for name, seed, place in missing:
             if time.monotonic() + 60 * RUN_MINUTES > deadline:
-                raise OutOfTimeError
+                return
             print(f"seed {seed}, {name}", flush=True)
             if name == "base":
                 _pretrain(wanted, place, seed)
@@ -212,7 +209,10 @@ def draw(wanted: Mapping[str, Any], curves: Mapping[str, Any]) -> None:
             axes.tick_params(labelsize=7, colors=PRINTED[MUTED])
         for axes in panels[-1]:
             axes.set_xlabel("optimizer step", fontsize=7, color=PRINTED[MUTED])
-        panels.flat[0].legend(frameon=False, fontsize=7, loc="center right")
+        for axes in panels.flat[len(curves) :]:
+            axes.set_axis_off()
+        lines, labels = panels.flat[0].get_legend_handles_labels()
+        drawing.legend(lines, labels, frameon=False, fontsize=8, loc="lower right")
         drawing.tight_layout()
         PLOT.parent.mkdir(exist_ok=True)
         drawing.savefig(PLOT, format="svg", facecolor="white", metadata={"Date": None})
