@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from codex_ray.discover.problem import MAXIMISE, Bound, Problem, Refused
@@ -36,8 +35,6 @@ class Climb(Problem):
     def read(self, solution: Any, text: str) -> Any:
         if self.fails == "raises":
             raise ZeroDivisionError("no such thing")
-        if self.fails == "hangs" and "a" in text:
-            time.sleep(600)
         if self.fails and self.fails in text:
             raise RuntimeError("it hurts")
         if len(text) < 2:
