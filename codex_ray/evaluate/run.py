@@ -34,6 +34,7 @@ from codex_ray.evaluate.redaction import measure_redaction
 from codex_ray.evaluate.task_run import load_tasks, run_tasks
 from codex_ray.evaluate.tasks import EMPTY, Scored, Task
 from codex_ray.files import write_json
+from codex_ray.model.lineage import life_of
 from codex_ray.rollout.load import load_with_tokenizer
 from codex_ray.track import MlflowRun, Progress, open_progress, write_environment
 from codex_ray.track.progress import figure
@@ -258,12 +259,19 @@ def _write(
         write_tasks(folder, records, model | {"seconds": seconds})
     if settings.track.report:
         write_page(folder, records)
-    life_id = Manifest.load(settings.corpus).life_id if settings.corpus is not None else None
-    mlflow.start(folder.name, parameters=to_dict(settings), life_id=life_id)
+    mlflow.start(folder.name, parameters=to_dict(settings), life_id=_life(settings))
     mlflow.log_rows([{"step": 0, **evaluation.figures}])
     for name in ("report.html", "results.csv", "evaluation.json"):
         mlflow.log_artifact(folder / name)
     mlflow.end()
+
+
+def _life(settings: Evaluate) -> str | None:
+    """Return the life that an evaluation belongs to: the model's, or else that of the corpus it reads."""
+    found = life_of(settings.model) if settings.model is not None else None
+    if found is None and settings.corpus is not None:
+        found = Manifest.load(settings.corpus).life_id
+    return found
 
 
 def _header_line(done: HeaderResult) -> dict[str, Any]:
