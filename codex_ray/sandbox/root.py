@@ -83,12 +83,7 @@ class Root:
         """Make it in this process's own mount namespace, and go into it for good."""
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         _empty(SCRATCH, "size=1m,nr_inodes=4000,mode=755")
-        for path in self._shown:
-            _show(path)
-        for path in self._hidden:
-            _empty(SCRATCH + path, "size=1m,nr_inodes=4000,mode=755")
-        for path in self._packages:
-            _show(path)
+        self._fill(beneath_work=False)
         for path in _DEVICES:
             _show(path, device=True)
         Path(SCRATCH + WORK).mkdir()
@@ -96,8 +91,25 @@ class Root:
         # Devices can be written to all the same: what is written is no file of theirs.
         kernel.restrict_mount(SCRATCH, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
         _empty(SCRATCH + WORK, f"size={disk_bytes},nr_inodes={MOST_FILES},mode=1777")
+        self._fill(beneath_work=True)  # of a Python that is itself installed there
         kernel.change_root(SCRATCH)
         os.chdir(WORK)
+
+    def _fill(self, *, beneath_work: bool) -> None:
+        """Show what lies beneath the folder to write in, which would hide it, or all else."""
+
+        def some(paths: Iterable[str]) -> list[str]:
+            return [path for path in paths if path.startswith(f"{WORK}/") == beneath_work]
+
+        for path in some(self._shown):
+            _show(path)
+        for path in some(self._hidden):
+            _empty(SCRATCH + path, "size=1m,nr_inodes=4000,mode=755")
+        for path in some(self._packages):
+            _show(path)
+        if beneath_work:  # where all else is read-only already
+            for path in some([*self._shown, *self._hidden, *self._packages]):
+                kernel.restrict_mount(SCRATCH + path, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
 
 
 def _empty(path: str, options: str) -> None:

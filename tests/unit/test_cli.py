@@ -124,7 +124,7 @@ def test_a_verb_gets_its_settings_and_python_gets_its_result(verb):
         (["pretrain", "stepz=4"], "unknown setting 'stepz'"),
         (["tokenizer"], "verb 'tokenizer' needs one of train, encode, decode, export"),
         (["tokenizer", "trian", "--help"], "did you mean 'train'?"),
-        (["evaluate", "--dry-run"], "setting 'model' is needed"),
+        (["generate", "--dry-run"], "setting 'model' is needed"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_status_2(capsys, words, sentence):
@@ -231,6 +231,7 @@ def test_verbs_of_the_package_stay_callable_beside_submodules_of_their_name():
     assert done.stdout.splitlines() == [
         str([True] * 6),
         "True",
-        "neither of corpus and files given; name one thing to measure: corpus=FOLDER or files=[FILE,...]",
+        "neither of corpus and files given; name one thing to measure: corpus=FOLDER, files=[FILE,...], "
+        "tasks=[NAME,...] or predictions=FILE",
         "module 'codex_ray' has no attribute 'nothing'",
     ]

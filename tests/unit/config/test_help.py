@@ -22,7 +22,7 @@ def test_help_names_every_setting_and_choice_within_100_columns(name, monkeypatc
     for slot in verb_slots(name):
         assert all(choice in text for choice in group_choices(slot.group))
     assert "Exit status: 0 done, 1 failed, 2 bad usage or settings, 130 interrupted." in text
-    assert len(verb.examples) == 3
+    assert 3 <= len(verb.examples) <= 5
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -36,7 +36,7 @@ def test_defaults_shown_are_the_composed_ones():
     assert "pretrain.optimizer.kind=muon" in text
     assert "seconds=290.0" in text
     assert "train.epochs=1.0" in verb_help(find_verb("pretrain"))
-    assert "model=VALUE" in verb_help(find_verb("evaluate"))
+    assert "model=VALUE" in verb_help(find_verb("generate"))
 
 
 def test_the_overview_lists_verbs_in_life_order_and_what_to_try_next():

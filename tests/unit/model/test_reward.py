@@ -47,7 +47,7 @@ def test_a_language_model_becomes_a_reward_model(make: Any, tmp_path: Path) -> N
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval(),
     ):
         assert torch.allclose(rewards(again, rows), together, atol=1e-5)
-    with pytest.raises(CodexRayError, match="do not fit"):
+    with pytest.raises(CodexRayError, match="is no reward model; give one that method=reward has trained"):
         load_reward_model(tmp_path / "lm")
 
 
