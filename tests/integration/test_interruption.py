@@ -172,10 +172,8 @@ FILE_SYSTEM = {
 }
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["full in a checkpoint", *(pytest.param(w, marks=pytest.mark.verify) for w in list(FILE_SYSTEM)[1:])],
-)
+@pytest.mark.verify
+@pytest.mark.parametrize("what", list(FILE_SYSTEM))
 def test_a_file_system_that_fails_is_one_sentence_and_keeps_the_sound_checkpoint(
     what: str, corpus: Path, tmp_path: Path, popen: Popen
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_verb_runs_as_a_job_with_its_words_and_config_and_its_log_is_followed(
     assert "python jobs/pretrain.py 'my corpus' model=plain-tiny" in done.stderr
 
 
+@pytest.mark.verify
 def test_a_checkout_pretrains_through_rays_own_command(head, tiny_corpus, tmp_path):
     """`ray job submit --working-dir . -- python jobs/pretrain.py ...`: logs, status, what the run leaves."""
     save(run_settings(tiny_corpus, tmp_path / "runs", "job"), tmp_path / "job.yaml")

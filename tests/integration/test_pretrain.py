@@ -206,7 +206,8 @@ def test_metrics_name_the_batches_that_the_order_says(undisturbed: Path, tiny_co
     assert batches(undisturbed) == [(step + 1, digest(rows)) for step, rows in enumerate(stream)]
 
 
-@pytest.mark.parametrize("stops", [(6,), pytest.param((1, 6, 11), marks=pytest.mark.verify)], ids=str)
+@pytest.mark.verify
+@pytest.mark.parametrize("stops", [(6,), (1, 6, 11)], ids=str)
 def test_stops_and_resumes_end_alike(
     stops: tuple[int, ...], undisturbed: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_global_batches_are_the_same_at_any_number_of_workers(
     assert losses(result.run) == pytest.approx(losses(undisturbed), rel=1e-4)
 
 
+@pytest.mark.verify
 def test_targets_weigh_the_same_however_documents_are_shared_out(tiny_corpus: Path, tmp_path: Path) -> None:
     """Kept apart, documents leave each worker and micro-batch another number of targets."""
     training = Training(steps=STEPS, batch_tokens=GLOBAL_ROWS * LENGTH, documents="separate")

@@ -86,6 +86,7 @@ def assert_balanced(pool: RolloutPool, *, accepted: int = 24) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.verify
 def test_a_killed_actor_and_a_killed_scorer_change_nothing(
     folder: str, undisturbed: list[Rollout], tmp_path: Path
 ) -> None:
