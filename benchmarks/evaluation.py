@@ -111,7 +111,7 @@ def _requests(questions: int) -> list[Any]:
         text = draw.choice(texts)
         place = text.index("\n", draw.randrange(CONTEXT_CHARACTERS, len(text) - 2 * CONTEXT_CHARACTERS)) + 1
         context = text[max(0, place - CONTEXT_CHARACTERS) : place].rstrip()
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if len(line.strip()) > 8]  # some tokens of their own
         choices = [f"\n{line}" for line in draw.sample(lines, CHOICES)]
         found += [SimpleNamespace(args=(context, choice), task_name=None) for choice in choices]
     return found
