@@ -9,7 +9,6 @@ Shape legend: N rewards of one group.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,18 +85,3 @@ def mean_baseline(rewards: ArrayLike) -> Floats:
     rewards_N = np.asarray(rewards, dtype=np.float64)
     centred: Floats = rewards_N - rewards_N.mean() if len(rewards_N) else rewards_N
     return centred
-
-
-def group_advantages(rewards: Sequence[float], *, target: float = TARGET) -> Floats:
-    """Return the advantages of one group under its own beta, [N].
-
-    Two rewards cannot be told from noise by an entropy: such a group has the mean as its baseline.
-    """
-    if len(rewards) == 2:
-        return mean_baseline(rewards)
-    return entropic_advantages(rewards, adaptive_beta(rewards, target))
-
-
-def informative(rewards: Sequence[float]) -> bool:
-    """Whether a group teaches anything: its rewards are not all equal."""
-    return len(rewards) > 1 and min(rewards) != max(rewards)

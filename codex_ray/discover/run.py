@@ -63,13 +63,13 @@ def _prompts(settings: Discover, run: RunFolder, path: Path, shown: Progress) ->
         CodexRayError: the model is missing, or too small for the prompts.
     """
     from codex_ray.corpus.examples import prepare_examples
-    from codex_ray.model.load import load_config
+    from codex_ray.model.load import load_config, positions_of
     from codex_ray.rollout.load import tokenizer_folder
     from codex_ray.tokenizer import Tokenizer
     from codex_ray.tokenizer.chat import TEMPLATE_FILE
     from codex_ray.tokenizer.conversation import ChatTemplate
 
-    longest = getattr(load_config(settings.model).get_text_config(), "max_position_embeddings", None)
+    longest = positions_of(load_config(settings.model))
     length = min(longest or LONGEST_PROMPT, LONGEST_PROMPT)
     folder = tokenizer_folder(settings.model, None)
     template = ChatTemplate.of(Tokenizer.load(folder), folder)

@@ -154,12 +154,12 @@ class Discovering:
 
 def encoder(tokenizer: Tokenizer, template: Any) -> Any:
     """Return what makes a prompt's text token ids: as it is, or as a user's turn of a template."""
+    from codex_ray.rollout.generate import prompt_ids
 
     def encode(text: str) -> list[int]:
         if template is not None:
             ids: list[int] = template.prompt([{"role": "user", "content": text}])
             return ids
-        begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        return [*begin, *tokenizer.encode(text)]
+        return prompt_ids(tokenizer, [text])[0]
 
     return encode

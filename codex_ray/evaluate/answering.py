@@ -21,7 +21,7 @@ from codex_ray.files import sha256_of
 from codex_ray.rollout.episode import Prompt, turn_seed
 from codex_ray.rollout.generate import prompt_ids
 from codex_ray.rollout.request import Request
-from codex_ray.rollout.sampler import Sampler
+from codex_ray.rollout.sampler import Sampler, max_positions
 from codex_ray.rollout.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class LocalModel:
 
     def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
         """See :class:`Answerer`; sequences come and go at every step, so that slots stay full."""
-        config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        asked = encode(task, self.tokenizer, self.folder, limit, note)
+        asked = encode(task, self.tokenizer, self.folder, max_positions(self.model), note)
         samples, sampling = task.answering.samples, sampling_of(task.answering)
         longest = max(len(asked.ids[place]) for place in places) + asked.most
         slots = min(self.slots, len(places) * samples)

@@ -129,7 +129,7 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
 
 def _pooled(settings: Evaluate, folder: Path, identity: str, stack: ExitStack) -> PooledModel:
     from codex_ray.cluster.session import open_session
-    from codex_ray.model.load import load_config
+    from codex_ray.model.load import load_config, positions_of
     from codex_ray.rollout.actor import FromFolder
     from codex_ray.rollout.pool import open_pool
     from codex_ray.tokenizer import Tokenizer
@@ -145,11 +145,10 @@ def _pooled(settings: Evaluate, folder: Path, identity: str, stack: ExitStack) -
         start_seconds=spread.start_seconds,
         task_seconds=spread.task_seconds,
     )
-    config = load_config(settings.model, settings.revision).get_text_config()
+    limit = positions_of(load_config(settings.model, settings.revision))
     stack.enter_context(open_session(Cluster(address=spread.address), more_cpus=rollouts.cpus(scored=False)))
     build = FromFolder(settings.model, settings.compute, settings.revision)
     pool = stack.enter_context(open_pool(rollouts, build, seed=settings.seed))
-    limit = getattr(config, "max_position_embeddings", None)
     tokenizer = Tokenizer.load(folder)
     return PooledModel(pool, tokenizer, folder, identity, limit, ahead=spread.actors)
 

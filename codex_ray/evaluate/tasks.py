@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from codex_ray.config.evaluate import Answering, Bootstrap
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import Interval, bootstrap
-from codex_ray.evaluate.metrics import Answered, Example, Metric, find_metric
+from codex_ray.evaluate.metrics import Answered, Example, Metric, find_metric, mean
 from codex_ray.evaluate.verifiers import open_verifier
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def score(
         metric.name: bootstrap(statistics[metric.name], metric.combine, settings) for metric in metrics
     }
     empty = np.array([[np.mean([not text.strip() for text in one.texts]), 1.0] for one in answers])
-    figures[EMPTY] = bootstrap(empty, lambda sums: sums[:, 0] / sums[:, 1], settings)
+    figures[EMPTY] = bootstrap(empty, mean, settings)
     return Scored(task, answers, statistics, figures)
 
 

@@ -144,6 +144,12 @@ def _check_files(folder: Path, allow_pickle: bool) -> None:
         )
 
 
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Return the longest sequence a model was made for, in tokens; None where it names none."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
     """Load a model's configuration alone, from a folder (never the network then) or the Hub.
 

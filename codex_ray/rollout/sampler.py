@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.model.load import positions_of
 from codex_ray.rollout import cached
 from codex_ray.rollout.attention import Span
 from codex_ray.rollout.cached import CachedModel, inference
@@ -329,8 +330,7 @@ class Sampler:
 
 def max_positions(model: Any) -> int | None:
     """Return the longest sequence a model was made for, in tokens; None where it names none."""
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit
+    return positions_of(model.config)
 
 
 def check_prompt(prompt: Sequence[int], number: int, limit: int | None, vocabulary: int) -> None:

@@ -181,14 +181,14 @@ class Abilities:
         return {example.id: [text] for example, text in zip(task.examples, texts, strict=True)}
 
     def _prompt(self, model: Any, task: Task, example: Example) -> list[int]:
+        from codex_ray.rollout.generate import prompt_ids
         from codex_ray.rollout.sampler import max_positions
 
-        tokenizer, asked = self._template.tokenizer, example.prompt
+        asked = example.prompt
         if isinstance(asked, str) and task.answering.chat:
             asked = ({"role": "user", "content": asked},)
         if isinstance(asked, str):
-            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-            ids = [*begin, *tokenizer.encode(asked)]
+            [ids] = prompt_ids(self._template.tokenizer, [asked])
         else:
             ids = self._template.prompt([dict(message) for message in asked])
         longest = max_positions(model)

@@ -67,9 +67,9 @@ def row_length(settings: Finetune) -> int:
     Raises:
         CodexRayError: it is more than the model takes.
     """
-    from codex_ray.model.load import load_config
+    from codex_ray.model.load import load_config, positions_of
 
-    longest = getattr(load_config(settings.model).get_text_config(), "max_position_embeddings", None)
+    longest = positions_of(load_config(settings.model))
     wanted = settings.data.sequence_length
     if wanted is not None and longest is not None and wanted > longest:
         raise CodexRayError(

@@ -84,13 +84,9 @@ class Follower:
             self._tracker.log_system(later)
         # Later evaluations stand on their steps' lines; before the first step there is none.
         first: list[dict[str, Any]] = [row for row in self._evaluations.new_rows() if row["step"] == 0]
-        self._tracker.log_system(
-            [
-                {"step": 0, "time": row["time"]}
-                | {f"evaluation/{name}": task["value"] for name, task in row["tasks"].items()}
-                for row in first
-            ]
-        )
+        for row in first:
+            values = {f"evaluation/{name}": task["value"] for name, task in row["tasks"].items()}
+            self._tracker.log_system([{"step": 0, "time": row["time"]} | values])
         self._alarms.look()
         self.fatal = self.fatal or self._failures.overdue(self._settings.cluster.replacement_timeout_seconds)
         if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:

@@ -11,6 +11,7 @@ from codex_ray.config.finetune import Finetune, OnPolicy
 from codex_ray.errors import CodexRayError
 from codex_ray.model.head import TokenHead
 from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.rollout.generate import prompt_ids
 from codex_ray.rollout.rewards import expected, find_reward
 from codex_ray.rollout.sampler import max_positions
 from codex_ray.tokenizer import Tokenizer
@@ -194,9 +195,7 @@ class Method:
         if "messages" in row:
             messages = teacher_messages(template, row["messages"][:-1], demonstration)
             return self._template.prompt(messages)
-        text = teacher_text(template, row["prompt"], demonstration)
-        begin = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
-        return [*begin, *self._tokenizer.encode(text)]
+        return prompt_ids(self._tokenizer, [teacher_text(template, row["prompt"], demonstration)])[0]
 
     def _teacher(self, engine: Engine) -> Weights:
         if self._own.teacher == "frozen":

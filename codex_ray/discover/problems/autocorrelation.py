@@ -211,14 +211,6 @@ def project(state: Floats) -> Floats:
 
 
 class _AutocorrelationOperators(Operators):
-    def state(self, solution: Any) -> Floats:
-        """The steps."""
-        return np.asarray(solution, dtype=np.float64)
-
-    def solution(self, state: Floats) -> Any:
-        """The steps."""
-        return state.tolist()
-
     def told(self, solution: Any) -> str:
         """Steps and their convolution as letters, coarse."""
         steps = self.state(solution)

@@ -208,14 +208,6 @@ class ErdosOperators(Operators):
     def __init__(self, steps: int = 48, words: int = 10) -> None:
         super().__init__(Erdos(steps), step_operators(slope, project), words)
 
-    def state(self, solution: Any) -> Floats:
-        """The steps."""
-        return np.asarray(solution, dtype=np.float64)
-
-    def solution(self, state: Floats) -> Any:
-        """The steps."""
-        return state.tolist()
-
     def told(self, solution: Any) -> str:
         """Steps and overlaps as letters, coarse."""
         steps = self.state(solution)

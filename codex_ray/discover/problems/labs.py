@@ -109,10 +109,6 @@ class SequenceOperators(Operators):
         operators = {"flip": _flip, "climb": _climb, "shift": _shift, "mirror": _mirror}
         super().__init__(BinarySequences(count), operators, words)
 
-    def state(self, solution: Any) -> Floats:
-        """The signs."""
-        return np.asarray(solution, dtype=np.float64)
-
     def solution(self, state: Floats) -> Any:
         """The signs, as whole numbers."""
         return [int(sign) for sign in state]

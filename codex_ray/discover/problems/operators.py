@@ -45,13 +45,13 @@ class Operators(Spoken):
         super().__init__(subject)
         self.operators, self.words = dict(operators), words
 
-    @abstractmethod
     def state(self, solution: Any) -> Floats:
-        """Return a solution as what operators change."""
+        """Return a solution as what operators change: its numbers."""
+        return np.asarray(solution, dtype=np.float64)
 
-    @abstractmethod
     def solution(self, state: Floats) -> Any:
         """Return what operators made as a solution, which need not be a valid one."""
+        return state.tolist()
 
     @abstractmethod
     def told(self, solution: Any) -> str:

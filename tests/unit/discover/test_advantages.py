@@ -10,17 +10,26 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from codex_ray.config.discover import Learn
 from codex_ray.discover.advantages import (
     MOST_BETA,
     TARGET,
     adaptive_beta,
     entropic_advantages,
-    group_advantages,
-    informative,
     kl_to_uniform,
     mean_baseline,
     tilt,
 )
+from codex_ray.discover.objectives import Advantages
+
+
+def group_advantages(rewards):
+    return Advantages(Learn()).of(rewards)[0]
+
+
+def informative(rewards):
+    return group_advantages(rewards).any()
+
 
 GROUPS = st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=3, max_size=24)
 
