@@ -37,6 +37,9 @@ EMBEDDED_ENVIRONMENT = {
     # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
     "RAY_worker_niceness": "0",
 }
+# Without a dashboard nobody reads Ray's metrics; and their exporter leaves a thread behind for each session
+# of a process, which went on exporting into the next and once aborted it (Ray 2.60).
+UNWATCHED_ENVIRONMENT = {"RAY_enable_open_telemetry": "0", "RAY_enable_metrics_collection": "0"}
 # Read inside the workers.
 WORKER_ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
@@ -123,14 +126,19 @@ def _start(cluster: Cluster, more_cpus: float) -> None:
     # Given in the environment, not in a runtime_env, so that one idle worker is as good as another.
     os.environ.update(_worker_environment())
     wanted = math.ceil(int(cluster.workers * max(cluster.cpus_per_worker, 1)) + DATA_CPUS + more_cpus)
+    settings = {
+        "num_cpus": cluster.logical_cpus or max(os.cpu_count() or 1, wanted),
+        "include_dashboard": cluster.dashboard,
+        "object_store_memory": cluster.object_store_bytes,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     try:
-        ray.init(
-            num_cpus=cluster.logical_cpus or max(os.cpu_count() or 1, wanted),
-            include_dashboard=cluster.dashboard,
-            object_store_memory=cluster.object_store_bytes,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            ray.init(**settings)
+        except Exception:  # a busy machine: Ray gives its own node 30 s to come up, and that is not a setting
+            ray.shutdown()
+            ray.init(**settings)
         ray._private.worker._global_node.kill_log_monitor()  # which feeds log_to_driver
     except Exception as error:
         raise CodexRayError(
@@ -159,8 +167,10 @@ def _join(address: str) -> None:
 
 
 def _embedded_environment(cluster: Cluster) -> dict[str, str]:
-    shown = {"RAY_TRAIN_ENABLE_STATE_TRACKING": str(int(cluster.dashboard))}
-    return TRAIN_ENVIRONMENT | EMBEDDED_ENVIRONMENT | shown
+    if cluster.dashboard:
+        return TRAIN_ENVIRONMENT | EMBEDDED_ENVIRONMENT
+    unshown = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
+    return TRAIN_ENVIRONMENT | EMBEDDED_ENVIRONMENT | UNWATCHED_ENVIRONMENT | unshown
 
 
 def _worker_environment() -> dict[str, str]:
