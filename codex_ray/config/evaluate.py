@@ -161,6 +161,9 @@ class Evaluate:
     spread: Spread = setting(Spread, help="Ray actors that answer")
     harness: Harness = setting(Harness, help="tasks of lm-evaluation-harness")
     sandbox: Sandbox = setting(Sandbox, help="limits of code that verifier=tests runs")
+    verifier_seconds: float = setting(
+        60.0, minimum=0.1, help="longest time that a verifier by dotted path may take for one answer"
+    )
     bootstrap: Bootstrap = setting(Bootstrap, help="intervals around figures")
     output: str | None = setting(None, help="folder for summary.json and report; unset prints only")
     answers: str | None = setting(

@@ -94,8 +94,8 @@ class OnPolicy:
     )
     reward: str = setting(
         "exact",
-        help="grpo, ppo and sdft's gate: exact, last_number or places; a folder that method=reward has saved "
-        "(not for sdft); or a function of yours by dotted path, which takes the row and the answer's text",
+        help="grpo, ppo, sdft's gate: exact, last_number or places; a folder that method=reward has saved, "
+        "or a function of yours by dotted path, which takes the row and the answer's text",
     )
     environment: str = setting(
         "single_turn",

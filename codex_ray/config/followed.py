@@ -45,6 +45,9 @@ class Evaluation:
     )
     rows: int = setting(256, minimum=1, help="most questions of each task")
     max_new_tokens: int = setting(64, minimum=1, help="longest answer to a row, in tokens")
+    verifier_seconds: float = setting(
+        60.0, minimum=0.1, help="longest time that a verifier by dotted path may take for one answer"
+    )
 
 
 @dataclass(frozen=True)

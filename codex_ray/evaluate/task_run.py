@@ -80,7 +80,15 @@ def run_tasks(
                 for example, mine in zip(task.examples, kept[-1], strict=True)
             }
             with shown.stage(f"score {task.name}"):
-                scored.append(score(task, texts, settings.bootstrap, sandbox=settings.sandbox))
+                scored.append(
+                    score(
+                        task,
+                        texts,
+                        settings.bootstrap,
+                        sandbox=settings.sandbox,
+                        seconds=settings.verifier_seconds,
+                    )
+                )
         return scored, kept, answerer.identity
 
 

@@ -23,7 +23,7 @@ from codex_ray.config.evaluate import Answering, Bootstrap
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import Interval, bootstrap
 from codex_ray.evaluate.metrics import Answered, Example, Metric, find_metric, mean
-from codex_ray.evaluate.verifiers import open_verifier
+from codex_ray.evaluate.verifiers import SECONDS, open_verifier
 
 if TYPE_CHECKING:
     from codex_ray.config.sandbox import Sandbox
@@ -139,6 +139,8 @@ def score(
     settings: Bootstrap | None = None,
     verify: Reward | None = None,
     sandbox: Sandbox | None = None,
+    seconds: float = SECONDS,
+    key: str = "verifier_seconds",
 ) -> Scored:
     """Score the answers to a task's examples.
 
@@ -149,14 +151,15 @@ def score(
         settings: of the intervals.
         verify: judges an answer; unset is the task's own verifier.
         sandbox: limits of programs, where the verifier runs them.
+        seconds, key: of the verifier, see :func:`codex_ray.evaluate.verifiers.open_verifier`.
 
     Raises:
-        CodexRayError: an example has no answer, or an answer belongs to no example.
+        CodexRayError: an example has no answer, an answer belongs to no example, or the verifier fails.
         ConfigError: the verifier cannot be imported.
     """
     _match(task, texts)
     settings = settings or Bootstrap()
-    with open_verifier(task, sandbox) as own:
+    with open_verifier(task, sandbox, seconds, key) as own:
         answers = [_answered(example, texts[example.id], verify or own) for example in task.examples]
     metrics = [find_metric(name) for name in task.metrics]
     statistics = {metric.name: metric.statistics(answers) for metric in metrics}

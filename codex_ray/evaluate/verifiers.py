@@ -1,4 +1,7 @@
-"""What judges answers: rewards by name or path, and ``tests``, which runs an answer's code in the sandbox."""
+"""What judges answers: rewards by name or path, and ``tests``, which runs an answer's code in the sandbox.
+
+A reward by path is somebody's program. It runs in a process of its own, with a deadline.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,24 @@ if TYPE_CHECKING:
 TESTS = "tests"
 """The verifier of programs: rows have ``test`` and ``entry_point``, as HumanEval's do."""
 
+SECONDS = 60.0
+"""Longest time that a reward by path may take for one answer, where nobody says another."""
+
 
 @contextmanager
-def open_verifier(task: Task, sandbox: Sandbox | None = None) -> Iterator[Reward | None]:
+def open_verifier(
+    task: Task, sandbox: Sandbox | None = None, seconds: float = SECONDS, key: str = "verifier_seconds"
+) -> Iterator[Reward | None]:
     """Give a task's verifier for the length of the block; None where it has none.
 
     Args:
         task: the task; ``sandbox``: limits of programs that ``tests`` runs.
+        seconds: longest time for one answer, of a verifier by path; ``key``: the setting that says so.
 
     Raises:
         ConfigError: it cannot be imported.
-        CodexRayError: the host cannot hold such programs.
+        CodexRayError: the host cannot hold such programs. The verifier raises it as well, where it fails or
+            is late.
     """
     if task.verifier is None:
         yield None
@@ -38,9 +48,16 @@ def open_verifier(task: Task, sandbox: Sandbox | None = None) -> Iterator[Reward
         with Judge(sandbox) as judge:
             yield partial(passes, judge)
     else:
-        from codex_ray.rollout.rewards import find_reward
+        from codex_ray.rollout.apart import Apart
+        from codex_ray.rollout.rewards import REWARDS, Rewarded, find_reward
 
-        yield find_reward(task.verifier, f"verifier of task {task.name}")
+        found = find_reward(task.verifier, f"verifier of task {task.name}")
+        if task.verifier in REWARDS:
+            yield found
+            return
+        what = f"the verifier {task.verifier} of task {task.name}"
+        with Apart(Rewarded(task.verifier), seconds=seconds, what=what, key=key) as scorer:
+            yield scorer.reward
 
 
 def passes(judge: Judge, row: Mapping[str, Any], text: str) -> float:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codex_ray.rollout.sampling import Sampling
+if TYPE_CHECKING:
+    from codex_ray.rollout.sampling import Sampling
 
 
 @dataclass(frozen=True)

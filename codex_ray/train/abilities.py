@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,11 @@ from codex_ray.evaluate.intervals import paired
 from codex_ray.evaluate.library import load_task
 from codex_ray.evaluate.metrics import Example, find_metric
 from codex_ray.evaluate.tasks import Task, score
+from codex_ray.evaluate.verifiers import SECONDS
 from codex_ray.files import unwritable
 from codex_ray.rollout.rewards import find_reward
 from codex_ray.track.metrics import drop_after, read_metrics
+from codex_ray.train.agree import agree
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer.conversation import ChatTemplate
@@ -124,10 +127,19 @@ class Abilities:
         followed: the tasks.
         template: of chat messages, with the model's tokenizer.
         every: optimizer steps between evaluations; 0 is before and after alone.
+        verifier_seconds: longest time that a verifier may take for one answer.
     """
 
-    def __init__(self, followed: Sequence[Followed], template: ChatTemplate, *, every: int) -> None:
+    def __init__(
+        self,
+        followed: Sequence[Followed],
+        template: ChatTemplate,
+        *,
+        every: int,
+        verifier_seconds: float = SECONDS,
+    ) -> None:
         self._followed, self._template, self._every = followed, template, every
+        self._verifier_seconds = verifier_seconds
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether the tasks are to be measured after ``step``."""
@@ -148,37 +160,42 @@ class Abilities:
         """
         from codex_ray.train.answers import answering_model
 
-        model = answering_model(engine)
+        model, device = answering_model(engine), next(engine.module.parameters()).device
         line: dict[str, Any] = {"step": step, "time": time.time(), "tasks": {}}
         for one in self._followed:
-            scored = _score(one, self._answers(model, one.task))
-            figure = scored.figures[one.metric]
-            line["tasks"][one.name] = {
-                "metric": one.metric,
-                "data": one.task.data_digest,
-                "value": figure.value,
-                "low": figure.low,
-                "high": figure.high,
-                "statistics": scored.statistics[one.metric].tolist(),
-            }
+            texts = self._answers(model, one.task)
+            line["tasks"][one.name] = agree(partial(self._measured, one, texts), device)
         found = {name: task["value"] for name, task in line["tasks"].items()}
         if dist.get_rank() == 0:
             _append(path, step, line)
         note(f"step {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
         return {f"evaluation/{name}": value for name, value in found.items()}
 
+    def _measured(self, one: Followed, texts: dict[str, list[str]]) -> dict[str, Any]:
+        key = "evaluation.verifier_seconds"
+        scored = score(one.task, texts, seconds=self._verifier_seconds, key=key)
+        figure = scored.figures[one.metric]
+        return {
+            "metric": one.metric,
+            "data": one.task.data_digest,
+            "value": figure.value,
+            "low": figure.low,
+            "high": figure.high,
+            "statistics": scored.statistics[one.metric].tolist(),
+        }
+
     def _answers(self, model: Any, task: Task) -> dict[str, list[str]]:
         from codex_ray.train.answers import likeliest_answers
 
         asked = task.answering
-        texts = likeliest_answers(
+        found = likeliest_answers(
             model,
             [self._prompt(model, task, example) for example in task.examples],
             self._template.tokenizer,
             max_new_tokens=asked.max_new_tokens,
             stop=asked.stop,
         )
-        return {example.id: [text] for example, text in zip(task.examples, texts, strict=True)}
+        return {example.id: [one.text] for example, one in zip(task.examples, found, strict=True)}
 
     def _prompt(self, model: Any, task: Task, example: Example) -> list[int]:
         from codex_ray.rollout.generate import prompt_ids
@@ -201,18 +218,6 @@ class Abilities:
                 "evaluation.max_new_tokens or leave the row out"
             )
         return ids[-max(1, longest - task.answering.max_new_tokens) :]
-
-
-def _score(one: Followed, texts: dict[str, list[str]]) -> Any:
-    try:
-        return score(one.task, texts, Bootstrap())
-    except CodexRayError:
-        raise
-    except Exception as error:  # a verifier is somebody's program: it may fail in any way
-        raise CodexRayError(
-            f"the verifier {one.task.verifier} of task {one.name} failed on an answer "
-            f"({type(error).__name__}: {error}); mend it, or leave evaluation.tasks.{one.name} out"
-        ) from error
 
 
 def _append(path: Path, step: int, line: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from codex_ray.rollout.generate import generate
+from codex_ray.rollout.request import Completion
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ def likeliest_answers(
     *,
     max_new_tokens: int,
     stop: Sequence[str] = (),
-) -> list[str]:
+) -> list[Completion]:
     """Complete prompts of token ids, each rank its share, and tell all ranks.
 
     Args:
@@ -45,7 +46,8 @@ def likeliest_answers(
         max_new_tokens: longest answer; ``stop``: texts that end one.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    completions = generate(
+    shares: list[Any] = [None] * world
+    own = generate(
         model,
         prompts[rank::world],
         max_new_tokens=max_new_tokens,
@@ -54,8 +56,7 @@ def likeliest_answers(
         tokenizer=tokenizer,
         batch_rows=AT_ONCE,
     )
-    shares: list[Any] = [[done.text for done in completions]]
-    if world > 1:
-        own, shares = shares[0], [None] * world
-        dist.all_gather_object(shares, own)
+    if world == 1:
+        return own
+    dist.all_gather_object(shares, own)
     return [shares[number % world][number // world] for number in range(len(prompts))]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codex_ray.config.finetune import Finetune, OnPolicy
 from codex_ray.errors import CodexRayError
 from codex_ray.model.head import TokenHead
-from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.rollout.apart import Apart, turn_of
+from codex_ray.rollout.episode import Episode, Prompt, Rollout
 from codex_ray.rollout.generate import prompt_ids
-from codex_ray.rollout.rewards import expected, find_reward
+from codex_ray.rollout.rewards import expected, rewarded
 from codex_ray.rollout.sampler import max_positions
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
+from codex_ray.train.agree import agree
 from codex_ray.train.answers import answering_model, likeliest_answers
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.engine import Engine
@@ -51,7 +54,7 @@ class Method:
     def __init__(self, settings: Finetune, model: Any, tokenizer: Tokenizer, folder: Path) -> None:
         self._settings, self._own, self._head = settings, settings.on_policy, TokenHead(model)
         self._tokenizer, self._template = tokenizer, ChatTemplate.of(tokenizer, folder)
-        self._window = max_positions(model) or 2**31
+        self._window, self._folder = max_positions(model) or 2**31, folder
 
     def objectives(self, engine: Engine) -> Objectives:
         """Return the objective, and what validation measures: the likelihood of the rows' own answers."""
@@ -159,7 +162,7 @@ class Method:
     def _better_answers(
         self, engine: Engine, prompts: Sequence[Prompt], teachers: Sequence[list[int]]
     ) -> tuple[Advantage, str]:
-        judge, longest = find_reward(self._own.reward), self._settings.rollout.max_new_tokens
+        longest = self._settings.rollout.max_new_tokens
         pairs = list(zip(prompts, teachers, strict=True))
         fitting = [(one, teacher) for one, teacher in pairs if len(teacher) + longest <= self._window]
         if not fitting:
@@ -167,13 +170,22 @@ class Method:
         model, count = answering_model(engine), len(fitting)
         asked = [teacher for _, teacher in fitting] + [prompt.ids for prompt, _ in fitting]
         stop = self._settings.rollout.stop
-        texts = likeliest_answers(model, asked, self._tokenizer, max_new_tokens=longest, stop=stop)
-        problems = [prompt.problem for prompt, _ in fitting]
-        taught, alone = (
-            [judge(problem, text) for problem, text in zip(problems, written, strict=True)]
-            for written in (texts[:count], texts[count:])
-        )
-        return Advantage.of(taught, alone), f"reward {self._own.reward} of its own answers"
+        found = likeliest_answers(model, asked, self._tokenizer, max_new_tokens=longest, stop=stop)
+        episodes = [
+            Episode(0, number, 0, 0, prompt, (turn_of(done),))
+            for number, (prompt, done) in enumerate(zip([one for one, _ in fitting] * 2, found, strict=True))
+        ]
+        rewards = agree(partial(self._judged, episodes), next(engine.module.parameters()).device)
+        what = f"reward {self._own.reward} of its own answers"
+        return Advantage.of(rewards[:count], rewards[count:]), what
+
+    def _judged(self, episodes: Sequence[Episode]) -> list[float]:
+        """Return what the reward says of answers behind the plain prompts, in a process of its own."""
+        rollouts = self._settings.rollout
+        build = rewarded(self._own, rollouts, self._settings.compute, self._folder)
+        seconds, what = rollouts.score_seconds, f"on_policy.reward={self._own.reward}"
+        with Apart(build, seconds=seconds, what=what, key="rollout.score_seconds") as scorer:
+            return [scorer.judge(episode) for episode in episodes]
 
     def _no_room(self) -> CodexRayError:
         return CodexRayError(

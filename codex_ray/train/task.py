@@ -253,8 +253,10 @@ class Finetuning:
         from codex_ray.train.updates import Updates
 
         template = ChatTemplate.of(tokenizer, self.corpus / "tokenizer")
-        every = self.settings.evaluation.every_steps
-        abilities = Abilities(self.followed, template, every=every) if self.followed else None
+        asked, abilities = self.settings.evaluation, None
+        if self.followed:
+            every, seconds = asked.every_steps, asked.verifier_seconds
+            abilities = Abilities(self.followed, template, every=every, verifier_seconds=seconds)
         if self.pool is None:
             return Learning(objectives(self.settings, model), abilities=abilities)
         method = Method(self.settings, model, tokenizer, self.corpus / "tokenizer")
@@ -290,10 +292,10 @@ class Finetuning:
         from codex_ray.rollout.pool import open_pool
         from codex_ray.rollout.rewards import rewarded, stops_of
 
-        settings, own, judge = self.settings, self.settings.rollout, None
-        if settings.method != "sdft":
-            judge = rewarded(settings.on_policy, own, settings.compute, self.corpus / "tokenizer")
-            own = replace(own, stop=[*own.stop, *stops_of(settings.on_policy.environment)])
+        settings, own = self.settings, self.settings.rollout
+        judge = rewarded(settings.on_policy, own, settings.compute, self.corpus / "tokenizer")
+        own = replace(own, stop=[*own.stop, *stops_of(settings.on_policy.environment)])
         build = FromFolder(self.base, settings.compute, lora=settings.lora, sampler=own.sampler)
-        with open_pool(own, build, judge, seed=settings.seed) as pool:
+        scored = settings.method != "sdft"  # whose gate alone looks at rewards
+        with open_pool(own, build, judge if scored else None, seed=settings.seed) as pool:
             yield replace(self, pool=pool)

@@ -31,16 +31,6 @@ from tests.unit.evaluate.small_corpus import SHAPE, TRAINING
 ROWS = [{"prompt": f"old {number} ?", "response": f" was {number} ."} for number in range(40)]
 
 
-def letters(row: Any, text: str) -> float:
-    """A judge of one's own: how much of an answer is letters."""
-    return sum(sign.isalpha() for sign in text) / max(1, len(text))
-
-
-def broken(row: Any, text: str) -> float:
-    """A judge that cannot."""
-    raise KeyError("nothing")
-
-
 @dataclass
 class Alone:
     """A model that no engine has taken, where one is asked for."""
@@ -85,7 +75,7 @@ def manifest(wanted: Finetune, tokenizer: Tokenizer, folder: Path) -> Manifest:
 
 
 def test_the_rows_held_out_are_the_new_task(rows: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    wanted = settings(rows, old=FollowedTask(path=str(rows), verifier=f"{__name__}.letters"))
+    wanted = settings(rows, old=FollowedTask(path=str(rows), verifier="tests.unit.train.judges.letters"))
     made = manifest(wanted, tokenizer, tmp_path / "examples")
     new, old = followed_tasks(wanted, made)
     assert (new.name, new.metric, old.name, old.metric) == ("new", "exact_match", "old", "verified")
@@ -136,7 +126,9 @@ def test_tasks_that_cannot_be_followed_are_named(rows: Path, tokenizer: Tokenize
 
 
 def test_answers_are_scored_written_and_compared(rows: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    wanted = settings(rows, held_out=False, old=FollowedTask(path=str(rows), verifier=f"{__name__}.letters"))
+    wanted = settings(
+        rows, held_out=False, old=FollowedTask(path=str(rows), verifier="tests.unit.train.judges.letters")
+    )
     made = manifest(wanted, tokenizer, tmp_path / "examples")
     model = build_model(
         SHAPE, vocabulary_size=tokenizer.vocabulary_size, sequence_length=POSITIONS, seed=1,
@@ -195,7 +187,9 @@ def test_other_questions_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_fails_is_named(rows: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    wanted = settings(rows, held_out=False, old=FollowedTask(path=str(rows), verifier=f"{__name__}.broken"))
+    wanted = settings(
+        rows, held_out=False, old=FollowedTask(path=str(rows), verifier="tests.unit.train.judges.broken")
+    )
     made = manifest(wanted, tokenizer, tmp_path / "examples")
     model = build_model(
         SHAPE, vocabulary_size=tokenizer.vocabulary_size, sequence_length=POSITIONS, seed=1,
@@ -203,7 +197,7 @@ def test_a_judge_that_fails_is_named(rows: Path, tokenizer: Tokenizer, tmp_path:
     )  # fmt: skip
     abilities = Abilities(followed_tasks(wanted, made), ChatTemplate.of(tokenizer, None), every=5)
     with pytest.raises(
-        CodexRayError, match=r"broken of task old failed on an answer \(KeyError: 'nothing'\)"
+        CodexRayError, match=r"broken of task old failed on an answer \(KeyError: 'nothing' .*judges\.py"
     ):
         abilities.measure(Alone(model), 0, tmp_path / "evaluation.jsonl", print)  # type: ignore[arg-type]
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from codex_ray.config.common import Device
 from codex_ray.config.corpus import Tokenizer as Train
 from codex_ray.config.finetune import Finetune, OnPolicy
 from codex_ray.config.model import Model, Residual
 from codex_ray.errors import CodexRayError
 from codex_ray.model import build_model
+from codex_ray.model.reward import start_reward_model
 from codex_ray.rollout.episode import Prompt, Rollout
+from codex_ray.rollout.request import Completion
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.train import on_policy
+from codex_ray.train.answers import likeliest_answers
 from codex_ray.train.objectives.gate import Advantage
 from codex_ray.train.on_policy import Method, samples_of
 
@@ -71,8 +77,18 @@ def rollout(
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
 def method(model: Any, tokenizer: Tokenizer, name: str, tmp_path: Path, **own: Any) -> Method:
-    return Method(Finetune(method=name, on_policy=OnPolicy(**own)), model, tokenizer, tmp_path)
+    compute = Device("cpu", "float32")
+    return Method(
+        Finetune(method=name, on_policy=OnPolicy(**own), compute=compute), model, tokenizer, tmp_path
+    )
 
 
 def test_groups_become_advantages_and_prompts_are_not_learnt(
@@ -148,6 +164,29 @@ def test_the_gate_refuses_a_teacher_whom_demonstrations_do_not_help(
             method(model, tokenizer, "sdft", tmp_path, gate=gate).gate(engine, long)
 
 
+def test_a_reward_model_judges_the_answers_of_the_gate(
+    model: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """It reads the tokens behind the plain prompt, as it would in training, and no teacher's prompt."""
+    model.save_pretrained(tmp_path / "policy")
+    tokenizer.save(tmp_path / "policy")
+    judge = start_reward_model(tmp_path / "policy")
+    torch.nn.init.normal_(judge.score.weight, generator=torch.Generator().manual_seed(1))
+    judge.save_pretrained(tmp_path / "judge")
+    tokenizer.save(tmp_path / "judge")
+    prompts = prompts_of(tokenizer, ROWS)
+    wanted = {"gate": "answers", "reward": str(tmp_path / "judge")}
+    one = method(model, tokenizer, "sdft", tmp_path / "policy", **wanted)
+    engine: Any = Alone(model)
+    advantage, what = one._better_answers(engine, prompts, [prompt.ids for prompt in prompts])
+    assert advantage.gain == 0.0 and str(tmp_path / "judge") in what
+    answers = likeliest_answers(model, [one.ids for one in prompts], tokenizer, max_new_tokens=128)
+    with torch.inference_mode():
+        rows = [torch.tensor([[*one.ids, *done.ids]]) for one, done in zip(prompts, answers, strict=True)]
+        scores = [float(judge(input_ids=row, use_cache=False).logits) for row in rows]
+    assert advantage.student == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+
+
 def test_the_teacher_of_the_gate_is_shown_another_row_whose_answer_it_cannot_copy(
     model: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,10 +212,11 @@ def test_the_teacher_of_the_gate_is_shown_another_row_whose_answer_it_cannot_cop
 def test_the_gate_by_answers_has_the_model_write_with_its_own_row_in_view(
     model: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def written(_: Any, prompts: list[list[int]], *__: Any, **settings: Any) -> list[str]:
+    def written(_: Any, prompts: list[list[int]], *__: Any, **settings: Any) -> list[Completion]:
         assert settings["max_new_tokens"] == 128 and len(prompts) == 2 * len(ROWS)
         texts = [tokenizer.decode(ids) for ids in prompts]
-        return [next((r["response"] for r in ROWS if r["response"] in text), "no") for text in texts]
+        right = [next((r["response"] for r in ROWS if r["response"] in text), "no") for text in texts]
+        return [Completion([], text, [], [], "stop") for text in right]
 
     monkeypatch.setattr(on_policy, "likeliest_answers", written)
     made = method(model, tokenizer, "sdft", tmp_path, gate="answers", least_gain=0.5)
