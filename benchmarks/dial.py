@@ -76,7 +76,8 @@ def _known() -> list[dict[str, Any]]:
     return [
         point
         for point in points
-        if point["derived_rate"] == _settings(point["depth"]).optimizer.learning_rate
+        if point["depth"] in HORIZONS
+        and point["derived_rate"] == _settings(point["depth"]).optimizer.learning_rate
     ]
 
 
