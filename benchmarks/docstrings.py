@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.on_policy import write_rows
 from benchmarks.results import FOLDER, Figure, machine_name, write_result
 from codex_ray.cli import main as command
 from codex_ray.config.common import Device
@@ -70,7 +71,7 @@ def main(words: list[str]) -> int:
     for made, stage in stages:
         if stage[0] == "finetune":
             shown, held_out = functions(corpus)
-            file.write_text("".join(json.dumps(row) + "\n" for row in shown), encoding="utf-8")
+            write_rows(file, shown)
         resume = [] if stage[0] == "prepare" else ["resume=auto"]
         if not made.exists() and (status := command([*stage, *resume])):
             return status

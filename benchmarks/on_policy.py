@@ -80,7 +80,7 @@ def main(words: list[str]) -> int:
         warm, learnt = folder / "warm", folder / "learnt"
         runs = [(fresh, warm_up, warm, f"{name}-warm"), (warm, questions, learnt, name)]
         for model, rows, run, settings in runs:
-            file = _write(folder / f"{settings}.jsonl", rows)
+            file = write_rows(folder / f"{settings}.jsonl", rows)
             common = [f"name={run.name}", f"runs={folder}", "resume=auto", "data.validation=0.02"]
             words = ["finetune", str(model), str(file), f"showcase={settings}", *common]
             if not (run / "model").is_dir() and (status := command(words)):
@@ -134,8 +134,11 @@ def _fresh(folder: Path, rows: Sequence[Row]) -> Path:
     return target
 
 
-def _write(path: Path, rows: Sequence[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def write_rows(path: Path, rows: Sequence[Row]) -> Path:
+    """Write rows as JSON Lines; a file that holds them is left as it is, for a run that goes on knows it."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -38,6 +38,7 @@ class Examples:
         help="what its files hold; auto goes by their names",
     )
     messages: str = setting("messages", help="column of chat messages, each with a role and a content")
+    tools: str = setting("tools", help="column of the tools that messages may call: JSON schemas")
     prompt: str = setting("prompt", help="column of prompts, in rows without messages")
     response: str = setting("response", help="column of responses to them")
     chosen: str = setting("chosen", help="preferences: column of the better answer, text or messages")

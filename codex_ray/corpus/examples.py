@@ -26,6 +26,7 @@ from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.example_rows import Held, Packer
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import DTYPE, mark
+from codex_ray.corpus.messages import messages_of, tools_of
 from codex_ray.corpus.pack import Layout
 from codex_ray.corpus.raw import Quarantined
 from codex_ray.corpus.sources.read import read_unit
@@ -73,20 +74,23 @@ class RecordOf:
 
     Args:
         settings: of the examples.
-        pairs: whether records are preferences.
+        kind: what records are, as for :func:`prepare_examples`.
     """
 
-    def __init__(self, settings: Examples, *, pairs: bool = False) -> None:
-        self._settings, self._pairs = settings, pairs
+    def __init__(self, settings: Examples, kind: str) -> None:
+        self._settings, self._pairs, self._text = settings, kind == "preferences", kind == "prompts"
 
     def columns(self, available: Collection[str]) -> list[str]:
         """Return which columns of a table must be read."""
         names = self._settings
-        wanted = (names.messages, names.prompt, names.response, names.chosen, names.rejected)
+        answers = (names.response, names.chosen, names.rejected)
+        wanted = (names.messages, names.tools, names.prompt, *answers)
         return [name for name in wanted if name in available]
 
     def __call__(self, record: Mapping[str, Any]) -> str:
         """Return a list of ``{"messages"}`` or ``{"prompt", "response"}``: one, or chosen and rejected.
+
+        Messages that may call tools have these beside them, as ``tools``.
 
         Raises:
             UnreadableError: the record has neither, or nothing to learn.
@@ -107,13 +111,22 @@ class RecordOf:
             else:
                 found.append(self._one({names.prompt: record.get(names.prompt), names.response: answer}))
                 continue
-            found.append({"messages": _messages(turns, column)})
+            found.append(self._conversation(record, turns, column))
         return json.dumps(found)
+
+    def _conversation(self, record: Mapping[str, Any], turns: Any, column: str) -> dict[str, Any]:
+        tools = tools_of(record.get(self._settings.tools), self._settings.tools)
+        messages = messages_of(turns, column)
+        if self._text and not messages[-1]["content"].strip():
+            raise UnreadableError(
+                f"empty response: the last answer of {column} calls a tool and says nothing"
+            )
+        return {"messages": messages} | ({"tools": tools} if tools else {})
 
     def _one(self, record: Mapping[str, Any]) -> dict[str, Any]:
         settings = self._settings
         if record.get(settings.messages) is not None:
-            return {"messages": _messages(record[settings.messages], settings.messages)}
+            return self._conversation(record, record[settings.messages], settings.messages)
         found = {}
         for name, column in (("prompt", settings.prompt), ("response", settings.response)):
             value = record.get(column)
@@ -130,21 +143,6 @@ class RecordOf:
             turns = zip(("user", "assistant"), found.values(), strict=True)
             return {"messages": [{"role": role, "content": text} for role, text in turns]}
         return found
-
-
-def _messages(value: Any, column: str) -> list[dict[str, Any]]:
-    if isinstance(value, UnreadableError):
-        raise value
-    if not isinstance(value, list) or not value:
-        raise UnreadableError(f"no messages: column {column} is no list of messages")
-    for place, message in enumerate(value, 1):
-        for key in ("role", "content"):
-            if not isinstance(message, dict) or not isinstance(message.get(key), str):
-                raise UnreadableError(f"no messages: message {place} of {column} has no {key} that is text")
-    written = [message["content"] for message in value if message["role"] == "assistant"]
-    if not any(text.strip() for text in written):
-        raise UnreadableError(f"empty response: no message of {column} is the assistant's, or all are blank")
-    return value
 
 
 class ExampleEncoder:
@@ -165,7 +163,7 @@ class ExampleEncoder:
         return np.concatenate(marked), sum(sizes), any(cut)
 
     def _one(self, record: Mapping[str, Any], room: int) -> tuple[NDArray[np.uint32], int, bool]:
-        ids, learnt, size = self._plain(record) if "prompt" in record else self._chat(record["messages"])
+        ids, learnt, size = self._plain(record) if "prompt" in record else self._chat(**record)
         cut = len(ids) > room
         if cut and self._settings.too_long == "cut":
             ids, learnt = ids[:room], learnt[:room]
@@ -186,17 +184,21 @@ class ExampleEncoder:
         ids = np.concatenate(parts).astype(np.uint32)
         return ids, np.arange(len(ids)) >= len(parts[0]) + len(prompt), len(texts[1].encode())
 
-    def _chat(self, messages: list[dict[str, Any]]) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
+    def _chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
         try:
-            segments = self._template.segments(messages)
+            segments = self._template.segments(messages, tools)
         except TemplateFailure as error:
             raise UnreadableError(f"no text: the chat template failed: {error}") from error
-        ids, learnt = self._template.encode(segments, messages)
-        return (
-            ids,
-            learnt,
-            sum(len(message["content"].encode()) for message in messages if is_assistant(message)),
-        )
+        ids, learnt = self._template.encode(segments, messages, tools)
+        return ids, learnt, sum(_written(message) for message in messages if is_assistant(message))
+
+
+def _written(message: Mapping[str, Any]) -> int:
+    """Bytes of what the assistant wrote: text, and calls of tools as JSON."""
+    calls = "".join(json.dumps(call["function"]) for call in message.get("tool_calls", ()))
+    return len(f"{message['content']}{calls}".encode())
 
 
 class OldRows(Protocol):
@@ -326,7 +328,7 @@ class ExampleReader:
         return held, counts
 
     def _encoded(self, unit: Unit, counts: Counts) -> Iterator[tuple[str, str, NDArray[np.uint32], int]]:
-        record_of = RecordOf(self._settings, pairs=self._kind == "preferences")
+        record_of = RecordOf(self._settings, self._kind)
         shares = Split(validation=self._settings.validation, test=0.0)
         for item in read_unit(unit, self._source, Limits(), record_of):
             counts.read += 1

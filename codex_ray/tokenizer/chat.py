@@ -18,8 +18,13 @@ CHATML = (
 """What documents of a corpus are written in where nothing else is given: text to any tokenizer."""
 
 TURNS = (
+    "{% if tools %}{{ bos_token }}tools\n{{ tools | tojson }}{{ eos_token }}{% endif %}"
     "{% for message in messages %}"
-    "{{ bos_token }}{{ message.role }}\n{{ message.content }}{{ eos_token }}"
+    "{{ bos_token }}{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    "<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}"
+    "{{ eos_token }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
 )

@@ -20,6 +20,7 @@ from codex_ray.tokenizer.chat import TEMPLATE_FILE, TURNS, TemplateFailure, temp
 from codex_ray.tokenizer.tokenizer import Tokenizer
 
 Messages = Sequence[dict[str, Any]]
+Tools = Sequence[dict[str, Any]] | None  # schemas of functions, as the OpenAI API has them
 _MARKS_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -49,15 +50,15 @@ class ChatTemplate:
         refuse_wrong_template(text, f"the chat template of {given or folder}")
         return cls(text, tokenizer)
 
-    def render(self, messages: Messages, *, open_turn: bool = False) -> str:
+    def render(self, messages: Messages, *, open_turn: bool = False, tools: Tools = None) -> str:
         """Return the messages' text; with ``open_turn``, up to where the assistant begins to write.
 
         Raises:
-            TemplateFailure: the template refuses these messages.
+            TemplateFailure: the template refuses these messages, or leaves a tool or a call of one out.
         """
-        return self._render(messages, open_turn)[0]
+        return self._render(messages, open_turn, tools)[0]
 
-    def segments(self, messages: Messages) -> list[Segment]:
+    def segments(self, messages: Messages, tools: Tools = None) -> list[Segment]:
         """Cut the text of messages up to the last of the assistant's into what it wrote and what it read.
 
         A template with ``{% generation %}`` says so itself. Otherwise the assistant's turn is what the
@@ -68,9 +69,9 @@ class ChatTemplate:
             TemplateFailure: the template refuses the messages, or does not write turns one after another.
         """
         if _MARKS_GENERATION.search(self.text):
-            whole, spans = self._render(messages, False)
+            whole, spans = self._render(messages, False, tools)
         else:
-            whole, spans = self._by_prefixes(messages)
+            whole, spans = self._by_prefixes(messages, tools)
         found, place = [], 0
         for start, end in spans:
             found += [Segment(whole[place:start], False), Segment(whole[start:end], True)]
@@ -78,51 +79,54 @@ class ChatTemplate:
         return [segment for segment in found if segment.text]
 
     def encode(
-        self, segments: Sequence[Segment], messages: Messages
+        self, segments: Sequence[Segment], messages: Messages, tools: Tools = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the ids of segments, each encoded by itself, and which of them are learnt.
 
-        Special tokens that stand in a message's own content are text.
+        Special tokens that stand in a message's own content, in a tool or in a call of one, are text.
         """
         ids, learnt = [], []
+        literals = self._literals([tools, *messages])
         for segment in segments:
-            for part, literal in self._parts(segment.text, messages):
+            for part, literal in _parts(segment.text, literals):
                 (found,) = self.tokenizer.encode_arrays([part], parse_special=not literal)
                 ids.append(found)
                 learnt.append(np.full(len(found), segment.learnt))
         return np.concatenate(ids or [np.empty(0, np.uint32)]), np.concatenate(learnt or [np.empty(0, bool)])
 
-    def prompt(self, messages: Messages) -> list[int]:
+    def prompt(self, messages: Messages, tools: Tools = None) -> list[int]:
         """Return the ids of messages up to where the assistant begins to write.
 
         Raises:
             TemplateFailure: the template refuses the messages.
         """
-        ids, _ = self.encode([Segment(self.render(messages, open_turn=True), False)], messages)
+        text = self.render(messages, open_turn=True, tools=tools)
+        ids, _ = self.encode([Segment(text, False)], messages, tools)
         return [int(token) for token in ids]
 
-    def _parts(self, text: str, messages: Messages) -> list[tuple[str, bool]]:
-        """Cut out the contents that hold what looks like a special token; true where text is literal."""
-        parts, place = [], 0
-        for message in messages:
-            content = message["content"].strip()
-            if not content or not any(special in content for special in self.tokenizer.special_texts):
-                continue
-            start = text.find(content, place)
-            if start >= 0:
-                parts += [(text[place:start], False), (content, True)]
-                place = start + len(content)
-        parts.append((text[place:], False))
-        return [part for part in parts if part[0]]
+    def _literals(self, values: Any) -> list[str]:
+        """Return the strings within, in their order, that hold what looks like a special token.
 
-    def _by_prefixes(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+        Each stands as it is or, within JSON, escaped.
+        """
+        if isinstance(values, str):
+            bare = values.strip()
+            found = any(special in bare for special in self.tokenizer.special_texts)
+            return [bare] if found else []
+        if isinstance(values, dict):
+            values = [one for item in values.items() for one in item]
+        if not isinstance(values, list | tuple):
+            return []
+        return [text for one in values for text in self._literals(one)]
+
+    def _by_prefixes(self, messages: Messages, tools: Tools) -> tuple[str, list[tuple[int, int]]]:
         last = max((place for place, message in enumerate(messages) if is_assistant(message)), default=-1)
-        whole, spans = self.render(messages[: last + 1]) if last >= 0 else "", []
+        whole, spans = self.render(messages[: last + 1], tools=tools) if last >= 0 else "", []
         for place, message in enumerate(messages[: last + 1]):
             if not is_assistant(message):
                 continue
-            before = self.render(messages[:place], open_turn=True)
-            after = self.render(messages[: place + 1])
+            before = self.render(messages[:place], open_turn=True, tools=tools)
+            after = self.render(messages[: place + 1], tools=tools)
             if not (len(before) <= len(after) and whole.startswith(after) and after.startswith(before)):
                 raise TemplateFailure(
                     f"it does not write turn {place + 1} after those before it as while chatting; mark what "
@@ -135,13 +139,14 @@ class ChatTemplate:
         bare = text.rstrip()
         return bare if bare.endswith(tuple(self.tokenizer.special_texts)) else text
 
-    def _render(self, messages: Messages, open_turn: bool) -> tuple[str, list[tuple[int, int]]]:
+    def _render(self, messages: Messages, open_turn: bool, tools: Tools) -> tuple[str, list[tuple[int, int]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         marked = not open_turn and bool(_MARKS_GENERATION.search(self.text))
         try:
             rendered, spans = render_jinja_template(
                 [list(messages)],
+                tools=list(tools) if tools else None,
                 chat_template=self.text,
                 add_generation_prompt=open_turn,
                 return_assistant_tokens_mask=marked,
@@ -149,7 +154,28 @@ class ChatTemplate:
             )
         except Exception as error:  # the template is somebody's program: it may fail in any way
             raise TemplateFailure(str(error)[:200]) from error
+        calls = [call for message in messages for call in message.get("tool_calls") or ()]
+        for named in (*(tools or ()), *calls):
+            name = named.get("function", named).get("name")
+            if str(name) not in rendered[0]:
+                raise TemplateFailure(
+                    f"it leaves out the tool {name}; give a template that knows tools, as data.chat_template"
+                )
         return rendered[0], [tuple(span) for span in spans[0]] if marked else []
+
+
+def _parts(text: str, literals: Sequence[str]) -> list[tuple[str, bool]]:
+    """Cut out what stands in ``literals``, which are in the text's order; true where text is literal."""
+    parts, place = [], 0
+    for literal in literals:
+        for form in (literal, json.dumps(literal, ensure_ascii=False)[1:-1]):
+            start = text.find(form, place)
+            if start >= 0:
+                parts += [(text[place:start], False), (form, True)]
+                place = start + len(form)
+                break
+    parts.append((text[place:], False))
+    return [part for part in parts if part[0]]
 
 
 def refuse_wrong_template(text: str, what: str) -> None:

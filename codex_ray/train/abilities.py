@@ -116,7 +116,10 @@ def _held_out(settings: Finetune, manifest: Manifest) -> Task | None:
             answer = row["messages"][-1]["content"]
         else:
             prompt, answer = row["prompt"], row["response"]
-        examples.append(Example(str(number), prompt, (answer,), row))
+        if answer.strip():  # or it is the call of a tool, which is not compared
+            examples.append(Example(str(number), prompt, (answer,), row))
+    if not examples:
+        return None
     return Task(NEW, tuple(examples), rows.answering, (settings.evaluation.metric,))
 
 
@@ -207,7 +210,9 @@ class Abilities:
         if isinstance(asked, str):
             [ids] = prompt_ids(self._template.tokenizer, [asked])
         else:
-            ids = self._template.prompt([dict(message) for message in asked])
+            tools: Any = example.row.get("tools")  # of rows held out; a task's own may be anything
+            tools = tools if isinstance(tools, list) else None
+            ids = self._template.prompt([dict(message) for message in asked], tools)
         longest = max_positions(model)
         if longest is None or len(ids) + task.answering.max_new_tokens <= longest:
             return ids

@@ -206,7 +206,7 @@ class Method:
         template = self._own.teacher_template or TEMPLATE
         if "messages" in row:
             messages = teacher_messages(template, row["messages"][:-1], demonstration)
-            return self._template.prompt(messages)
+            return self._template.prompt(messages, row.get("tools"))
         return prompt_ids(self._tokenizer, [teacher_text(template, row["prompt"], demonstration)])[0]
 
     def _teacher(self, engine: Engine) -> Weights:

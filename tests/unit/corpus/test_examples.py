@@ -252,3 +252,57 @@ def test_packing_keeps_every_example_whole_and_once(lengths: list[int], length: 
         assert all(not (piece[0] & LEARNT) for piece in pieces)
     assert sorted(map(bytes, found)) == sorted(map(bytes, examples))
     assert sum(map(targets, found)) == sum(map(targets, examples))
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+def tooled(arguments: Any = '{"a": 1}', **more: Any) -> dict[str, Any]:
+    call = {"id": None, "type": "function", "function": {"name": "add", "arguments": arguments}}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "def f1(x)?", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "    return"},
+        {"role": "assistant", "content": "1", "tool_calls": None},
+        {"role": "user", "content": "thanks"},
+    ]
+    return {"messages": turns, **more}
+
+
+def test_conversations_with_tools_are_learnt(prepared: Prepare, tokenizer: Tokenizer) -> None:
+    """Arguments may be JSON text or objects, tools a list or JSON text, as tables and APIs have them."""
+    wanted = {"length": 256, "validation": 0.0}
+    found = prepared([tooled(tools=TOOLS)], "calls", **wanted)
+    assert texts(found, tokenizer) == [
+        (
+            f"<s>tools\n{json.dumps(TOOLS)}</s><s>user\ndef f1(x)?</s><s>assistant\n<s>tool\n    return</s>"
+            "<s>assistant\n",
+            '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call></s>1</s>',
+        )
+    ]
+    other = prepared([tooled({"a": 1}, tools=json.dumps(TOOLS))], "objects", **wanted)
+    assert texts(other, tokenizer) == texts(found, tokenizer)
+    prompts = prepared([tooled(tools=TOOLS)], "prompts", kind="prompts", **wanted)
+    (row,) = RowReader(prompts, "train", 1).take(np.array([0]))
+    assert tokenizer.decode(prompt_of(row)).endswith("assistant\n")
+    (record,) = json.loads((prompts.folder / "train" / "records.jsonl").read_text())
+    assert record["tools"] == TOOLS and record["messages"][-1]["content"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (tooled("no JSON"), "the arguments of a call of message 2 of messages are no JSON object"),
+        (tooled(tools=[{"type": "function"}]), "a tool of column tools has no name"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}, "message 2 .* no content"),
+    ],
+)
+def test_calls_and_tools_that_are_none_are_named(row: Any, sentence: str, prepared: Prepare) -> None:
+    with pytest.raises(CodexRayError, match=sentence):
+        prepared([row], "wrong")
+
+
+def test_a_prompt_whose_answer_is_a_call_has_nothing_to_be_compared_with(prepared: Prepare) -> None:
+    row = tooled()
+    with pytest.raises(CodexRayError, match="calls a tool and says nothing"):
+        prepared([row | {"messages": row["messages"][:2]}], "call", kind="prompts")
