@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codex_ray.rollout.attention import Attend, PagedAttention, Span
-from codex_ray.rollout.mixers import PackedMixer, write
+from codex_ray.rollout import native
+from codex_ray.rollout.attention import Attend, PagedAttention, Span, Turns
+from codex_ray.rollout.mixers import PackedMixer
+from codex_ray.rollout.norms import normed
 from codex_ray.rollout.pages import PagedCache
 
 FAMILIES = {
@@ -95,15 +97,16 @@ class PackedDecoder:
         configuration = model.config
         self._heads: int = configuration.num_attention_heads
         self._groups: int = configuration.num_key_value_heads
-        self._eps = torch.tensor(configuration.rms_norm_eps)
+        self._eps: float = configuration.rms_norm_eps
         attention = getattr(model.model.layers[0], FAMILIES[configuration.model_type][0])
         self._size: int = attention.head_dim
         dtype = model.get_input_embeddings().weight.dtype
-        self._ours = configuration.model_type == "codex_ray"
-        self._streams = configuration.mixed_streams if self._ours else 1
+        ours = configuration.model_type == "codex_ray"
+        self._streams = configuration.mixed_streams if ours else 1
         layers = len(model.model.layers)
         self.cache = PagedCache(layers, self._groups, self._size, dtype, slots, capacity)
-        self._attention = PagedAttention(self.cache, self._heads, attention.scaling)
+        self._attention = PagedAttention(self.cache, self._heads, attention.scaling, self._eps, paired=ours)
+        self._kernels = native.kernels(dtype)
         self.pack()
 
     def pack(self) -> None:
@@ -116,16 +119,20 @@ class PackedDecoder:
             normed = getattr(attention, "q_norm", None) is not None
             parts = [(attention.q_norm, self._heads), (attention.k_norm, self._groups)] if normed else []
             rows = [norm.weight.detach().expand(count, -1) for norm, count in parts]
+            first, second = (getattr(layer, name).weight.detach().float() for name in norms)
             self._layers.append(
                 _Layer(
-                    norms=tuple(getattr(layer, name).weight.detach().float() for name in norms),
+                    norms=(first, second),
                     heads_norm_PE=torch.cat(rows).float() if normed else None,
                     qkv=_Packed(attention.q_proj, attention.k_proj, attention.v_proj),
                     output=_Packed(attention.o_proj),
                     gate=_Packed(mlp.gate_proj),
                     up=_Packed(mlp.up_proj),
                     down=_Packed(mlp.down_proj),
-                    mixers=(PackedMixer(layer.attention_mixer), PackedMixer(layer.mlp_mixer))
+                    mixers=(
+                        PackedMixer(layer.attention_mixer, first, self._eps, self.cache.dtype),
+                        PackedMixer(layer.mlp_mixer, second, self._eps, self.cache.dtype),
+                    )
                     if self._streams > 1
                     else None,
                 )
@@ -134,15 +141,13 @@ class PackedDecoder:
         self._norm = model.model.norm.weight.detach().float()
         self._turns = self._turning()
 
-    def _turning(self) -> tuple[Tensor, ...]:
-        """What turns queries and keys at every position: complex numbers, or cosines and signed sines."""
+    def _turning(self) -> Turns:
+        """What turns queries and keys at every position: cosines and sines, each [capacity, E/2]."""
         weight = self._model.model.embed_tokens.weight
         positions = torch.arange(self._capacity)[None]
-        cosine, sine = (part[0, :, None].float() for part in self._model.model.rotary_emb(weight, positions))
-        if self._ours:
-            return (torch.complex(cosine, sine),)
-        half = self._size // 2
-        return cosine, torch.cat([-sine[..., :half], sine[..., half:]], -1)
+        cosine, sine = self._model.model.rotary_emb(weight, positions)
+        half = self._size // 2  # other families have each twice
+        return cosine[0, :, :half].float().contiguous(), sine[0, :, :half].float().contiguous()
 
     def run(self, tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
         """Give each row of the first slots one token at its position, and read prompts.
@@ -155,60 +160,46 @@ class PackedDecoder:
         every = [*tokens, *(token for span in spans for token in span.tokens), *padding]
         starts = [range(span.past, span.past + len(span.tokens)) for span in spans]
         places = [*positions, *(place for span in starts for place in span), *padding]
-        attend = self._attention.over(positions, spans, len(every))
-        hidden = self._layers_on(every, torch.tensor(places), attend)
+        places_R = torch.tensor(places)
+        cosine, sine = (table.index_select(0, places_R) for table in self._turns)
+        attend = self._attention.over(positions, spans, len(every), (cosine, sine))
+        hidden = self._layers_on(every, attend)
         if spans:
             lasts = rows - 1 + np.cumsum([len(span.tokens) for span in spans])
             wanted = [*range(rows), *lasts.tolist()]
             hidden = hidden[torch.tensor(wanted + [0] * (_rounded(len(wanted)) - len(wanted)))]
         return self._head(hidden)[: rows + len(spans)]
 
-    def _layers_on(self, tokens: list[int], places_R: Tensor, attend: Attend) -> Tensor:
-        """Take tokens at their positions through all layers and the last norm, [R, D]."""
-        turns = tuple(table[places_R] for table in self._turns)
+    def _layers_on(self, tokens: list[int], attend: Attend) -> Tensor:
+        """Take tokens through all layers and the last norm, [R, D]."""
         x = functional.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
         if self._streams > 1:
-            x = x[:, None].expand(-1, self._streams, -1)
+            x = x[:, None].repeat(1, self._streams, 1)
         for number, layer in enumerate(self._layers):
             if layer.mixers is None:
-                u = _normed(x, layer.norms[0], self._eps)
-                x = layer.output.with_other(self._attended(number, u, turns, attend), x, "add")
-                x = layer.down.with_other(_fed(layer, _normed(x, layer.norms[1], self._eps)), x, "add")
+                attended = self._attended(number, self._normed(x, layer.norms[0]), attend)
+                x = layer.output.with_other(attended, x, "add")
+                x = layer.down.with_other(_fed(layer, self._normed(x, layer.norms[1])), x, "add")
                 continue
-            u, writing = layer.mixers[0].read(x)
-            attended = self._attended(number, _normed(u, layer.norms[0], self._eps), turns, attend)
-            x = write(x, layer.output(attended), writing)
-            u, writing = layer.mixers[1].read(x)
-            x = write(x, layer.down(_fed(layer, _normed(u, layer.norms[1], self._eps))), writing)
+            first, second = layer.mixers
+            u, writing = first.read(x)
+            x = first.write(x, layer.output(self._attended(number, u, attend)), writing)
+            u, writing = second.read(x)
+            x = second.write(x, layer.down(_fed(layer, u)), writing)
         if self._streams > 1:
             x = self._model.model._exit(x[:, None])[:, 0]
-        return _normed(x, self._norm, self._eps)
+        return self._normed(x, self._norm)
 
-    def _attended(self, number: int, u_RD: Tensor, turns: tuple[Tensor, ...], attend: Attend) -> Tensor:
+    def _attended(self, number: int, u_RD: Tensor, attend: Attend) -> Tensor:
         """Return the attended values, [R, H*E]; keys and values of the tokens are kept."""
-        layer, both = self._layers[number], self._heads + self._groups
-        qkv_RAE = layer.qkv(u_RD).view(len(u_RD), both + self._groups, self._size)
-        both_RPE = qkv_RAE[:, :both].float()
-        if layer.heads_norm_PE is not None:
-            both_RPE = _normed(both_RPE, layer.heads_norm_PE, self._eps)
-        qkv_RAE[:, :both] = self._turned(both_RPE, turns)
-        return attend(number, qkv_RAE)
+        layer = self._layers[number]
+        qkv_RAE = layer.qkv(u_RD).view(len(u_RD), self._heads + 2 * self._groups, self._size)
+        return attend(number, qkv_RAE, layer.heads_norm_PE)
 
-    def _turned(self, both_RPE: Tensor, turns: tuple[Tensor, ...]) -> Tensor:
-        """Turn queries and keys to their positions: neighbours in our decoder, halves elsewhere."""
-        if self._ours:
-            pairs = torch.view_as_complex(both_RPE.unflatten(-1, (-1, 2)))
-            return torch.view_as_real(pairs * turns[0]).flatten(-2)
-        return torch.addcmul(both_RPE * turns[0], both_RPE.roll(self._size // 2, -1), turns[1])
-
-
-def _normed(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, in fp32, rounded once; the weight is fp32."""
-    wide = x.float()
-    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    inverse = torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-    normed: Tensor = (wide * inverse).mul_(weight).to(x.dtype)
-    return normed
+    def _normed(self, x_RD: Tensor, weight_D: Tensor) -> Tensor:
+        if self._kernels is None:
+            return normed(x_RD, weight_D, self._eps)
+        return self._kernels.norm(x_RD, weight_D, self._eps)
 
 
 def _fed(layer: _Layer, u_RD: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from codex_ray.model.hyper_connections import Mixer
 from codex_ray.model.mixing import Rule, permutation_matrices
+from codex_ray.rollout import native
+from codex_ray.rollout.norms import normed
 
 SETTLED = 2e-7
 """Sinkhorn iterations end early where they change no sum by more; an fp32 number next to 1 is 1.2e-7 away."""
@@ -22,20 +24,43 @@ CHECKED_EVERY = 4
 
 
 class PackedMixer:
-    """One sublayer's connection, of the kinds ``mhc``, ``mhc_permutation`` and ``identity``."""
+    """One sublayer's connection, of the kinds ``mhc``, ``mhc_permutation`` and ``identity``.
 
-    def __init__(self, mixer: Mixer) -> None:
+    Args:
+        mixer: of the model; ``norm``: weight of the sublayer's norm, [D], fp32, and ``eps``: its epsilon.
+        dtype: of the streams.
+    """
+
+    def __init__(self, mixer: Mixer, norm: Tensor, eps: float, dtype: torch.dtype) -> None:
         self._rule = rule = mixer.rule
+        self._norm_D, self._norm_eps = norm, eps
         self._phi_KF = mixer.phi.detach().float()
         self._bias_K1 = (mixer.bias_constant.float() + mixer.bias.detach().float())[:, None]
         gates = mixer.gate.detach().float().unbind()
         rows = [part.expand(size) for part, size in zip(gates, mixer.groups, strict=True)]
         self._gate_K1 = torch.cat(rows)[:, None]
         self._eps = torch.tensor(rule.norm_eps)
-        self._permutations = permutation_matrices(rule.streams).t().contiguous()
+        permuted = rule.kind == "mhc_permutation"
+        self._permutations = permutation_matrices(rule.streams) if permuted else torch.empty(0)
+        self._kernels = native.kernels(dtype)
+        self._compiled = native.Mixing(
+            streams=rule.streams,
+            size=len(norm),
+            logits=len(self._gate_K1),
+            permutations=len(self._permutations),
+            iterations=rule.iterations if rule.kind == "mhc" else 0,
+            eps=rule.eps,
+            norm_eps=rule.norm_eps,
+            phi=self._phi_KF.data_ptr(),
+            bias=self._bias_K1.data_ptr(),
+            gate=self._gate_K1.data_ptr(),
+            matrices=self._permutations.data_ptr() if permuted else None,
+        )
 
     def read(self, streams_RND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sublayer's input, [R, D], and the writing matrix, [R, N, N+1], fp32."""
+        """Return the sublayer's normalised input, [R, D], and the writing matrix, [R, N, N+1], fp32."""
+        if self._kernels is not None:
+            return self._kernels.read(streams_RND, self._norm_D, self._norm_eps, self._compiled)
         n, rule = self._rule.streams, self._rule
         wide_RND = streams_RND.float()
         flat_RF = wide_RND.flatten(1)
@@ -49,21 +74,22 @@ class PackedMixer:
         writing_RNM = wide_RND.new_empty(len(wide_RND), n, n + 1)
         torch.mul(gates_RK[:, n:], 2, out=writing_RNM[:, :, n])
         writing_RNM[:, :, :n] = self._mixing(logits_KR[2 * n :]).view(n, n, -1).permute(2, 0, 1)
-        return read_RD.to(streams_RND.dtype), writing_RNM
+        return normed(read_RD.to(streams_RND.dtype), self._norm_D, self._norm_eps), writing_RNM
+
+    def write(self, streams_RND: Tensor, output_RD: Tensor, writing_RNM: Tensor) -> Tensor:
+        """Mix the streams and add a sublayer's output."""
+        if self._kernels is not None:
+            return self._kernels.write(streams_RND, output_RD, writing_RNM)
+        joined_RMD = torch.cat([streams_RND, output_RD[:, None]], 1).float()
+        return torch.bmm(writing_RNM, joined_RMD).to(streams_RND.dtype)
 
     def _mixing(self, logits_KR: Tensor) -> Tensor:
         """Matrices with unit row and column sums, [N*N, R]."""
         if self._rule.kind == "identity":
             return torch.eye(self._rule.streams).flatten()[:, None].expand(-1, logits_KR.shape[1])
         if self._rule.kind == "mhc_permutation":
-            return self._permutations @ logits_KR.softmax(0)
+            return self._permutations.t() @ logits_KR.softmax(0)
         return settled_sinkhorn(logits_KR, self._rule)
-
-
-def write(streams_RND: Tensor, output_RD: Tensor, writing_RNM: Tensor) -> Tensor:
-    """Mix the streams and add a sublayer's output."""
-    joined_RMD = torch.cat([streams_RND, output_RD[:, None]], 1).float()
-    return torch.bmm(writing_RNM, joined_RMD).to(streams_RND.dtype)
 
 
 def settled_sinkhorn(logits_KR: Tensor, rule: Rule) -> Tensor:

@@ -162,6 +162,14 @@ class PagedCache:
         page_R = np.array([self.tables[slot][-1] for slot in range(len(positions))], np.int64)
         return self._lines(page_R, np.array(positions, np.int64))
 
+    def tables_of(self, rows: int) -> np.ndarray:
+        """The pages of the first slots' sequences in order, [R, N]; what is beyond a sequence's end is 0."""
+        tables = self.tables[:rows]
+        padded_RN = np.zeros((rows, max(map(len, tables), default=0)), np.int64)
+        for own_N, table in zip(padded_RN, tables, strict=True):
+            own_N[: len(table)] = table
+        return padded_RN
+
     def _lines(self, page_M: np.ndarray, positions_M: np.ndarray) -> np.ndarray:
         first_MG = page_M[:, None] * self.groups + np.arange(self.groups)
         lines_MG: np.ndarray = first_MG * self.page + positions_M[:, None] % self.page

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model.load import positions_of
-from codex_ray.rollout import cached
+from codex_ray.rollout import cached, native
 from codex_ray.rollout.attention import Span
 from codex_ray.rollout.cached import CachedModel, inference
 from codex_ray.rollout.grammar import Grammar, Vocabulary
 from codex_ray.rollout.request import Drawn, Request, Row
-from codex_ray.rollout.sampling import Sampling, draw, sample
+from codex_ray.rollout.sampling import Sampling, sample
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
@@ -269,18 +269,17 @@ class Sampler:
         self._used[one], self._used[other] = self._used[other], self._used[one]
 
     def _draw(self, logits_RV: Tensor) -> list[Drawn]:
-        plain_RV = logits_RV.softmax(dim=-1, dtype=torch.float32)
-        normaliser_R = logits_RV.amax(dim=-1).float() - plain_RV.amax(dim=-1).log()
-        if not bool(normaliser_R.isfinite().all()):
-            raise CodexRayError(
-                "the model's logits are not finite; try compute.dtype=float32 or a model from an earlier step"
-            )
-        if all(row.plain for row in self._rows):
-            uniforms = [row.uniform() for row in self._rows]
-            tokens_R, sampled_R = draw(plain_RV.index_fill_(-1, self._banned, 0.0), uniforms)
+        uniforms = [row.uniform() for row in self._rows]
+        kernels = native.kernels(logits_RV.dtype) if logits_RV.device.type == "cpu" else None
+        if kernels is not None and all(row.plain for row in self._rows):
+            tokens_R, logprobs_R, sampled_R = kernels.choose(logits_RV, uniforms, self._banned)
+            _check_finite(logprobs_R)
         else:
-            tokens_R, sampled_R = self._sample(self._allowed(logits_RV.float()))
-        logprobs_R = logits_RV.gather(-1, tokens_R[:, None]).squeeze(-1).float() - normaliser_R
+            plain_RV = logits_RV.softmax(dim=-1, dtype=torch.float32)
+            normaliser_R = logits_RV.amax(dim=-1).float() - plain_RV.amax(dim=-1).log()
+            _check_finite(normaliser_R)
+            tokens_R, sampled_R = self._sample(self._allowed(logits_RV.float()), uniforms)
+            logprobs_R = logits_RV.gather(-1, tokens_R[:, None]).squeeze(-1).float() - normaliser_R
         drawn = []
         figures = zip(self._rows, tokens_R.tolist(), logprobs_R.tolist(), sampled_R.tolist(), strict=True)
         for row, token, logprob, sampled in figures:
@@ -301,9 +300,8 @@ class Sampler:
                 allowed_RV[place] = row.request.adjust(row.ids, allowed_RV[place])
         return allowed_RV
 
-    def _sample(self, allowed_RV: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, allowed_RV: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Draw for rows of equal settings together."""
-        uniforms = [row.uniform() for row in self._rows]
         groups: dict[Sampling, list[int]] = {}
         for place, row in enumerate(self._rows):
             groups.setdefault(row.request.sampling, []).append(place)
@@ -350,6 +348,13 @@ def check_prompt(prompt: Sequence[int], number: int, limit: int | None, vocabula
         raise CodexRayError(
             f"prompt {number} holds token {max(prompt)} and the model has {vocabulary}; "
             "use the tokenizer in the model's own folder"
+        )
+
+
+def _check_finite(figures_R: Tensor) -> None:
+    if not bool(figures_R.isfinite().all()):
+        raise CodexRayError(
+            "the model's logits are not finite; try compute.dtype=float32 or a model from an earlier step"
         )
 
 

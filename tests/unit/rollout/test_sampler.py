@@ -17,6 +17,7 @@ from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.rollout import cached as module
+from codex_ray.rollout import native
 from codex_ray.rollout.attention import Span
 from codex_ray.rollout.decoder import packable
 from codex_ray.rollout.request import Completion, Request
@@ -149,9 +150,19 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("family", EXACT)
-def test_logprobs_are_those_of_the_training_forward(family: str, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(
+    ("family", "compiled"),
+    [
+        *((family, True) for family in EXACT),
+        *((family, False) for family in ("codex_ray mhc", "codex_ray permutation", "llama", "qwen3")),
+    ],
+)
+def test_logprobs_are_those_of_the_training_forward(
+    family: str, compiled: bool, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Alone, in a batch, beside a longer neighbour, and of rows padded on either side, to 1e-5 in fp32."""
+    if not compiled:
+        monkeypatch.setattr(native, "kernels", lambda _: None)
     model = EXACT[family](tokenizer.vocabulary_size).eval()
     starts = [prompt(seed, length) for seed, length in enumerate((3, 40, 17, 9))]
     together = Sampler(model, tokenizer, slots=3, capacity=POSITIONS)
