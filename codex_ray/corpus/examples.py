@@ -261,7 +261,7 @@ def prepare_examples(
             )
         return found
     held, counts = reader.read(progress)
-    if not held["train"].examples:  # the few there are fell among those held out
+    if not len(held["train"]):  # the few there are fell among those held out
         held["train"], held["validation"] = held["validation"], held["train"]
     packer = Packer(Layout(length, ROW_GROUP_ROWS, ROW_GROUP_ROWS * SHARD_ROW_GROUPS, DTYPE), request, kind)
     splits = {name: [(NAME, 1.0, found)] for name, found in held.items()}
@@ -319,10 +319,8 @@ class ExampleReader:
         with progress.stage(stage, total=sum(unit.size for unit in self._units), unit="bytes"):
             for unit in self._units:
                 for split, text, marked, size in self._encoded(unit, counts):
-                    held[split].examples.append(marked)
-                    held[split].bytes += size
-                    if self._kind == "prompts" or split == "validation":
-                        held[split].records.append(text)
+                    kept = self._kind == "prompts" or split == "validation"
+                    held[split].add(marked, size, text if kept else None)
                 progress.advance(unit.size)
         _judge(self._settings, counts)
         return held, counts

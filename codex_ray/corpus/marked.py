@@ -7,13 +7,11 @@ and resumption, and nothing has to be guessed from the ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from codex_ray.corpus.tokenising import best_fit
 
 BEGINS, LEARNT = 1 << 30, 1 << 31
 IDS = BEGINS - 1
@@ -32,21 +30,33 @@ def targets(marked: NDArray[np.uint32]) -> int:
     return int((marked >> np.uint32(31)).sum())
 
 
-def pack_rows(
-    examples: Sequence[NDArray[np.uint32]], length: int, pad_id: int, *, together: bool = True
+def alone(lengths: Sequence[int], length: int) -> list[range]:
+    """Put every example into a row of its own; the counterpart of :func:`best_fit`."""
+    return [range(number, number + 1) for number in range(len(lengths))]
+
+
+def fill_rows(
+    tokens: NDArray[np.uint32],
+    ends: NDArray[np.int64],
+    packed: Sequence[Iterable[int]],
+    length: int,
+    pad_id: int,
 ) -> NDArray[np.uint32]:
-    """Pack whole examples into rows, by best-fit decreasing or each into its own; [rows, length].
+    """Return rows [len(packed), length] of whole examples.
 
     What is left of a row is padding, which begins like an example and is never a target.
+
+    Args:
+        tokens: stored tokens of all examples, one behind the other; ``ends``: where each ends.
+        packed: the examples of each row, by number.
     """
-    alone = [[number] for number in range(len(examples))]
-    packed = best_fit([len(example) for example in examples], length) if together else alone
     rows = np.full((len(packed), length), pad_id, dtype=np.uint32)
     for number, members in enumerate(packed):
         place = 0
         for member in members:
-            rows[number, place : place + len(examples[member])] = examples[member]
-            place += len(examples[member])
+            example = tokens[ends[member - 1] if member else 0 : ends[member]]
+            rows[number, place : place + len(example)] = example
+            place += len(example)
         if place < length:
             rows[number, place] |= np.uint32(BEGINS)
     return rows

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,15 @@ from codex_ray.config.finetune import Examples
 from codex_ray.config.followed import Replay
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.example_rows import RECORDS, Held
+from codex_ray.corpus.example_rows import RECORDS, Held, Lines
 from codex_ray.corpus.examples import NAME, ExampleReader
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, mark
 from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer.conversation import ChatTemplate
 from codex_ray.track.progress import Progress
+
+READ_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,21 @@ class FolderAgain:
 
     def read(self, progress: Progress) -> Held:
         """See :class:`codex_ray.corpus.examples.OldRows`."""
-        held, marked = Held(), is_examples(self.manifest)
+        held, marked, records = Held(), is_examples(self.manifest), None
         count = self.manifest.split("train").rows
         reader = RowReader(self.manifest, "train", cached_groups=4)
         with progress.stage("old rows"):
             if marked:
                 rows = np.arange(count, dtype=np.int64)
                 path = self.manifest.folder / "train" / RECORDS
-                held.records = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+                records = Lines(path) if path.is_file() else None
             else:
                 rows = self.manifest.order("train", self.seed).rows(0, min(count, self.most))
-            for row in reader.take(rows):
+            for number, row in enumerate(chain.from_iterable(map(reader.take, _parts(rows)))):
                 example = _without_padding(row) if marked else self._text(row)
-                held.examples += [
-                    _begun(example[start : start + self.length])
-                    for start in range(0, len(example), self.length)
-                ]
+                for start in range(0, len(example), self.length):
+                    record = records[number] if records else None
+                    held.add(_begun(example[start : start + self.length]), record=record)
         return held
 
     def _text(self, row: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
@@ -96,6 +99,11 @@ class FolderAgain:
             starts |= ids == begin
         starts[:1] = True
         return np.where(starts, ids | np.uint32(BEGINS), ids | np.uint32(LEARNT)).astype(np.uint32)
+
+
+def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Cut numbers of rows into those that are read at a time."""
+    return (rows[start : start + READ_ROWS] for start in range(0, len(rows), READ_ROWS))
 
 
 def open_replay(

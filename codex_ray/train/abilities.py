@@ -20,7 +20,7 @@ import torch.distributed as dist
 from codex_ray.config.evaluate import Answering, Bootstrap, Rows
 from codex_ray.config.finetune import Finetune
 from codex_ray.config.followed import FollowedTask
-from codex_ray.corpus.example_rows import RECORDS
+from codex_ray.corpus.example_rows import RECORDS, Lines
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import paired
@@ -106,11 +106,11 @@ def _held_out(settings: Finetune, manifest: Manifest) -> Task | None:
     path = manifest.folder / "validation" / RECORDS
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()[: settings.evaluation.rows]
+    lines = Lines(path)
     rows = _rows(settings, settings.evaluation.metric, None)
     examples = []
-    for number, line in enumerate(lines):
-        row = json.loads(line)[0]
+    for number in range(min(len(lines), settings.evaluation.rows)):
+        row = json.loads(lines[number])[0]
         if "messages" in row:
             prompt: Any = tuple(row["messages"][:-1])
             answer = row["messages"][-1]["content"]

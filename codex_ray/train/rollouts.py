@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.example_rows import RECORDS
+from codex_ray.corpus.example_rows import RECORDS, Lines
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.marked import prompt_of
 from codex_ray.errors import CodexRayError
@@ -66,8 +65,7 @@ class Prompts:
     def __post_init__(self) -> None:
         self._order = self.manifest.order("train", self.seed)
         self._reader = RowReader(self.manifest, "train", cached_groups=4)
-        path = self.manifest.folder / "train" / RECORDS
-        self._records = _lines(path)
+        self._records = Lines(self.manifest.folder / "train" / RECORDS)
 
     def at(self, first: int, count: int) -> list[Prompt]:
         """Return the prompts at ``count`` positions from ``first`` on, each with its row as the problem."""
@@ -219,13 +217,6 @@ class RolloutSource:
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         parts = learnt.split(self._micro_batch_tokens, at_least=int(most.item()))
         return [part.to(self._device) for part in parts]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CodexRayError(f"{path} cannot be read ({error.strerror}); begin the run again") from error
 
 
 def _figures(rollouts: Sequence[Rollout], others: dict[str, float], device: torch.device) -> dict[str, float]:

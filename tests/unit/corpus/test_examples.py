@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 from codex_ray.config.corpus import Tokenizer as Train
 from codex_ray.config.finetune import Examples
 from codex_ray.corpus.direct import RowReader
+from codex_ray.corpus.example_rows import Held, Lines
 from codex_ray.corpus.examples import prepare_examples
 from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, mark, pack_rows, prompt_of, targets
+from codex_ray.corpus.marked import BEGINS, IDS, LEARNT, fill_rows, mark, prompt_of, targets
+from codex_ray.corpus.tokenising import best_fit
 from codex_ray.errors import CodexRayError
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
@@ -242,7 +245,11 @@ def test_packing_keeps_every_example_whole_and_once(lengths: list[int], length: 
     for number, size in enumerate(lengths):
         learnt = np.array([draw.random() < 0.5 for _ in range(size)])
         examples.append(mark(np.arange(size, dtype=np.uint32) + 100 * number + 4, learnt))
-    rows = pack_rows(examples, length, pad_id=3)
+    held = Held()
+    for example in examples:
+        held.add(example)
+    packed = best_fit(held.lengths, length)
+    rows = fill_rows(held.tokens(), np.cumsum(held.lengths), packed, length, pad_id=3)
     found = []
     for row in rows:
         starts = [*np.flatnonzero(row & BEGINS), length]
@@ -306,3 +313,25 @@ def test_a_prompt_whose_answer_is_a_call_has_nothing_to_be_compared_with(prepare
     row = tooled()
     with pytest.raises(CodexRayError, match="calls a tool and says nothing"):
         prepared([row | {"messages": row["messages"][:2]}], "call", kind="prompts")
+
+
+def test_lines_are_found_by_number(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\n\nthre\u00e9\u2028e\nlast\n", encoding="utf-8")
+    lines = Lines(tmp_path / "lines")
+    assert [lines[number] for number in (3, 0, 2, 1)] == ["last", "one", "thre\u00e9\u2028e", ""]
+    assert len(lines) == 4
+    with pytest.raises(CodexRayError, match="none cannot be read"):
+        Lines(tmp_path / "none")
+
+
+def test_memory_does_not_grow_with_the_text_of_examples() -> None:
+    """A hundred thousand prompts of 100 tokens with their rows: 80 MB of them, of which lengths are kept."""
+    example, record = np.full(100, 7, dtype=np.uint32), json.dumps([PAIRS[0]] * 8)
+    tracemalloc.start()
+    held = Held()
+    for _ in range(100_000):
+        held.add(example, 10, record)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 4_000_000 < 100_000 * (example.nbytes + len(record))
+    assert len(held) == held.records == 100_000 and len(held.tokens()) == 10_000_000

@@ -167,10 +167,9 @@ def test_a_corpus_is_replayed_as_far_as_wanted(
         other = replace(again, seed=2).read(progress)  # type: ignore[type-var]
     manifest = Manifest.load(corpus)
     rows = RowReader(manifest, "train", 1).take(manifest.order("train", 1).rows(0, 3))
-    assert max(map(len, held.examples)) <= 16
+    assert max(held.lengths) <= 16
     filled = rows[rows != own.pad_id] if own.pad_id != own.eos_id else rows
-    assert (
-        np.concatenate([example & IDS for example in held.examples]).tolist() == filled.reshape(-1).tolist()
-    )
-    assert all(example[0] & BEGINS and not example[0] & LEARNT for example in held.examples)
-    assert [e.tolist() for e in held.examples] != [e.tolist() for e in other.examples]
+    assert (held.tokens() & IDS).tolist() == filled.reshape(-1).tolist()
+    begun = held.tokens()[np.cumsum([0, *held.lengths[:-1]])]
+    assert (begun & BEGINS).all() and not (begun & LEARNT).any()
+    assert held.tokens().tolist() != other.tokens().tolist()
