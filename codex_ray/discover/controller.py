@@ -176,7 +176,8 @@ class Controller:
         """Say what the best is, where that was not said yet."""
         if self._best["value"] > self._told:
             self._told = self._best["value"]
-            self._found({**self._best, "lineage": self._lineage(self._best["parent"])})
+            lineage = self._lineage(self._best["parent"])
+            self._found({**self._best, "lineage": lineage, "tree": self._tree()})
 
     def _lineage(self, parent: int | None) -> list[dict[str, Any]]:
         """Return what a state was made from, the seed first; of states gone from the archive the number."""
@@ -187,6 +188,11 @@ class Controller:
         return [
             {"number": number, **(states[number].solution if number in states else {})} for number in numbers
         ]
+
+    def _tree(self) -> list[list[Any]]:
+        """Return number, parent's number, figure and step of all solutions that are kept."""
+        states = self._archive.states.values()
+        return [[one.number, one.parent, one.solution["figure"], one.solution["step"]] for one in states]
 
     def _figures(self, groups: dict[int, list[Attempt]]) -> dict[str, float]:
         attempts = [one for group in groups.values() for one in group]

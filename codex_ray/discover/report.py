@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from codex_ray.discover.problem import MAXIMISE, Problem, find_problem
-from codex_ray.discover.solution import NAME, read_solution
+from codex_ray.discover.solution import NAME, TREE, read_solution
 from codex_ray.errors import CodexRayError
+from codex_ray.files import read_json
 from codex_ray.track.drawing import GRID, INK, MUTED, SERIES, drawn, to_svg
 from codex_ray.track.metrics import Row
 from codex_ray.track.page import columns_table, figure_card, section
@@ -31,6 +32,9 @@ def sections(run_folder: Path, rows: Sequence[Row]) -> list[str]:
     cards = []
     if len(searched) > 1:
         cards += [progress_card([("", searched)], problem), _rewards_card(searched), _signals_card(searched)]
+    tree = run_folder / TREE
+    if tree.exists():
+        cards += _tree_card(read_json(tree, "the tree of solutions"), held, problem)
     drawing = problem.draw(held["solution"])
     if drawing:
         label = f"the best solution, of {problem.name}"
@@ -115,6 +119,29 @@ def _signals_card(rows: Sequence[Row]) -> str:
     return figure_card(
         svg, "Validity and policy", figure(share), caption, "valid share, entropy and KL by step"
     )
+
+
+def _tree_card(tree: Sequence[Sequence[Any]], held: dict[str, Any], problem: Problem) -> list[str]:
+    """Draw what was made from what, with the way to the best solution; nothing of a lone seed."""
+    from matplotlib.figure import Figure
+
+    places = {number: (step, value) for number, _, value, step in tree}
+    way = [(one["step"], one["figure"]) for one in [*held["lineage"], held] if "figure" in one]
+    if len(places) < 2:
+        return []
+    with drawn():
+        drawing = Figure(figsize=(4.6, 2.9), layout="constrained")
+        axes = drawing.add_subplot()
+        for number, parent, _, _ in tree:
+            if parent in places:
+                axes.plot(*zip(places[parent], places[number], strict=True), color=MUTED, linewidth=0.5)
+        axes.plot(*zip(*places.values(), strict=True), ".", color=MUTED, markersize=3)
+        axes.plot(*zip(*way, strict=True), "o-", color=SERIES[0], markersize=4, linewidth=1.4)
+        _framed(axes, "optimizer step")
+        svg = to_svg(drawing)
+    caption = "Each solution that was kept when the best was found, and what it was made from; the way to it."
+    label = f"{len(places)} solutions and what each was made from, to {problem.direction}"
+    return [figure_card(svg, "Tree of solutions", f"{len(places)} kept", caption, label)]
 
 
 def _framed(axes: Any, across: str) -> None:

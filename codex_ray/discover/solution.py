@@ -11,7 +11,7 @@ from codex_ray.discover.problem import Problem, figure_of
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
 
-NAME, FORMAT = "solution.json", 1
+NAME, TREE, FORMAT = "solution.json", "tree.json", 1
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class SolutionFile:
 
     The file holds the problem's name, language and options, ``solution``, its ``figure`` and ``value``, the
     ``step`` and number of ``rollouts`` that it was found after, the ``text`` that made it, its ``lineage``
-    from a seed on and, once the run has ended, its ``certificate``.
+    from a seed on and, once the run has ended, its ``certificate``. Beside it ``tree.json`` has the solutions
+    that were kept when it was found: number, number of what it was made from, figure and step of each.
     """
 
     path: Path
@@ -31,7 +32,9 @@ class SolutionFile:
     def write(self, best: Mapping[str, Any]) -> None:
         """Write a solution with what it was made from."""
         about = {"problem": self.problem, "language": self.language, "options": dict(self.options)}
-        write_json(self.path, {"format": FORMAT, **about, **best})
+        told = {name: value for name, value in best.items() if name != "tree"}
+        write_json(self.path.with_name(TREE), best.get("tree", []))
+        write_json(self.path, {"format": FORMAT, **about, **told})
 
 
 def read_solution(path: Path) -> dict[str, Any]:

@@ -30,7 +30,10 @@ def searched(folder: Path, problem: str, rows: int = 4) -> Path:
         "step": 2,
         "rollouts": 9,
     }
-    SolutionFile(folder / "solution.json", problem, None).write({**found, "lineage": [seed, gone]})
+    tree = [[0, None, 0.5, 0], [1, None, 0.6, 0], [2, 0, 0.45, 1], [5, 3, 0.4, 2]]  # 3 is gone
+    SolutionFile(folder / "solution.json", problem, None).write(
+        {**found, "lineage": [seed, gone], "tree": tree}
+    )
     lines = []
     for step in range(1, rows + 1):
         quartiles = {f"discover/reward_{name}": step / 9 for name in ("min", "q1", "median", "q3", "max")}
@@ -44,7 +47,14 @@ def searched(folder: Path, problem: str, rows: int = 4) -> Path:
 @pytest.mark.parametrize("problem", ["erdos_min_overlap", "circle_packing_26", "low_autocorrelation"])
 def test_a_search_is_shown_with_bounds_lineage_and_drawing(tmp_path: Path, problem: str) -> None:
     page = write_report(searched(tmp_path / "run", problem)).read_text()
-    for told in ("Best so far", "Rewards", "Validity and policy", "Lineage", "no longer kept"):
+    for told in (
+        "Best so far",
+        "Rewards",
+        "Validity and policy",
+        "Lineage",
+        "no longer kept",
+        "4 solutions and",
+    ):
         assert told in page
     assert "noise1 &lt;b&gt;project0" in page and "<b>project0" not in page
     assert ("Best solution" in page) == (problem != "low_autocorrelation")
