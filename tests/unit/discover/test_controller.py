@@ -96,6 +96,10 @@ def test_a_search_climbs_and_tells_of_each_better_solution_with_its_lineage() ->
         and figures[-1] < best["figure"]
     )
     assert best["step"] > best["lineage"][-1]["step"] and best["text"]
+    tree = {number: (parent, figure) for number, parent, figure, _ in best["tree"]}
+    assert [tree[one["number"]][1] for one in best["lineage"]] == figures
+    assert (best["lineage"][-1]["number"], best["figure"]) in tree.values()
+    assert len({parent for parent, _ in tree.values()}) < len(tree) - 1  # it branches
 
 
 def test_a_search_that_is_restored_goes_on_to_the_same_end() -> None:
