@@ -134,6 +134,6 @@ class Packer:
                 for start in range(first, last, group)
             )
             sha256 = write_shard(path, groups, layout, identity(self.content, folder.name, name, number))
-            tokens = count * layout.sequence_length
-            shards.append(ShardInfo(f"{folder.name}/{path.name}", count, tokens, path.stat().st_size, sha256))
+            size = path.stat().st_size
+            shards.append(ShardInfo(f"{folder.name}/{path.name}", count, count * length, size, sha256))
         return shards

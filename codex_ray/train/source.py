@@ -20,6 +20,8 @@ from codex_ray.corpus.ray_stream import RayStream
 from codex_ray.corpus.stream import open_stream
 from codex_ray.train.batches import Batches
 
+OPEN_END = 2**40  # steps asked of a source when the run's end is not decided yet
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -48,6 +50,9 @@ class Source(Protocol):
 
     def kept(self) -> Mapping[str, Any]:
         """Return what a checkpoint must hold of this rank for the next step, by a name for each."""
+
+    def saved(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold that is the same on every rank: plain data."""
 
     def restore(self, read: Callable[[str], list[Any]]) -> None:
         """Take up again what was kept: ``read`` gives what all ranks have kept by a name."""
@@ -103,6 +108,10 @@ class CorpusSource:
 
     def kept(self) -> Mapping[str, Any]:
         """Nothing: the order is arithmetic."""
+        return {}
+
+    def saved(self) -> dict[str, Any]:
+        """Nothing, too."""
         return {}
 
     def restore(self, read: Callable[[str], list[Any]]) -> None:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,41 +24,32 @@ from codex_ray.cluster.preflight import STREAM_CPUS_PER_WORKER
 from codex_ray.config.train import TrainingRun
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
-from codex_ray.files import read_json, write_json
-from codex_ray.model import flops_per_token, mixing_gains
-from codex_ray.model.adapter import bare, with_adapters
+from codex_ray.files import write_json
 from codex_ray.model.lineage import lineage
-from codex_ray.tokenizer import Tokenizer
-from codex_ray.track.hardware import choose_dtype, peak_flops
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.track.spans import Spans
 from codex_ray.track.system import SystemSampler
 from codex_ray.train.agree import agree
+from codex_ray.train.assembly import Assembly
 from codex_ray.train.checkpoint import CheckpointFolder, Found
-from codex_ray.train.documents import Rows
+from codex_ray.train.decisions import decide
 from codex_ray.train.engine import Engine
-from codex_ray.train.loop import Hooks, Parts, State, evaluate, train
+from codex_ray.train.loop import State, evaluate, train
 from codex_ray.train.messages import Messages
-from codex_ray.train.objectives.objective import add_up_over_ranks
 from codex_ray.train.preemption import LeavingError, Notice
 from codex_ray.train.pulse import Pulse, clear_pulses
 from codex_ray.train.recorder import Recorder
 from codex_ray.train.resume import facts, refuse_other_checkpoint
-from codex_ray.train.rollouts import GATE_PROMPTS, Prompts, RolloutSource
-from codex_ray.train.samples import SampleWriter
 from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
-from codex_ray.train.source import Batch, CorpusSource, Source, sources_used
-from codex_ray.train.spare import Measurement, SpareValidation
+from codex_ray.train.source import OPEN_END, CorpusSource, sources_used
+from codex_ray.train.spare import SpareValidation
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
-from codex_ray.train.start import ready_for_training
 from codex_ray.train.store import Store, newest
-from codex_ray.train.task import OfRollouts, Task
-from codex_ray.train.validation import Validator
+from codex_ray.train.task import Task
 
 Value = TypeVar("Value")
-OPEN_END = 2**40  # steps asked of the stream when the run's end is not decided yet
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -152,19 +143,20 @@ class Worker:
         self.spare: SpareValidation | None = None
         self._marks: dict[str, float] = {}
         self._marked = started
-        self._mark("command to workers")
+        self.mark("command to workers")
 
     def work(self) -> dict[str, Any]:
         """Train from the newest sound checkpoint to the end, or to where the run is asked to stop."""
         found = self._agree(self._newest)
-        self.decided = self._agree(lambda: self._decide(found))
+        self.decided = self._agree(
+            lambda: decide(self.run, self.task, self.manifest, self.batches, self.device, found)
+        )
         self.batches = replace(self.batches, skips=self.decided["skips"])
-        self._resumed = found is not None
         self.state.step = found.step if found else 0
         if self.rank == 0:
             self.messages.send("begin", step=self.state.step)
         self.state.plan = Plan(self.decided["total_steps"], self.settings.train.seconds)
-        self._mark("checkpoint search")
+        self.mark("checkpoint search")
         source = None if self.task.on_policy else self._source()
         recorder = Recorder(self)
         saver = Saver(
@@ -176,16 +168,17 @@ class Worker:
             self.note,
         )
         try:
-            parts = self._parts(source, recorder, saver)
+            made = Assembly(self, resumed=found is not None)
+            parts = made.parts(source, recorder, saver)
             if found:
                 load_checkpoint(parts.engine, found, self.state, parts.source.restore)
                 others = f", written by {found.world_size} workers" * (found.world_size != self.world)
                 self.note(f"resumed from step {self.state.step}{others}")
             else:
                 evaluate(parts, self.state, last=False)
-            self._begin_rollouts(parts)
+            made.begin_rollouts(parts)
             recorder.continue_after(self.state.step, found.manifest.get("figures") if found else None)
-            self._mark("checkpoint load")
+            self.mark("checkpoint load")
             with saver:
                 try:
                     complete = train(parts, self.state)
@@ -196,7 +189,7 @@ class Worker:
             if self.state.leaving and not complete:
                 self._leave()
             if complete:
-                self._export(parts.engine)
+                self._export(parts.engine, made.model)
             parts.engine.close()
             if self.spare:
                 self.spare.close()
@@ -210,13 +203,13 @@ class Worker:
         status = "completed" if complete else "stopped"
         return {"status": status, "step": self.state.step, "total_steps": self.state.plan.total_steps}
 
-    def _export(self, engine: Engine) -> None:
+    def _export(self, engine: Engine, model: Any) -> None:
         """Write the model folder."""
         self.state.phase = "export"
         averaged, merge = engine.averaged("export" in self.settings.train.ema_for), self.settings.lora.merge
         with self.spans.measure("export", self.state.step), averaged:
             origin = lineage(self.manifest.life_id, self.run.name, self.manifest.fingerprint)
-            save_model(engine, self._model, self.run.model, self.corpus / "tokenizer", origin, merge=merge)
+            save_model(engine, model, self.run.model, self.corpus / "tokenizer", origin, merge=merge)
 
     def _leave(self) -> None:
         """End, with the checkpoint written, so that the run goes on where nodes stay.
@@ -261,7 +254,7 @@ class Worker:
 
     def first_step_done(self) -> None:
         """Report how long each stage until the first optimizer step took."""
-        self._mark("first step")
+        self.mark("first step")
         if self.settings.train.compile:
             graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
             logging.info("sublayers are compiled: %d graphs", graphs)
@@ -304,152 +297,6 @@ class Worker:
             device=self.device,
         )
 
-    def _begin_rollouts(self, parts: Parts) -> None:
-        """Have the weights sample from here on; before the first step, see that it is worth while."""
-        if not isinstance(parts.source, RolloutSource) or self._learning.rollouts is None:
-            return
-        if not self._resumed and self._learning.rollouts.gate is not None:
-            count = min(GATE_PROMPTS, self.manifest.splits["train"].rows)
-            told = self._learning.rollouts.gate(parts.engine, parts.source.prompts.at(0, count))
-            if told is not None:
-                self.note(told)
-        total = self.state.plan.total_steps or OPEN_END
-
-        def prepare(micros: list[Any]) -> list[Any]:
-            self.state.phase = "targets"
-            self.spans.enter("targets")
-            return parts.objective.prepare(parts.engine.forward, micros, add_up_over_ranks)
-
-        parts.source.begin(parts.engine, prepare, self.state.step, total, self.state.source)
-
-    def _rollouts(self, wanted: OfRollouts | None) -> RolloutSource:
-        assert wanted is not None, "a task that reads no corpus samples"
-        return RolloutSource(
-            wanted.pool,
-            Prompts(self.manifest, self.settings.seed),
-            self.batches,
-            samples=wanted.samples,
-            learnable=wanted.learnable,
-            updates=wanted.updates,
-            micro_batch_tokens=wanted.micro_batch_tokens,
-            device=self.device,
-            moved=self._moved,
-            note=self.note,
-            controller=wanted.controller,
-        )
-
-    def _moved(self) -> None:
-        """Count as a move what this rank waits for, so that it is not taken for one that hangs."""
-        self.state.moves += 1
-
-    def _parts(self, source: CorpusSource | None, recorder: Recorder, saver: Saver) -> Parts:
-        settings = self.settings
-        tokenizer = Tokenizer.load(self.corpus / "tokenizer")
-        self._model = self._initial_model(tokenizer)
-        if self.rank == 0:
-            self.messages.send("model", parameters=sum(part.numel() for part in self._model.parameters()))
-        self._mark("model")
-        documents = self.task.rows(tokenizer, self.manifest)
-        self._learning = self.task.learning(self._model, documents, tokenizer, self.rank)
-        dtype = getattr(torch, self.decided["dtype"])
-        engine = Engine(
-            self._model,
-            optimizer=settings.optimizer,
-            deepspeed=settings.deepspeed,
-            batch=self.batches.plan,
-            device=self.device,
-            dtype=dtype,
-            ema_decay=settings.train.ema_decay,
-            sequence_parallel=self.shared_by,
-        )
-        objective, measured = self._learning.objectives(engine)
-        self._mark("engine")
-        validator = Validator(self.manifest, settings.validation.rows, self.batches.plan, self.device)
-        torch.manual_seed(settings.seed + self.rank)
-
-        if settings.validation.asynchronous:
-            self.spare = self._spare_validation(documents, recorder.validated)
-
-        def validate(last: bool) -> dict[str, float]:
-            with engine.averaged("validation" in settings.train.ema_for):
-                if self.spare is None or last:
-                    return validator.measure(engine, measured)
-                self.spare.begin(engine, self.state.step)
-            return {}
-
-        chosen: Source = source or self._rollouts(self._learning.rollouts)
-        return Parts(
-            settings=settings,
-            batches=self.batches,
-            rows=self.task.epoch_rows(self.manifest),
-            flops_per_token=cache(partial(flops_per_token, self._model.config)),
-            peak_flops=self.decided["peak_flops"] * self.world,
-            device=self.device,
-            engine=engine,
-            objective=objective,
-            source=chosen,
-            watcher=recorder,
-            spans=self.spans,
-            hooks=Hooks(
-                validate=validate,
-                measure_mixing=partial(_measure_mixing, engine, documents),
-                save=partial(_save, saver, engine, chosen),
-                saved=saver.wait,
-                save_failed=lambda: saver.failed,
-                sample=self._sampling(engine, tokenizer),
-                evaluate=self._evaluating(engine),
-            ),
-        )
-
-    def _spare_validation(
-        self, documents: Rows | None, measured: Callable[[int, float], None]
-    ) -> SpareValidation:
-        settings = self.settings
-        measurement = Measurement(
-            corpus=self.corpus,
-            rows=settings.validation.rows,
-            world=self.world,
-            batch=self.batches.plan,
-            config=self._model.config,
-            dtype=self.decided["dtype"],
-            autocast=settings.deepspeed.autocast,
-            documents=documents,
-            threads=torch.get_num_threads(),
-        )
-        gpus = settings.cluster.gpus_per_worker
-        return SpareValidation(measurement, self.run.validation, self.note, gpus=gpus, measured=measured)
-
-    def _sampling(self, engine: Engine, tokenizer: Tokenizer) -> Callable[[int], None] | None:
-        """Return what writes samples after a step; None on other ranks, or where none are wanted."""
-        wanted = self.settings.track.samples
-        if self.rank or not wanted.prompts:
-            return None
-        seed, path = self.settings.seed, self.run.samples
-        samples = SampleWriter(wanted, tokenizer, seed=seed, path=path, note=self.note)
-        return lambda step: samples.write(engine.module, step)
-
-    def _evaluating(self, engine: Engine) -> Callable[[int, bool], dict[str, float]] | None:
-        """Return what measures the tasks that a run follows; None where it follows none."""
-        abilities = self._learning.abilities
-        if abilities is None:
-            return None
-
-        def measure(step: int, last: bool) -> dict[str, float]:
-            if not abilities.due(step, last=last):
-                return {}
-            with engine.averaged("validation" in self.settings.train.ema_for):
-                return abilities.measure(engine, step, self.run.evaluation, self.note)
-
-        return measure
-
-    def _initial_model(self, tokenizer: Tokenizer) -> Any:
-        length, settings = self.manifest.sequence_length, self.settings
-        model = self.task.model(self.decided.get("model"), tokenizer, length, resumed=self._resumed)
-        ready_for_training(model, settings.train)
-        if settings.lora.rank:
-            model = with_adapters(model, settings.lora, settings.seed)
-        return model.to(self.device)
-
     def _newest(self) -> Found | None:
         """Return the newest sound checkpoint, if it is of these settings."""
         found = newest(self.checkpoints, self.store, self.messages.note)
@@ -475,41 +322,6 @@ class Worker:
         if self.run.superseded():
             raise CodexRayError("the run has been started again, so this start of it ends")
 
-    def _decide(self, found: Found | None) -> dict[str, Any]:
-        """Settle what depends on the machine or the clock, once per run; a resumed run keeps it."""
-        path = self.run.path / "decided.json"
-        if found is not None and not path.exists() and "decided" in found.manifest:
-            write_json(path, found.manifest["decided"])  # the run's folder was lost, its checkpoints were not
-        if path.exists():
-            decided: dict[str, Any] = read_json(path, "run decisions")
-            if decided["corpus_fingerprint"] != self.manifest.fingerprint:
-                raise CodexRayError(
-                    f"the corpus {self.corpus} has changed since run {self.run.name} began; "
-                    "give the corpus it began with, or another name=NAME"
-                )
-            return {"skips": []} | decided
-        wanted, threads = self.settings.compute.dtype, torch.get_num_threads()
-        deepspeed = self.settings.deepspeed
-        if wanted == "auto" and deepspeed.stage == 0 and not deepspeed.autocast:
-            wanted = "float32"  # DeepSpeed's stage 0 in bf16 is another optimizer
-        dtype = choose_dtype(self.device.type, threads)[0] if wanted == "auto" else wanted
-        rows = self.task.epoch_rows(self.manifest)
-        decided = {
-            "dtype": dtype,
-            "device": self.device.type,
-            "threads": threads,
-            "peak_flops": peak_flops(self.device.type, dtype, threads)[0],
-            "total_steps": Plan.of(self.settings.train, rows, self.batches).total_steps,
-            "corpus_fingerprint": self.manifest.fingerprint,
-            "skips": [],
-        }
-        tokenizer = Tokenizer.load(self.corpus / "tokenizer")
-        configuration = self.task.configuration(tokenizer, self.manifest)
-        if configuration is not None:
-            decided["model"] = configuration
-        write_json(path, decided)
-        return decided
-
     def _agree(self, decide: Callable[[], Value]) -> Value:
         return agree(decide, self.device)
 
@@ -518,32 +330,13 @@ class Worker:
         if self.rank == 0:
             self.messages.note(text)
 
-    def _mark(self, stage: str) -> None:
+    def mark(self, stage: str) -> None:
+        """Take note of how long a stage of the start took, the one that ends now."""
         now = time.time()
         self._marks[stage] = now - self._marked
         self.spans.add(f"start: {stage}", self.state.step, self._marked, self._marks[stage])
         logging.info("%s: %.2f s", stage, self._marks[stage])
         self._marked = now
-
-
-def _save(saver: Saver, engine: Engine, source: Source, state: State, figures: dict[str, Any]) -> float:
-    """Begin a checkpoint, with what the source keeps."""
-    if isinstance(source, RolloutSource):
-        state.source = source.saved()
-    return saver.save(engine, state, figures, **source.kept())
-
-
-def _measure_mixing(engine: Engine, documents: Rows | None, batch: Batch) -> dict[str, float]:
-    first, positions = batch.micro_batches[0], None
-    if not isinstance(first, torch.Tensor):  # rollouts; of self-distillation, as the student reads them
-        ids = getattr(first, "student", first).take([0]).input_ids_BS
-    else:
-        ids = documents.ids(first[:1]) if documents else first[:1]
-        positions = documents.positions(first[:1]) if documents else None
-    engine.module.eval()  # in which no rank needs the others
-    gains = mixing_gains(bare(engine.module), ids, positions)
-    engine.module.train()
-    return {f"mixing/{name}": value for name, value in gains.items()}
 
 
 def _device(settings: TrainingRun) -> torch.device:
