@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,23 @@ from typing import Any
 import pytest
 
 from codex_ray.config.common import Device
-from codex_ray.config.discover import Ablation, CompareSearches, Discover, Learn, Search
+from codex_ray.config.corpus import Tokenizer as Train
+from codex_ray.config.discover import Ablation, CompareSearches, Discover, Learn, Search, VerifySolution
+from codex_ray.config.model import Model, Residual
 from codex_ray.config.rollout import Rollouts
 from codex_ray.config.train import Checkpoints, DeepSpeed, Lora, Optimizer, Schedule, Training, Validation
 from codex_ray.discover.ablation import ablation
 from codex_ray.discover.compare import compare
+from codex_ray.discover.problem import find_problem
 from codex_ray.discover.run import Discovery, discover
+from codex_ray.discover.verify_solution import verify
 from codex_ray.errors import CodexRayError
+from codex_ray.model import build_model
+from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.track.metrics import read_metrics
+from codex_ray.train.finetune import finetune
 from tests.faults import Fault, armed, fail_at
-from tests.integration.test_finetune import ours, tokenizer
+from tests.integration.test_finetune import ours, settings, tokenizer
 from tests.integration.training import QUIET, TWO_WORKERS, assert_same_end
 
 __all__ = ["ours", "tokenizer"]
@@ -101,6 +109,78 @@ def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: P
     assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
     with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
         discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}))
+
+
+SCORE = """
+import sys
+text = open(sys.argv[1]).read()
+print(sum(letter in "aeiou" for letter in text) / max(1, len(text)))
+"""
+
+
+@pytest.mark.verify
+def test_a_command_scores_what_a_search_writes(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(SCORE)
+    options = {"task": "More vowels.", "seeds": ["bcd"], "direction": "maximise", "block": False}
+    searched = wanted(
+        ours, tmp_path, "scored", problem="command", options=options,
+        score=f"{sys.executable} {tmp_path / 'score.py'} {{solution}}", train=Training(steps=2),
+    )  # fmt: skip
+    found = discover(searched)
+    held = json.loads(found.solution.read_text())
+    assert found.figure == held["figure"] > 0 and any(letter in "aeiou" for letter in held["solution"])
+    assert rows_of(found.training.run)[-1]["discover/rollouts"] == 24
+    own = {"problem": "command", "score": searched.score, "options": options}
+    assert verify(VerifySolution(str(found.solution), **own)).figure == found.figure
+
+
+REVERSED = "```python\ndef propose(parent, seconds):\n    return parent[::-1]\n```"
+PYTHON: dict[str, Any] = {
+    "problem": "erdos_min_overlap",
+    "language": "python",
+    "options": {"steps": 8, "sandbox": {"wall_seconds": 20.0}},
+}
+
+
+@pytest.fixture(scope="module")
+def programmer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows one program by heart, which turns a step function round."""
+    folder = tmp_path_factory.mktemp("programmer")
+    problem = find_problem(PYTHON["problem"], PYTHON["language"], PYTHON["options"])
+    solutions = problem.seeds(1, 24)
+    prompts = [problem.prompt(one, problem.verify(one)) for one in solutions]
+    train_tokenizer([f"{text}{REVERSED}" for text in prompts], Train(vocabulary_size=600), folder, 1)
+    loaded = Tokenizer.load(folder)
+    shape = Model(
+        hidden_size=32, intermediate_size=64, layers=2, heads=4, key_value_heads=2, head_size=8,
+        residual=Residual(kind="plain"),
+    )  # fmt: skip
+    build_model(
+        shape, vocabulary_size=loaded.vocabulary_size, sequence_length=512, seed=1,
+        special_ids=loaded.special_ids,
+    ).save_pretrained(folder)  # fmt: skip
+    rows = [{"prompt": text, "response": REVERSED} for text in prompts]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = Training(steps=120, batch_tokens=4096)
+    optimizer = Optimizer(learning_rate=1e-2, weight_decay=0.0)
+    made = settings(folder, folder / "rows.jsonl", folder, "by_heart", train=train, optimizer=optimizer)
+    return finetune(made).run
+
+
+@pytest.mark.verify
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux's namespaces")
+def test_programs_that_a_model_writes_are_run_and_graded(programmer: Path, tmp_path: Path) -> None:
+    searched = wanted(
+        programmer, tmp_path, "programs", **PYTHON, search=Search(groups=2, samples=4),
+        train=Training(steps=2),
+        rollout=replace(ROLLOUTS, stop=[], max_new_tokens=48, score_seconds=60.0, scorers=2),
+    )  # fmt: skip
+    found = discover(searched)
+    told = rows_of(found.training.run)
+    assert told[-1]["discover/rollouts"] == 16 and told[0]["discover/valid_share"] > 0
+    assert told[-1]["discover/states"] > 2  # a function that is turned round is another one, and kept
+    checked = verify(VerifySolution(str(found.solution), options=PYTHON["options"]))
+    assert checked.figure == found.figure
 
 
 @pytest.mark.verify

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from codex_ray.config.finetune import Finetune
+from codex_ray.config.followed import Replay
 from codex_ray.config.train import Checkpoints, Optimizer, Training
 from codex_ray.train.driver import TrainingResult
 from codex_ray.train.finetune import finetune
@@ -81,6 +83,49 @@ def test_a_calculator_answers_within_the_text(calculating: Path, sums: Path, tmp
     assert any(row["rollout/turns"] > 1 for row in told)
     assert [row["step"] for row in told if any(name.startswith("mixing/") for name in row)] == [1, 3]
     assert all(row["rollout/filtered"] == 0 for row in told)
+
+
+@pytest.fixture(scope="module")
+def programming(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has seen Python used."""
+    folder = tmp_path_factory.mktemp("programming")
+    shown = folder / "shown.jsonl"
+    rows = [
+        {"prompt": p, "response": f"<python>print({p.split()[0]})</python><output>{r}</output>{r}"}
+        for p, r in SUMS
+    ]
+    shown.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = Training(steps=100, batch_tokens=8 * LENGTH)
+    optimizer = Optimizer(learning_rate=1e-2, weight_decay=0.0)
+    return finetune(settings(ours, shown, folder, "shown", train=train, optimizer=optimizer)).run
+
+
+@pytest.mark.verify
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux's namespaces")
+def test_python_answers_within_the_text(programming: Path, sums: Path, tmp_path: Path) -> None:
+    """A reward of one's own sees what the sandbox printed, and observations are not learnt from."""
+    wanted: Finetune = on_policy(programming, sums, tmp_path, "grpo")
+    own = replace(wanted.on_policy, reward="tests.integration.rewards.printed", environment="python")
+    wanted = replace(wanted, on_policy=own, rollout=replace(wanted.rollout, max_new_tokens=48))
+    told = rows_of(finetune(wanted).run)
+    assert any(row["rollout/turns"] > 1 for row in told) and any(row["reward"] > 0 for row in told)
+    assert all(row["rollout/filtered"] == 0 for row in told)
+
+
+@pytest.mark.verify
+def test_old_prompts_are_answered_among_the_new_ones(
+    warm: Path, questions: Path, sums: Path, tmp_path: Path
+) -> None:
+    """A quarter of the prompts are old; a run that is stopped amid a batch goes on with the same ones."""
+    wanted = several(on_policy(warm, questions, tmp_path, "grpo"))
+    wanted = replace(wanted, replay=Replay(path=str(sums), share=0.25))
+    whole = finetune(wanted)
+    assert_balanced(whole)
+    rows = {row["step"]: row for row in rows_of(whole.run)}
+    assert rows[8]["source/replay/rows"] == pytest.approx(0.25 * 4 * 8, abs=3)
+    parts = replace(wanted, name="parts", rollout=replace(wanted.rollout, actors=1))
+    assert finetune(replace(parts, train=replace(parts.train, stop_after=5))).step == 5
+    assert_same_end(finetune(parts).run, whole.run)
 
 
 def assert_balanced(result: TrainingResult) -> None:
