@@ -14,9 +14,9 @@ from codex_ray.discover.problem import MINIMISE, Problem, best_known, find_probl
 from codex_ray.discover.seeds import graded_seeds
 from codex_ray.discover.solution import SolutionFile, certified
 from codex_ray.discover.task import Discovering
-from codex_ray.files import write_text
 from codex_ray.track.progress import Progress
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.train.base import examples_of, place_of, template_of
 from codex_ray.train.driver import TrainingResult, opened_run, run_task
 
 LONGEST_PROMPT = 65_536  # tokens, where a model does not say how many it takes
@@ -46,10 +46,8 @@ def discover(settings: Discover, progress: Progress | None = None) -> Discovery:
         path = run.path / "seeds.jsonl"
         seeds = graded_seeds(problem, settings.seed, settings.search.groups, path)
         manifest = _prompts(settings, run, path, shown)
-        model = Path(settings.model).expanduser()
-        base = str(model.absolute()) if model.is_dir() else settings.model
         found = SolutionFile(run.solution, settings.problem, settings.language, settings.options)
-        task = Discovering(settings, manifest.folder, base, found, seeds)
+        task = Discovering(settings, manifest.folder, place_of(settings.model), found, seeds)
         training = run_task(task, manifest, run, shown, started)
         held = certified(found.path, problem)
         _show(shown, problem, held, training, found.path)
@@ -62,29 +60,20 @@ def _prompts(settings: Discover, run: RunFolder, path: Path, shown: Progress) ->
     Raises:
         CodexRayError: the model is missing, or too small for the prompts.
     """
-    from codex_ray.corpus.examples import prepare_examples
     from codex_ray.model.load import load_config, positions_of
-    from codex_ray.rollout.load import tokenizer_folder
-    from codex_ray.tokenizer import Tokenizer
-    from codex_ray.tokenizer.chat import TEMPLATE_FILE
-    from codex_ray.tokenizer.conversation import ChatTemplate
 
     longest = positions_of(load_config(settings.model))
     length = min(longest or LONGEST_PROMPT, LONGEST_PROMPT)
-    folder = tokenizer_folder(settings.model, None)
-    template = ChatTemplate.of(Tokenizer.load(folder), folder)
     data = Examples(path=str(path), chat=settings.chat, too_long="fail", validation=0.0)
-    manifest = prepare_examples(
+    return examples_of(
         data,
-        template,
+        template_of(settings.model),
         run.path / "prompts",
         length=length,
         seed=settings.seed,
         progress=shown,
         kind="prompts",
     )
-    write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
-    return manifest
 
 
 def _show(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from codex_ray.config.finetune import Finetune, kind_of
 from codex_ray.errors import CodexRayError
 from codex_ray.track.progress import Progress
+from codex_ray.train.base import examples_of, place_of, template_of
 from codex_ray.train.driver import TrainingResult, opened_run, refuse_rows, run_task
 from codex_ray.train.task import Finetuning
 
@@ -24,23 +24,16 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
     """
     started = time.time()
     with opened_run(settings, "finetune", progress) as (run, shown):
-        from codex_ray.corpus.examples import prepare_examples
         from codex_ray.corpus.replay import open_replay
-        from codex_ray.files import write_text
         from codex_ray.model.lineage import life_of
-        from codex_ray.rollout.load import tokenizer_folder
-        from codex_ray.tokenizer import Tokenizer
-        from codex_ray.tokenizer.chat import TEMPLATE_FILE
-        from codex_ray.tokenizer.conversation import ChatTemplate
         from codex_ray.train.abilities import followed_tasks
 
         length = row_length(settings)  # first, for it says what is wrong with a model
-        folder = tokenizer_folder(settings.model, None)
-        template = ChatTemplate.of(Tokenizer.load(folder), folder, settings.data.chat_template)
+        template = template_of(settings.model, settings.data.chat_template)
         kind = kind_of(settings.method)
         seed = settings.seed
         old = open_replay(settings.replay, settings.data, template, length=length, seed=seed, kind=kind)
-        manifest = prepare_examples(
+        manifest = examples_of(
             settings.data,
             template,
             run.path / "examples",
@@ -52,10 +45,7 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
             life_id=life_of(settings.model),
         )
         followed = tuple(followed_tasks(settings, manifest))
-        write_text(manifest.folder / "tokenizer" / TEMPLATE_FILE, template.text)
-        model = Path(settings.model).expanduser()
-        place = str(model.absolute()) if model.is_dir() else settings.model
-        task = Finetuning(settings, manifest.folder, place, followed)
+        task = Finetuning(settings, manifest.folder, place_of(settings.model), followed)
         size = "on_policy.prompts" if task.on_policy else "train.batch_tokens"
         refuse_rows(task, manifest, f"data.path={settings.data.path}", f"{size} or give more examples")
         return run_task(task, manifest, run, shown, started)
