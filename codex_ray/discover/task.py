@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from codex_ray.rollout.pool import RolloutPool
     from codex_ray.tokenizer import Tokenizer
+    from codex_ray.track.report import Sections
     from codex_ray.train.documents import Rows
     from codex_ray.train.engine import Engine
     from codex_ray.train.methods import Objectives
@@ -133,6 +134,13 @@ class Discovering:
     def actor_cpus(self) -> float:
         """See :attr:`Task.actor_cpus`."""
         return self.settings.rollout.cpus(scored=True)
+
+    @property
+    def sections(self) -> Sections:
+        """See :attr:`Task.sections`: what was found, and how."""
+        from codex_ray.discover.report import sections
+
+        return sections
 
     @contextmanager
     def opened(self) -> Iterator[Task]:

@@ -2,20 +2,17 @@
 
     mlflow.pyfunc.load_model("models:/NAME/1").predict(["a prompt"])
 
-This module is what MLflow calls to load one, wherever codex_ray is installed. A language model completes
-prompts, a reward model gives texts a score.
+:mod:`codex_ray.rollout.registered` is what MLflow calls to load one, wherever codex_ray is installed.
 """
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray import __version__
-from codex_ray.errors import CodexRayError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +20,7 @@ if TYPE_CHECKING:
 COMPLETING = {"max_new_tokens": 128, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 """What a caller may change, and what it is otherwise."""
 
+LOADER = "codex_ray.rollout.registered"
 ARTIFACT = "model"  # folder of the run's artifacts that a version points to
 
 
@@ -51,7 +49,7 @@ def register(client: MlflowClient, run_id: str, name: str, model: Path, staging:
             warnings.simplefilter("ignore")  # it would like to have an example
             mlflow.pyfunc.save_model(
                 staging,
-                loader_module=__name__,
+                loader_module=LOADER,
                 data_path=str(model),
                 pip_requirements=[f"codex-ray=={__version__}"],
                 signature=ModelSignature(params=ParamSchema([_param(*one) for one in COMPLETING.items()])),
@@ -68,58 +66,3 @@ def _param(name: str, default: float) -> Any:
     from mlflow.types import DataType, ParamSpec
 
     return ParamSpec(name, DataType.long if isinstance(default, int) else DataType.double, default)
-
-
-class Registered:
-    """A language model, or a reward model, as MLflow runs it."""
-
-    def __init__(self, folder: Path) -> None:
-        from codex_ray.model import load_model
-        from codex_ray.model.reward import is_classifier, load_reward_model
-        from codex_ray.tokenizer import Tokenizer
-
-        self._scores = is_classifier(folder)
-        self.model: Any = (load_reward_model if self._scores else load_model)(folder)
-        self.tokenizer = Tokenizer.load(folder)
-
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
-        """Return the completion, or the score, of each text.
-
-        Args:
-            model_input: texts: a list, or a table with one column.
-            params: some of ``COMPLETING``, for a language model.
-
-        Raises:
-            CodexRayError: it is not texts.
-        """
-        from codex_ray.rollout.generate import generate, prompt_ids
-
-        texts = _texts(model_input)
-        rows = prompt_ids(self.tokenizer, texts)
-        if self._scores:
-            return [self._score(ids) for ids in rows]
-        chosen: Any = COMPLETING | (params or {})
-        return [done.text for done in generate(self.model, rows, tokenizer=self.tokenizer, **chosen)]
-
-    def _score(self, ids: list[int]) -> float:
-        import torch
-
-        with torch.inference_mode():
-            row = torch.tensor([ids])
-            return float(self.model(input_ids=row, attention_mask=torch.ones_like(row)).logits.squeeze())
-
-
-def _texts(given: Any) -> list[str]:
-    """Return a list of texts: of a list, an array, or a table's one column."""
-    columns = getattr(given, "columns", None)
-    if columns is not None and len(columns) == 1:
-        given = given[columns[0]]
-    texts = list(given) if isinstance(given, Iterable) and not isinstance(given, str | dict) else [given]
-    if (columns is not None and len(columns) != 1) or not all(isinstance(text, str) for text in texts):
-        raise CodexRayError("give the model texts: a list of them, or a table with one column of them")
-    return texts
-
-
-def _load_pyfunc(path: str) -> Registered:
-    """What MLflow calls; ``path`` is the model folder."""
-    return Registered(Path(path))

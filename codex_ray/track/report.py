@@ -7,7 +7,7 @@ nothing outside itself. loss.png is written beside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,11 @@ HEADLINES_SHOWN = 6
 STEPS_SAMPLED = 4  # of the samples written while training
 PER_SOURCE = ("source/", "validation/", PREFIX)  # figures that have a table of their own
 
+Sections = Callable[[Path, Sequence[Row]], list[str]]
+"""Makes, of a run folder and its rows, what a report says of this kind of run alone."""
 
-def write_report(run_folder: Path) -> Path:
+
+def write_report(run_folder: Path, own: Sections | None = None) -> Path:
     """Write ``report.html``, and ``loss.png`` where there are losses, into ``run_folder``.
 
     Every input is optional: config.yaml, environment.json, metrics.jsonl, summary.json,
@@ -77,7 +80,7 @@ def write_report(run_folder: Path) -> Path:
         headlines(summary or _figures_of(rows)),
         _error_section(errors),
         _task_section(run_folder, summary),
-        *_search_sections(run_folder, rows),
+        *(own(run_folder, rows) if own is not None else ()),
         _plot_section(rows),
         time_section(run_folder, last_step(rows)),
         _sample_section(samples),
@@ -169,15 +172,6 @@ def _card(plot: Plot) -> str:
     label = f"{plot.title} by optimizer step; at the end: {', '.join(ends)}"
     last = figure(plot.series[0].values[-1]) if plot.series[0].values else ""
     return figure_card(svg_of(plot), plot.title, last, plot.caption, label)
-
-
-def _search_sections(run_folder: Path, rows: Sequence[Row]) -> list[str]:
-    """Return what there is to say of a search, which alone leaves a solution."""
-    if not (run_folder / "solution.json").exists():
-        return []
-    from codex_ray.discover.report import sections
-
-    return sections(run_folder, rows)
 
 
 def _sample_section(samples: Iterable[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from codex_ray.config.train import TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
 from codex_ray.track import MlflowRun, Progress, RunFolder, write_environment, write_report
+from codex_ray.track.report import Sections
 from codex_ray.track.tensorboard import TensorBoardRun
 from codex_ray.track.tracker import Status, Trackers
 from codex_ray.track.wandb import WandbRun
@@ -21,8 +22,10 @@ OUTCOMES: dict[Status, str] = {"FINISHED": "completed", "KILLED": "stopped", "FA
 class Books:
     """Opened while the workers start, closed however the run ends."""
 
-    def __init__(self, run: RunFolder, settings: TrainingRun, life_id: str) -> None:
-        self._run, self._settings, self._life_id = run, settings, life_id
+    def __init__(
+        self, run: RunFolder, settings: TrainingRun, life_id: str, sections: Sections | None = None
+    ) -> None:
+        self._run, self._settings, self._life_id, self._sections = run, settings, life_id, sections
         track = settings.track
         mlflow = MlflowRun(run.path, track.mlflow, runs=run.path.parent)
         self._mlflow = mlflow
@@ -52,7 +55,7 @@ class Books:
         try:
             write_json(run.summary, figures)
             if self._settings.track.report:
-                write_report(run.path)
+                write_report(run.path, self._sections)
             for artifact in (run.config, run.environment, run.summary, run.report, run.samples, run.solution):
                 self.tracker.log_artifact(artifact)
         finally:

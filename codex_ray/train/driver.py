@@ -138,7 +138,7 @@ def run_task(
     settings = task.settings
     checkpoints = with_absolute_storage(settings.checkpoints)
     save(settings, run.config)
-    books = Books(run, settings, manifest.life_id)
+    books = Books(run, settings, manifest.life_id, task.sections)
     # Importing torch takes as long as Ray takes to start.
     threading.Thread(target=import_module, args=["torch"], daemon=True).start()
     task = replace(task, settings=replace(settings, checkpoints=checkpoints))  # type: ignore[type-var]

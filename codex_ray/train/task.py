@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codex_ray.rollout.episode import Prompt, Rollout
     from codex_ray.rollout.pool import RolloutPool
     from codex_ray.tokenizer import Tokenizer
+    from codex_ray.track.report import Sections
     from codex_ray.train.abilities import Abilities, Followed
     from codex_ray.train.documents import Rows
     from codex_ray.train.engine import Engine
@@ -109,6 +110,10 @@ class Task(Protocol):
     def actor_cpus(self) -> float:
         """CPUs that are wanted beside those of workers and data."""
 
+    @property
+    def sections(self) -> Sections | None:
+        """What a report says of this kind of run alone."""
+
     def opened(self) -> AbstractContextManager[Task]:
         """Give, in a Ray session, the task with all that it needs running."""
 
@@ -179,6 +184,10 @@ class Pretraining:
     def actor_cpus(self) -> float:
         """See :attr:`Task.actor_cpus`."""
         return 0.0
+
+    @property
+    def sections(self) -> None:
+        """See :attr:`Task.sections`: nothing."""
 
     def opened(self) -> AbstractContextManager[Task]:
         """See :meth:`Task.opened`."""
@@ -281,6 +290,10 @@ class Finetuning:
         """See :attr:`Task.actor_cpus`."""
         scored = self.settings.method != "sdft"
         return self.settings.rollout.cpus(scored=scored) if self.on_policy else 0.0
+
+    @property
+    def sections(self) -> None:
+        """See :attr:`Task.sections`: nothing."""
 
     @contextmanager
     def opened(self) -> Iterator[Task]:

@@ -11,6 +11,7 @@ import pytest
 from codex_ray.config.discover import CompareSearches
 from codex_ray.discover.compare import compare
 from codex_ray.discover.problem import find_problem
+from codex_ray.discover.report import sections
 from codex_ray.discover.solution import SolutionFile
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.track.report import write_report
@@ -46,7 +47,7 @@ def searched(folder: Path, problem: str, rows: int = 4) -> Path:
 
 @pytest.mark.parametrize("problem", ["erdos_min_overlap", "circle_packing_26", "low_autocorrelation"])
 def test_a_search_is_shown_with_bounds_lineage_and_drawing(tmp_path: Path, problem: str) -> None:
-    page = write_report(searched(tmp_path / "run", problem)).read_text()
+    page = write_report(searched(tmp_path / "run", problem), sections).read_text()
     for told in (
         "Best so far",
         "Rewards",
@@ -64,13 +65,13 @@ def test_a_search_is_shown_with_bounds_lineage_and_drawing(tmp_path: Path, probl
 
 def test_a_run_that_is_no_search_says_nothing_of_one(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    assert "Lineage" not in write_report(tmp_path).read_text()
+    assert "Lineage" not in write_report(tmp_path, sections).read_text()
 
 
 def test_a_damaged_solution_is_an_error_of_the_report(tmp_path: Path) -> None:
     (searched(tmp_path / "run", "erdos_min_overlap") / "solution.json").write_text("{")
     with pytest.raises(CodexRayError, match=r"solution\.json"):
-        write_report(tmp_path / "run")
+        write_report(tmp_path / "run", sections)
 
 
 def test_searches_of_one_problem_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
