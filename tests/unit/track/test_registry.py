@@ -37,7 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(model: Path) -> Iterator[tuple[MlflowRun, Any]]:
     """A run of a store, and the store's client."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # so that what MLflow sets goes again
+        patch.delenv("MLFLOW_TRACKING_URI")
         folder = model.parent / "first"
         folder.mkdir()
         run = MlflowRun(folder, Mlflow(), runs=model.parent)
