@@ -19,6 +19,7 @@ from codex_ray.config.verbs import VERBS, Verb, find_verb
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted, nearest
 
 _WITH_VALUE = ("--config", "--submit")
+_AS_SETTINGS = {"--write-config": "write_config"}  # options that are another way to write a setting
 _FLAGS = ("--dry-run", "--help", "-h", "--version")
 
 
@@ -78,6 +79,10 @@ def _parse(arguments: Sequence[str]) -> _Request:
             if not separator and not rest:
                 raise ConfigError(f"{name} needs a value after it")
             request.options[name] = value if separator else rest.pop(0)
+        elif name in _AS_SETTINGS:
+            if not separator and not rest:
+                raise ConfigError(f"{name} needs a value after it")
+            request.words.append(f"{_AS_SETTINGS[name]}={value if separator else rest.pop(0)}")
         elif word in _FLAGS:
             request.flags.add("--help" if word == "-h" else word)
         elif word.startswith("-"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from codex_ray.config.corpus_verbs import CORPUS_VERBS
 from codex_ray.config.discover_verbs import DISCOVER_VERBS
 from codex_ray.config.runs_verbs import RUNS_VERBS
+from codex_ray.config.serve_verbs import SERVE_VERBS
 from codex_ray.config.verb import Verb
 from codex_ray.errors import ConfigError, nearest
 
@@ -207,6 +208,7 @@ _IN_LIFE_ORDER = (
             ("generate runs/first prompts_file=prompts.jsonl output=out.jsonl", "many prompts, in batches"),
         ),
     ),
+    *SERVE_VERBS,
     Verb(
         name="export",
         settings="codex_ray.config.use:Export",

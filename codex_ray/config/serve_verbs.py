@@ -1,0 +1,43 @@
+"""The verbs of serving."""
+
+from __future__ import annotations
+
+from codex_ray.config.verb import Verb
+
+SERVE_VERBS = (
+    Verb(
+        name="serve",
+        settings="codex_ray.config.serve:Serve",
+        function="codex_ray.serve.verb:serve_verb",
+        path="model",
+        summary="put a model behind the OpenAI API, on this machine or a cluster, with Ray Serve",
+        teaches=(
+            "Serves any causal language model, ours or another's: completions, chats by the model's own "
+            "template, JSON by schema, embeddings, streams. On this machine in one command, on loopback, "
+            "without keys; elsewhere with API keys (serve keys add NAME) and as many replicas as it takes. "
+            "Ctrl-C lets requests in work end. --write-config FILE writes the YAML that Ray's own "
+            "`serve run` and `serve deploy` take."
+        ),
+        examples=(
+            ("serve runs/first", "the model of a run at http://127.0.0.1:8000/v1"),
+            ("serve Qwen3-0.6B port=9000 engine.slots=32", "another port, 32 sequences at a time"),
+            ("serve runs/first replicas.max=4 write_config=app.yaml", "for `serve deploy app.yaml`"),
+        ),
+    ),
+    Verb(
+        name="serve keys",
+        settings="codex_ray.config.serve:ServeKeys",
+        function="codex_ray.serve.keys_verb:keys_verb",
+        path="action name",
+        summary="add, list, revoke or rotate API keys, while servers run",
+        teaches=(
+            "Keys are shown once and kept as hashes, in a file that running servers look at every second. A "
+            "key may be for some routes, have budgets of requests and tokens per minute, and end on a day."
+        ),
+        examples=(
+            ("serve keys add alice tokens_per_minute=20000", "a key with a budget"),
+            ("serve keys list", "all of them, without their texts"),
+            ("serve keys revoke alice", "ends within a second"),
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Models behind the OpenAI API on Ray Serve."""

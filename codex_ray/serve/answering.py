@@ -1,0 +1,188 @@
+"""From events to an answer: masking, collecting, streaming, and counting what was drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from codex_ray.serve.answers import DONE, Answer, event, plain, usage_of
+from codex_ray.serve.errors import ApiError
+from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Started
+from codex_ray.serve.masking import ChoiceText
+
+Events = AsyncGenerator[list[Event], None]
+
+
+@dataclass
+class Account:
+    """What a request came to.
+
+    Attributes:
+        outcome: ``ok``, ``cancelled`` or the code of an error.
+        first: seconds until the first text; ``gaps``: between later ones.
+    """
+
+    prompt_tokens: int = 0
+    drawn: dict[int, int] = field(default_factory=dict)
+    outcome: str = "cancelled"
+    masked: bool = False
+    began: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    gaps: list[float] = field(default_factory=list)
+    _last: float = 0.0
+
+    @property
+    def drawn_tokens(self) -> int:
+        """Of all choices."""
+        return sum(self.drawn.values())
+
+    def text_came(self) -> None:
+        """Note the time of a piece of text."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now - self.began
+        else:
+            self.gaps.append(now - self._last)
+        self._last = now
+
+
+class Exchange:
+    """One request on its way: its events, its answer, and its account.
+
+    Args:
+        events: from the engine.
+        answer: makes the parts.
+        choices: how many there are in all.
+        tokens: whether tokens were asked for.
+        mask: whether secrets are masked.
+        close: called once with the account, however it ends.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        answer: Answer,
+        *,
+        choices: int,
+        tokens: bool,
+        mask: bool,
+        close: Callable[[Account], None],
+    ) -> None:
+        self.account = Account()
+        self._events, self._answer, self._close = events, answer, close
+        self._tokens = tokens
+        self._texts = [ChoiceText(mask=mask) for _ in range(choices)]
+
+    async def start(self) -> None:
+        """Wait until the request is taken.
+
+        Raises:
+            ApiError: it is refused.
+        """
+        try:
+            first = (await anext(self._events, [None]))[0]
+            if isinstance(first, Started):
+                self.account.prompt_tokens = first.prompt_tokens
+                return
+            raise first.error if isinstance(first, Failed) else ApiError(500, "the engine gave no answer")
+        except BaseException as error:
+            self._end(error)
+            await self._events.aclose()
+            raise
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece.
+
+        Raises:
+            ApiError: it failed on the way.
+        """
+        texts: dict[int, list[str]] = {}
+        entries: dict[int, list[Entry]] = {}
+        reasons: dict[int, str] = {}
+        try:
+            async for one in self._shown():
+                if isinstance(one, Delta):
+                    texts.setdefault(one.choice, []).append(one.text)
+                    entries.setdefault(one.choice, []).extend(one.entries)
+                else:
+                    reasons[one.choice] = one.reason
+            self.account.outcome = "ok"
+        except BaseException as error:
+            self._end(error)
+            raise
+        finally:
+            await self._events.aclose()
+        self._end(None)
+        choices = {
+            index: (
+                "".join(texts.get(index, [])),
+                entries.get(index, []) if self._tokens and not self._texts[index].masked else None,
+                reason,
+            )
+            for index, reason in reasons.items()
+        }
+        return plain(self._answer.whole(choices, self._usage()))
+
+    async def stream(self, *, with_usage: bool) -> AsyncIterator[bytes]:
+        """The answer as server-sent events; a failure on the way is an event, too."""
+        failure: BaseException | None = None
+        try:
+            for index in range(len(self._texts)):
+                if (opening := self._answer.opening(index)) is not None:
+                    yield event(opening)
+            async for one in self._shown():
+                if isinstance(one, Delta):
+                    yield event(
+                        self._answer.piece(one.choice, one.text, one.entries if self._tokens else None)
+                    )
+                else:
+                    yield event(self._answer.closing(one.choice, one.reason))
+            if with_usage:
+                yield event(self._answer.usage(self._usage()))
+            self.account.outcome = "ok"
+        except ApiError as error:
+            failure = error
+            yield b"data: " + json.dumps(error.body).encode() + b"\n\n"
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._end(failure)
+            await self._events.aclose()
+        yield DONE
+
+    async def _shown(self) -> AsyncIterator[Delta | End]:
+        """What may be shown, choice by choice.
+
+        Raises:
+            ApiError: the engine failed.
+        """
+        async for events in self._events:
+            for one in events:
+                if isinstance(one, Failed):
+                    raise one.error
+                if isinstance(one, Started):
+                    continue
+                choice = self._texts[one.choice]
+                self.account.drawn[one.choice] = one.tokens
+                self.account.text_came()
+                text, entries = choice.feed(one.text, one.entries) if isinstance(one, Delta) else choice.end()
+                self.account.masked |= choice.masked
+                if text or entries:
+                    yield Delta(one.choice, text, entries, one.tokens)
+                if isinstance(one, End):
+                    yield one
+
+    def _usage(self) -> Any:
+        return usage_of(self.account.prompt_tokens, self.account.drawn_tokens)
+
+    def _end(self, error: BaseException | None) -> None:
+        if isinstance(error, ApiError):
+            self.account.outcome = error.code or str(error.status)
+        elif isinstance(error, Exception):
+            self.account.outcome = "failed"
+        close, self._close = self._close, lambda account: None
+        close(self.account)

@@ -1,0 +1,237 @@
+"""Answers in the types of the ``openai`` package, whole and as chunks of a stream."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from openai.types import (
+    Completion,
+    CompletionChoice,
+    CompletionUsage,
+    CreateEmbeddingResponse,
+    Embedding,
+    Model,
+)
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat import chat_completion as whole
+from openai.types.chat import chat_completion_chunk as chunks
+from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
+from openai.types.completion_choice import Logprobs
+from pydantic import BaseModel
+
+from codex_ray.serve.events import Entry
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_of(prompt_tokens: int, drawn: int) -> CompletionUsage:
+    """Count tokens."""
+    return CompletionUsage(
+        prompt_tokens=prompt_tokens, completion_tokens=drawn, total_tokens=prompt_tokens + drawn
+    )
+
+
+def plain(answer: BaseModel) -> dict[str, Any]:
+    """An answer as JSON's values: what was set, null included, and nothing else."""
+    return answer.model_dump(mode="json", exclude_unset=True, warnings=False)
+
+
+def event(answer: BaseModel) -> bytes:
+    """An answer as a server-sent event."""
+    return b"data: " + answer.model_dump_json(exclude_unset=True, warnings=False).encode() + b"\n\n"
+
+
+class Answer(Protocol):
+    """Makes the parts of one answer."""
+
+    def opening(self, index: int) -> BaseModel | None:
+        """The chunk that begins a choice, where there is one."""
+
+    def piece(self, index: int, text: str, entries: Sequence[Entry] | None) -> BaseModel:
+        """A chunk of text."""
+
+    def closing(self, index: int, reason: str) -> BaseModel:
+        """The chunk that ends a choice."""
+
+    def usage(self, usage: CompletionUsage) -> BaseModel:
+        """The chunk that counts tokens."""
+
+    def whole(
+        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
+    ) -> BaseModel:
+        """All of it: text, tokens and reason of its end, by choice."""
+
+
+class ChatAnswer:
+    """Of ``/v1/chat/completions``; ``with_usage`` is for streams that end with their usage."""
+
+    def __init__(self, model: str, fingerprint: str, *, with_usage: bool = False) -> None:
+        self._common: dict[str, Any] = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._extra: dict[str, Any] = {"usage": None} if with_usage else {}
+
+    def _chunk(
+        self, index: int, delta: chunks.ChoiceDelta, entries: Sequence[Entry] | None, reason: Any
+    ) -> BaseModel:
+        logprobs = None
+        if entries is not None:
+            logprobs = chunks.ChoiceLogprobs(content=_chat_tokens(entries), refusal=None)
+        choice = chunks.Choice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+        return ChatCompletionChunk(
+            object="chat.completion.chunk", choices=[choice], **self._common, **self._extra
+        )
+
+    def opening(self, index: int) -> BaseModel | None:
+        """The role."""
+        return self._chunk(index, chunks.ChoiceDelta(role="assistant", content=""), None, None)
+
+    def piece(self, index: int, text: str, entries: Sequence[Entry] | None) -> BaseModel:
+        """See :class:`Answer`."""
+        return self._chunk(index, chunks.ChoiceDelta(content=text), entries, None)
+
+    def closing(self, index: int, reason: str) -> BaseModel:
+        """See :class:`Answer`."""
+        return self._chunk(index, chunks.ChoiceDelta(), None, reason)
+
+    def usage(self, usage: CompletionUsage) -> BaseModel:
+        """See :class:`Answer`."""
+        return ChatCompletionChunk(object="chat.completion.chunk", choices=[], usage=usage, **self._common)
+
+    def whole(
+        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
+    ) -> BaseModel:
+        """See :class:`Answer`."""
+        found = [
+            whole.Choice(
+                index=index,
+                message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
+                finish_reason=reason,  # type: ignore[arg-type]
+                logprobs=None
+                if entries is None
+                else whole.ChoiceLogprobs(content=_chat_tokens(entries), refusal=None),
+            )
+            for index, (text, entries, reason) in sorted(choices.items())
+        ]
+        return ChatCompletion(object="chat.completion", choices=found, usage=usage, **self._common)
+
+
+def _chat_tokens(entries: Sequence[Entry]) -> list[ChatCompletionTokenLogprob]:
+    return [
+        ChatCompletionTokenLogprob(
+            token=entry.text,
+            bytes=entry.bytes,
+            logprob=0.0 if entry.logprob is None else entry.logprob,
+            top_logprobs=[
+                TopLogprob(token=one.text, bytes=one.bytes, logprob=one.logprob) for one in entry.top
+            ],
+        )
+        for entry in entries
+    ]
+
+
+class CompletionAnswer:
+    """Of ``/v1/completions``; ``with_usage`` is for streams that end with their usage."""
+
+    def __init__(self, model: str, fingerprint: str, *, with_usage: bool = False) -> None:
+        self._common: dict[str, Any] = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._extra: dict[str, Any] = {"usage": None} if with_usage else {}
+        self._lengths: dict[int, int] = {}  # characters of each choice's tokens so far
+
+    def opening(self, index: int) -> BaseModel | None:
+        """None: text begins at once."""
+        return None
+
+    def piece(self, index: int, text: str, entries: Sequence[Entry] | None) -> BaseModel:
+        """See :class:`Answer`."""
+        return self._chunk(self._choice(index, text, entries, None))
+
+    def closing(self, index: int, reason: str) -> BaseModel:
+        """See :class:`Answer`."""
+        return self._chunk(self._choice(index, "", None, reason))
+
+    def usage(self, usage: CompletionUsage) -> BaseModel:
+        """See :class:`Answer`."""
+        return Completion(choices=[], usage=usage, **self._common)
+
+    def whole(
+        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
+    ) -> BaseModel:
+        """See :class:`Answer`."""
+        found = [self._choice(index, *parts) for index, parts in sorted(choices.items())]
+        return Completion(choices=found, usage=usage, **self._common)
+
+    def _chunk(self, choice: CompletionChoice) -> BaseModel:
+        # Not validated: the type of a whole answer demands a reason, which a stream has at its end alone.
+        return Completion.model_construct(choices=[choice], **self._common, **self._extra)
+
+    def _choice(
+        self, index: int, text: str, entries: Sequence[Entry] | None, reason: str | None
+    ) -> CompletionChoice:
+        logprobs = None if entries is None else self._tokens(index, entries)
+        build = CompletionChoice if reason is not None else CompletionChoice.model_construct
+        return build(index=index, text=text, logprobs=logprobs, finish_reason=reason)  # type: ignore[arg-type]
+
+    def _tokens(self, index: int, entries: Sequence[Entry]) -> Logprobs:
+        place, offsets = self._lengths.get(index, 0), []
+        for entry in entries:
+            offsets.append(place)
+            place += len(entry.text)
+        self._lengths[index] = place
+        values: dict[str, Any] = {
+            "tokens": [entry.text for entry in entries],
+            "token_logprobs": [entry.logprob for entry in entries],
+            "top_logprobs": [_alternatives(entry) for entry in entries],
+            "text_offset": offsets,
+        }
+        # Not validated: OpenAI's own answers have null for a prompt's first token, which its types do not.
+        return Logprobs.model_construct(**values)
+
+
+def _alternatives(entry: Entry) -> dict[str, float] | None:
+    """The likeliest tokens by text, and the token itself; of several with one text, the likeliest."""
+    if entry.logprob is None:
+        return None
+    found = {entry.text: entry.logprob}
+    for one in entry.top:
+        found[one.text] = max(one.logprob, found.get(one.text, one.logprob))
+    return found
+
+
+def embeddings(
+    model: str, vectors: Sequence[Sequence[float]], tokens: int, *, packed: bool
+) -> dict[str, Any]:
+    """The answer of ``/v1/embeddings``; ``packed`` is base64 of little-endian float32."""
+    data = [
+        Embedding(object="embedding", index=index, embedding=list(vector))
+        for index, vector in enumerate(vectors)
+    ]
+    usage: Any = {"prompt_tokens": tokens, "total_tokens": tokens}
+    answer = plain(CreateEmbeddingResponse(object="list", data=data, model=model, usage=usage))
+    if packed:
+        for one in answer["data"]:
+            values = one["embedding"]
+            one["embedding"] = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+    return answer
+
+
+def model_card(name: str, created: int, longest: int) -> dict[str, Any]:
+    """A model of ``/v1/models``, with its longest sequence as vLLM names it."""
+    return {
+        **plain(Model(id=name, object="model", created=created, owned_by="codex_ray")),
+        "max_model_len": longest,
+    }

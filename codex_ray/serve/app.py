@@ -1,0 +1,165 @@
+"""The application on Ray Serve: a front before the replicas of a model.
+
+``codex_ray.serve.app:build_app`` is the import path of the YAML files that Ray's ``serve run`` and
+``serve deploy`` take; its arguments are the settings of ``codex-ray serve``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from codex_ray.config.fields import build, to_dict
+from codex_ray.config.serve import Serve
+from codex_ray.serve.calls import Call
+from codex_ray.serve.errors import ApiError, overloaded
+from codex_ray.serve.events import Event, Failed
+from codex_ray.serve.front import Front
+from codex_ray.serve.guard import Receive, Scope, Send
+from codex_ray.serve.model_server import ModelServer
+from codex_ray.serve.routes import build_app as build_routes
+
+FRONT, MODEL = "front", "model"
+
+ATTEMPTS = 3
+"""Replicas that a request is given to when one after another is lost before it answers."""
+
+STARTS = 2
+"""How often a replica's start is tried: a folder that cannot be loaded will not be the next time."""
+
+
+class Replicas:
+    """A model's replicas, by their handle."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+
+    async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """Have one of the replicas continue texts; one that is lost before it has answered is replaced."""
+        for attempt in range(ATTEMPTS):
+            response, began, whole = self._streaming.generate.remote(call), False, False
+            try:
+                async for events in response:
+                    began = True
+                    yield events
+                whole = True
+                return
+            except BackPressureError:
+                yield [Failed(overloaded(1))]
+                return
+            except (RayError, RayServeException) as error:
+                if began or attempt == ATTEMPTS - 1:
+                    yield [Failed(_lost(error))]
+                    return
+            finally:
+                if not whole:
+                    response.cancel()
+
+    async def embed(self, texts: Any) -> Any:
+        """See :meth:`ModelServer.embed`."""
+        return await self._ask("embed", texts)
+
+    async def tokenize(self, call: Call) -> Any:
+        """See :meth:`ModelServer.tokenize`."""
+        return await self._ask("tokenize", call)
+
+    async def detokenize(self, ids: list[int]) -> Any:
+        """See :meth:`ModelServer.detokenize`."""
+        return await self._ask("detokenize", ids)
+
+    async def stand(self) -> dict[str, Any]:
+        """See :meth:`ModelServer.stand`; of one replica."""
+        found: dict[str, Any] = await self._ask("stand")
+        return found
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self._handle, method).remote(*arguments)
+        except BackPressureError:
+            raise overloaded(1) from None
+        except (RayError, RayServeException) as error:
+            raise _lost(error) from error
+
+
+def _lost(error: Exception) -> ApiError:
+    kind = type(error).__name__
+    return ApiError(
+        503, f"the model's replica was lost ({kind}); try again", code="replica_lost", retry_after=1
+    )
+
+
+class Ingress:
+    """The front in a replica of its own.
+
+    Args:
+        settings: of serving, as plain data.
+        models: handles by the names that clients use.
+    """
+
+    def __init__(self, settings: dict[str, Any], models: dict[str, Any]) -> None:
+        backends = {name: Replicas(handle) for name, handle in models.items()}
+        self.front = Front(build(Serve, settings), backends)
+        self.routes = build_routes(self.front)
+
+    async def drain(self) -> int:
+        """Take no more requests; how many are still in work."""
+        return self.front.drain()
+
+
+async def _dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+    await serve.get_replica_context().servable_object.routes(scope, receive, send)
+
+
+def build_app(args: dict[str, Any]) -> serve.Application:
+    """Make the application of settings as plain data.
+
+    Raises:
+        ConfigError: the settings are wrong.
+    """
+    settings = build(Serve, args)
+    engine, replicas = settings.engine, settings.replicas
+    in_work = engine.slots + engine.queue
+    scaling: dict[str, Any] = {"num_replicas": replicas.max}
+    if replicas.max > replicas.min:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": replicas.min,
+                "max_replicas": replicas.max,
+                "target_ongoing_requests": replicas.target_requests or engine.slots,
+            }
+        }
+    model = serve.deployment(ModelServer).options(
+        name=MODEL,
+        # More than the engine takes, so that the engine itself says that it is full, and for how long.
+        max_ongoing_requests=4 * in_work,
+        max_queued_requests=4 * in_work,
+        graceful_shutdown_timeout_s=settings.drain_seconds,
+        max_constructor_retry_count=STARTS,
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        **scaling,
+    )
+    front = serve.deployment(serve.ingress(_dispatch)(Ingress)).options(
+        name=FRONT,
+        max_ongoing_requests=4 * settings.limits.requests_at_once,
+        graceful_shutdown_timeout_s=settings.drain_seconds,
+        ray_actor_options={"num_cpus": 0},
+    )
+    plain = to_dict(settings)
+    return front.bind(plain, {name_of(settings): model.bind(plain)})
+
+
+def name_of(settings: Serve) -> str:
+    """What clients call the model: its name, or its folder's."""
+    if settings.name is not None:
+        return settings.name
+    folder = Path(settings.model).expanduser()
+    if not folder.is_dir():
+        return settings.model
+    name = folder.resolve().name
+    return folder.resolve().parent.name if name == "model" else name

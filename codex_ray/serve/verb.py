@@ -1,0 +1,245 @@
+"""The ``serve`` verb: a model behind the OpenAI API until Ctrl-C, or the YAML that Ray deploys."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codex_ray.cluster.session import default_variables, is_embedded, open_session
+from codex_ray.config.common import Cluster
+from codex_ray.config.fields import to_dict
+from codex_ray.config.serve import Serve
+from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.files import write_text
+from codex_ray.serve.guard import is_loopback
+from codex_ray.serve.keys import KeyFile
+
+APP = "codex_ray"
+
+QUIET = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+
+_NOTE = """\
+# {name} behind the OpenAI API: `serve run FILE` here, `serve deploy FILE` on a running cluster.
+# http_options.host and args.host belong together: anything but loopback needs API keys
+# (`codex-ray serve keys add NAME`), in a file that every node sees.
+"""
+
+
+def serve_verb(settings: Serve) -> None:
+    """Serve a model until SIGINT or SIGTERM; requests in work may then end, a second signal ends at once.
+
+    Raises:
+        ConfigError: settings that cannot be right.
+        CodexRayError: the model cannot be loaded, or the server does not start.
+    """
+    settings = absolute(settings)
+    check(settings)
+    if settings.write_config is not None:
+        write_config(settings, Path(settings.write_config).expanduser())
+        return
+    cluster = Cluster(
+        address=settings.address,
+        logical_cpus=max(os.cpu_count() or 1, math.ceil(settings.replicas.cpus * settings.replicas.max) + 1),
+        dashboard=settings.dashboard,
+    )
+    with _stopping() as stop, default_variables(QUIET), open_session(cluster):
+        from ray import serve
+
+        if is_embedded():
+            _check_port(settings.host, settings.port)
+        try:
+            _start(settings, stop)
+            print(_greeting(settings), flush=True)
+            while not stop.wait(1.0):
+                _check_alive()
+            _drain(settings.drain_seconds, stop)
+        finally:
+            serve.shutdown() if is_embedded() else serve.delete(APP)
+
+
+def absolute(settings: Serve) -> Serve:
+    """Name files in full: replicas run elsewhere."""
+
+    def full(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    return replace(
+        settings,
+        model=(full(settings.model) if Path(settings.model).expanduser().exists() else None)
+        or settings.model,
+        access=replace(settings.access, keys=full(settings.access.keys)),
+        guarding=replace(settings.guarding, audit=full(settings.guarding.audit)),
+    )
+
+
+def check(settings: Serve) -> None:
+    """Refuse before anything starts what cannot serve.
+
+    Raises:
+        ConfigError: settings that cannot be right.
+        CodexRayError: there is no such model.
+    """
+    from codex_ray.model.load import load_config
+
+    keys = KeyFile(settings.access.keys)
+    if not is_loopback(settings.host):
+        if settings.access.required == "never":
+            raise ConfigError(
+                f"host={settings.host} can be reached from elsewhere, and access.required=never would let "
+                "anybody in; leave it out, or take host=127.0.0.1"
+            )
+        if not keys.read():
+            raise ConfigError(
+                f"host={settings.host} can be reached from elsewhere and {keys.path} names no API key; make "
+                "one with `codex-ray serve keys add NAME`, or take host=127.0.0.1"
+            )
+    if settings.replicas.min > settings.replicas.max:
+        raise ConfigError(
+            f"replicas.min={settings.replicas.min} is above replicas.max={settings.replicas.max}; lower it"
+        )
+    load_config(settings.model, settings.revision)
+
+
+def write_config(settings: Serve, path: Path) -> None:
+    """Write what Ray's own commands deploy.
+
+    Raises:
+        CodexRayError: the file cannot be written.
+    """
+    import yaml
+
+    from codex_ray.serve.app import name_of
+
+    arguments = to_dict(replace(settings, write_config=None))
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": settings.host, "port": settings.port},
+        "applications": [
+            {
+                "name": APP,
+                "route_prefix": "/",
+                "import_path": "codex_ray.serve.app:build_app",
+                "args": arguments,
+            }
+        ],
+    }
+    write_text(path, _NOTE.format(name=name_of(settings)) + yaml.safe_dump(config, sort_keys=False))
+    print(f"{path}: `serve run {path}` here, or `serve deploy {path}` on a running cluster")
+
+
+def _start(settings: Serve, stop: threading.Event) -> None:
+    from ray import serve
+
+    from codex_ray.serve.app import build_app
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    http = {"host": settings.host, "port": settings.port}
+    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_logging())
+    app = build_app(to_dict(settings))
+    target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=_logging())
+    serve.run_many([target], wait_for_applications_running=False)
+    deadline = time.monotonic() + settings.start_seconds
+    while (state := serve.status().applications[APP]).status != "RUNNING":
+        if state.status == "DEPLOY_FAILED":
+            raise CodexRayError(f"the model did not start: {_reason(state)}")
+        if time.monotonic() > deadline:
+            raise CodexRayError(
+                f"the model did not answer within start_seconds={settings.start_seconds:g}; raise it, or see "
+                "Ray's logs (/tmp/ray/session_latest/logs/serve)"
+            )
+        if stop.wait(0.1):
+            return
+
+
+def _logging() -> dict[str, Any]:
+    return {"log_level": "WARNING", "enable_access_log": False}
+
+
+def _reason(state: Any) -> str:
+    """The sentence at the end of the traceback that Ray Serve tells."""
+    texts = [one.message for one in state.deployments.values() if one.message] or [state.message]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("codex_ray.") or "CodexRayError" in line]
+    return str((ours or lines or ["no reason was given"])[-1])[:500]
+
+
+def _check_alive() -> None:
+    from ray import serve
+
+    state = serve.status().applications.get(APP)
+    if state is None:
+        raise CodexRayError("the application was removed from Ray Serve by somebody else")
+
+
+def _drain(seconds: float, stop: threading.Event) -> None:
+    """Take no more requests and let those in work end; a second signal ends the wait."""
+    from ray import serve
+
+    stop.clear()
+    front = serve.get_app_handle(APP)
+    deadline = time.monotonic() + seconds
+    told = False
+    while not stop.is_set() and time.monotonic() < deadline:
+        try:
+            left = front.drain.remote().result(timeout_s=5)
+        except Exception:  # whatever it is, there is nothing to wait for
+            return
+        if not left:
+            return
+        if not told:
+            print(f"ending; {left} requests may take up to {seconds:g} s, Ctrl-C ends at once", flush=True)
+            told = True
+        stop.wait(0.1)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, for the length of the block; elsewhere than in the main thread
+    nobody sets it but the caller."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise CodexRayError(
+                f"port {port} of {host} cannot be listened on ({error.strerror}); give another with port=N"
+            ) from error
+
+
+def _greeting(settings: Serve) -> str:
+    from codex_ray.serve.app import name_of
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base, name = f"http://{host}:{settings.port}", name_of(settings)
+    return (
+        f"{name} answers at {base}/v1 (the OpenAI API); Ctrl-C ends it\n"
+        f"  export OPENAI_BASE_URL={base}/v1\n"
+        f"  curl {base}/v1/completions -H 'content-type: application/json' "
+        f'-d \'{{"model": "{name}", "prompt": "def ", "max_tokens": 32}}\''
+    )

@@ -1,0 +1,212 @@
+"""The engine's thread: joining, leaving, cancelling, deadlines, refusals, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codex_ray.config.common import Device
+from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.request import Request
+from codex_ray.rollout.sampler import Sampler
+from codex_ray.rollout.sampling import Sampling
+from codex_ray.serve.engine import Engine, Job, Track
+from codex_ray.serve.errors import ApiError
+from codex_ray.serve.events import Delta, End, Event, Failed, Mailbox
+
+PROMPT = [1, 5, 6]
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def make(model_folder: Path) -> Callable[[], Sampler]:
+    model, tokenizer = load_with_tokenizer(str(model_folder), None, Device("cpu", "float32"))
+    return lambda: Sampler(model, tokenizer, slots=2, capacity=64)
+
+
+@pytest.fixture
+def engine(make: Callable[[], Sampler]) -> Iterator[Engine]:
+    one = Engine(make, waiting=2)
+    yield one
+    one.close(0)
+    assert not one._thread.is_alive()
+
+
+def job(count: int = 1, tokens: int = 5, seconds: float = 30.0, **settings: Any) -> Job:
+    tracks = [Track(place, Request(PROMPT, tokens, streamed=True, **settings)) for place in range(count)]
+    return Job("me", tracks, time.monotonic() + seconds, Mailbox())
+
+
+async def events_of(one: Job) -> list[Event]:
+    """All events, up to the end of every sequence or a failure."""
+    found: list[Event] = []
+    while not any(isinstance(event, Failed) for event in found):
+        if sum(isinstance(event, End) for event in found) == len(one.tracks):
+            break
+        found += await asyncio.wait_for(one.mailbox.take(), 30)
+    return found
+
+
+class Held:
+    """Keeps the engine's thread busy until it is let go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._go, entered = threading.Event(), threading.Event()
+        engine.call(lambda: (entered.set(), self._go.wait(30)))
+        assert entered.wait(30)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+def test_sequences_are_those_of_the_sampler_alone(engine: Engine, make: Callable[[], Sampler]) -> None:
+    async def run() -> list[str]:
+        jobs = [job(tokens=12, seed=seed) for seed in (1, 2)]
+        for one in jobs:
+            engine.submit(one)
+        return [
+            "".join(event.text for event in await events_of(one) if isinstance(event, Delta)) for one in jobs
+        ]
+
+    sampler, wanted = make(), {}
+    for seed in (1, 2):
+        sampler.submit(Request(PROMPT, 12, seed=seed, streamed=True))
+    while sampler.running:
+        for drawn in sampler.step():
+            if drawn.completion:
+                wanted[drawn.request] = drawn.completion.text
+    assert asyncio.run(run()) == [wanted[0], wanted[1]]
+
+
+def test_a_full_queue_refuses_and_says_for_how_long(engine: Engine) -> None:
+    async def run() -> None:
+        held = Held(engine)
+        taken = [job(), job(), job(), job()]
+        for one in taken:
+            engine.submit(one)
+        with pytest.raises(ApiError) as refusal:
+            engine.submit(job())
+        assert refusal.value.status == 503 and refusal.value.retry_after
+        held.let_go()
+        for one in taken:
+            assert isinstance((await events_of(one))[-1], End)
+        engine.submit(again := job())
+        assert isinstance((await events_of(again))[-1], End)
+
+    asyncio.run(run())
+
+
+def test_a_request_larger_than_the_queue_is_taken_when_nothing_else_is_there(engine: Engine) -> None:
+    async def run() -> None:
+        engine.submit(one := job(count=9, tokens=3))
+        ends = [event for event in await events_of(one) if isinstance(event, End)]
+        assert sorted(end.choice for end in ends) == list(range(9)) and {end.tokens for end in ends} == {3}
+
+    asyncio.run(run())
+
+
+def test_cancelled_requests_leave_at_once_wherever_they_are(engine: Engine) -> None:
+    async def run() -> None:
+        running, waiting = job(count=2, tokens=60), job(count=2, tokens=60)
+        engine.submit(running)
+        engine.submit(waiting)
+        await running.mailbox.take()
+        engine.cancel(waiting)
+        engine.cancel(running)
+        engine.cancel(running)
+        engine.call(lambda: None).result(30)
+        assert not engine._jobs and not engine._running and not len(engine._waiting)
+        assert engine.sampler.running == 0
+
+    asyncio.run(run())
+
+
+def test_a_late_request_ends_with_an_error_whether_it_ran_or_waited(engine: Engine) -> None:
+    async def run() -> None:
+        held = Held(engine)
+        waiting = job(seconds=0.05)
+        engine.submit(waiting)
+        time.sleep(0.1)
+        held.let_go()
+        failed = (await events_of(waiting))[-1]
+        assert isinstance(failed, Failed) and failed.error.status == 503
+
+        running = job(tokens=60, seconds=1000)
+        engine.submit(running)
+        await running.mailbox.take()
+        running.deadline = 0.0
+        failed = (await events_of(running))[-1]
+        assert isinstance(failed, Failed) and failed.error.status == 504
+        assert engine.call(lambda: engine.sampler.running).result(30) == 0
+
+    asyncio.run(run())
+
+
+def test_a_step_that_fails_fails_its_requests_and_not_the_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        broken = engine.sampler
+        monkeypatch.setattr(broken, "step", lambda: 1 / 0)
+        engine.submit(one := job())
+        failed = (await events_of(one))[-1]
+        assert isinstance(failed, Failed) and failed.error.status == 500
+        engine.submit(two := job())
+        assert isinstance((await events_of(two))[-1], End)
+        assert engine.sampler is not broken and engine.healthy
+
+    asyncio.run(run())
+
+
+def test_an_error_of_one_requests_own_ends_it_alone(engine: Engine) -> None:
+    from codex_ray.serve.adjusting import Adjuster
+
+    async def run() -> None:
+        adjuster = Adjuster(bias={10**6: 1.0})
+        bad, good = job(adjust=adjuster), job(tokens=20)
+        bad.tracks[0].adjuster = adjuster
+        engine.submit(good)
+        engine.submit(bad)
+        failed = (await events_of(bad))[-1]
+        assert isinstance(failed, Failed) and failed.error.status == 500
+        assert isinstance((await events_of(good))[-1], End)
+
+    asyncio.run(run())
+
+
+def test_a_swap_waits_for_those_that_run_and_keeps_those_that_wait(
+    engine: Engine, make: Callable[[], Sampler]
+) -> None:
+    async def run() -> None:
+        jobs = [job(count=2, tokens=30), job(tokens=3)]
+        for one in jobs:
+            engine.submit(one)
+        before, after = engine.sampler, make()
+        await asyncio.wrap_future(engine.swap(lambda: after))
+        assert engine.sampler is after is not before
+        for one in jobs:
+            assert all(not isinstance(event, Failed) for event in await events_of(one))
+
+    asyncio.run(run())
+
+
+def test_closing_lets_requests_end_and_refuses_new_ones(make: Callable[[], Sampler]) -> None:
+    async def run() -> None:
+        engine = Engine(make, waiting=2)
+        engine.submit(one := job(tokens=10))
+        closing = asyncio.create_task(asyncio.to_thread(engine.close, 30.0))
+        await asyncio.sleep(0)
+        assert isinstance((await events_of(one))[-1], End)
+        await closing
+        with pytest.raises(ApiError, match="full"):
+            engine.submit(job())
+        with pytest.raises(ApiError):
+            engine.call(lambda: None)
+
+    asyncio.run(run())
