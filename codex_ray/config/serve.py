@@ -128,3 +128,22 @@ class ServeKeys:
         None, minimum=1.0, help="budget of a new key, prompts and completions together"
     )
     expires_days: float | None = setting(None, minimum=0.0, help="days until a new key ends; unset is never")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk with a model in the terminal."""
+
+    model: str = setting(help="model folder, run folder or Hub name; or the address of an endpoint")
+    revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
+    name: str | None = setting(None, help="an endpoint's model; unset is its first")
+    key: str | None = setting(None, secret=True, help="an endpoint's API key; unset is OPENAI_API_KEY")
+    system: str | None = setting(None, help="system message")
+    history: str | None = setting(None, help="file of the conversation, which is taken up from there")
+    max_tokens: int | None = setting(None, minimum=1, help="longest answer; unset is what room there is")
+    temperature: float = setting(0.8, minimum=0.0, maximum=2.0, help="0 is greedy")
+    top_p: float = setting(
+        0.95, minimum=0.01, maximum=1.0, help="keep the smallest set with this probability"
+    )
+    seed: int | None = setting(None, minimum=0, help="seed of sampling; unset draws one")
+    compute: Device = setting(Device, help="device and precision of a folder's model")

@@ -40,4 +40,20 @@ SERVE_VERBS = (
             ("serve keys revoke alice", "ends within a second"),
         ),
     ),
+    Verb(
+        name="chat",
+        settings="codex_ray.config.serve:Chat",
+        function="codex_ray.serve.chat:chat_verb",
+        path="model",
+        summary="talk with a model in the terminal, of a folder or behind an endpoint",
+        teaches=(
+            "A conversation by the model's own chat template, streamed, with line editing. /again answers "
+            "anew, /new forgets all, /quit ends, Ctrl-C stops an answer. From a pipe, every line is a turn."
+        ),
+        examples=(
+            ("chat runs/first", "the model of a run, in this process"),
+            ("chat http://127.0.0.1:8000 temperature=0", "a server's first model"),
+            ("chat runs/first history=talk.jsonl system='Be brief.'", "a conversation that is kept"),
+        ),
+    ),
 )

@@ -20,8 +20,7 @@ from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError, overloaded
 from codex_ray.serve.events import Event, Failed
 from codex_ray.serve.front import Front
-from codex_ray.serve.guard import Receive, Scope, Send
-from codex_ray.serve.model_server import ModelServer
+from codex_ray.serve.guard import App
 from codex_ray.serve.routes import build_app as build_routes
 
 FRONT, MODEL = "front", "model"
@@ -105,15 +104,13 @@ class Ingress:
     def __init__(self, settings: dict[str, Any], models: dict[str, Any]) -> None:
         backends = {name: Replicas(handle) for name, handle in models.items()}
         self.front = Front(build(Serve, settings), backends)
-        self.routes = build_routes(self.front)
+
+    def __serve_build_asgi_app__(self) -> App:  # the name that Ray Serve asks for
+        return build_routes(self.front)
 
     async def drain(self) -> int:
         """Take no more requests; how many are still in work."""
         return self.front.drain()
-
-
-async def _dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-    await serve.get_replica_context().servable_object.routes(scope, receive, send)
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:
@@ -122,6 +119,8 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     Raises:
         ConfigError: the settings are wrong.
     """
+    from codex_ray.serve.model_server import ModelServer  # torch, which the front does without
+
     settings = build(Serve, args)
     engine, replicas = settings.engine, settings.replicas
     in_work = engine.slots + engine.queue
@@ -144,7 +143,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
         **scaling,
     )
-    front = serve.deployment(serve.ingress(_dispatch)(Ingress)).options(
+    front = serve.deployment(serve.ingress()(Ingress)).options(
         name=FRONT,
         max_ongoing_requests=4 * settings.limits.requests_at_once,
         graceful_shutdown_timeout_s=settings.drain_seconds,
