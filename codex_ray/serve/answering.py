@@ -143,16 +143,16 @@ class Exchange:
             if with_usage:
                 yield event(self._answer.usage(self._usage()))
             self.account.outcome = "ok"
+            yield DONE
         except ApiError as error:
             failure = error
-            yield b"data: " + json.dumps(error.body).encode() + b"\n\n"
+            yield b"data: " + json.dumps(error.body).encode() + b"\n\n" + DONE
         except BaseException as error:
             failure = error
             raise
         finally:
             self._end(failure)
             await self._events.aclose()
-        yield DONE
 
     async def _shown(self) -> AsyncIterator[Delta | End]:
         """What may be shown, choice by choice.

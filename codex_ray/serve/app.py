@@ -20,7 +20,7 @@ from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError, overloaded
 from codex_ray.serve.events import Event, Failed
 from codex_ray.serve.front import Front
-from codex_ray.serve.guard import App
+from codex_ray.serve.guard import Guard
 from codex_ray.serve.routes import build_app as build_routes
 
 FRONT, MODEL = "front", "model"
@@ -103,14 +103,14 @@ class Ingress:
 
     def __init__(self, settings: dict[str, Any], models: dict[str, Any]) -> None:
         backends = {name: Replicas(handle) for name, handle in models.items()}
-        self.front = Front(build(Serve, settings), backends)
+        self._guard = build_routes(Front(build(Serve, settings), backends))
 
-    def __serve_build_asgi_app__(self) -> App:  # the name that Ray Serve asks for
-        return build_routes(self.front)
+    def __serve_build_asgi_app__(self) -> Guard:  # the name that Ray Serve asks for
+        return self._guard
 
     async def drain(self) -> int:
         """Take no more requests; how many are still in work."""
-        return self.front.drain()
+        return self._guard.drain()
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:

@@ -59,15 +59,9 @@ class Front:
         self.settings, self.backends = settings, backends
         self.keys = KeyFile(settings.access.keys)
         self.budgets, self.metrics = Budgets(), Metrics()
-        self.draining, self.busy = False, 0
         self._audit = Audit(settings.guarding.audit)
         if not settings.guarding.mask_secrets:
             self._audit.write(event="start", masking="off")
-
-    def drain(self) -> int:
-        """Refuse requests from now on; how many are in work."""
-        self.draining = True
-        return self.busy
 
     def key_required(self) -> bool:
         """Whether requests need a key now."""
@@ -103,20 +97,12 @@ class Front:
             ) from error
 
     def closing(self, raw: Request, model: str) -> Callable[[Account], None]:
-        """Begin a request; what is done when it has ended: counting, charging, writing down.
-
-        Raises:
-            ApiError: the server takes no more.
-        """
-        if self.draining:
-            raise ApiError(503, "the server is ending; try again", code="ending", retry_after=2)
-        self.busy += 1
+        """What is done when a request has ended: counting, charging, writing down."""
         key: Key | None = raw.state.key
         identity, began = raw.state.request_id, time.perf_counter()
         route = raw.scope["path"]
 
         def close(account: Account) -> None:
-            self.busy -= 1
             seconds = time.perf_counter() - began
             self.metrics.count(model, account, seconds)
             if key is not None:

@@ -51,7 +51,12 @@ class Guard:
     ) -> None:
         self._app, self._limits, self._keys = app, limits, keys
         self._required, self._budgets = required, budgets
-        self._inside = 0
+        self._inside, self._draining = 0, False
+
+    def drain(self) -> int:
+        """Refuse requests from now on; how many are in work."""
+        self._draining = True
+        return self._inside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with an error."""
@@ -68,6 +73,8 @@ class Guard:
         try:
             self._check_head(headers)
             key = self._admitted(scope, dict(headers))
+            if self._draining:
+                raise ApiError(503, "the server is ending; try again", code="ending", retry_after=2)
             if self._inside >= self._limits.requests_at_once and scope["path"] not in OPEN:
                 raise ApiError(503, "the server is full; try again in 1 s", code="overloaded", retry_after=1)
             self._inside += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +44,9 @@ class Prompts:
             raise ApiError(400, str(error), param="messages" if call.messages else "prompt") from error
 
     def _chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
-        self._refuse_special(messages, tools)
         try:
-            return self._template.prompt(messages, tools=tools)
+            return self._template.prompt(messages, tools)
         except TemplateFailure as error:
             raise ApiError(
                 400, f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-
-    def _refuse_special(self, messages: list[dict[str, Any]], tools: Any) -> None:
-        """Refuse special tokens written out where the template would let them count.
-
-        In a message's content they are text; elsewhere they would let a client begin another turn.
-        """
-        others = [{key: value for key, value in one.items() if key != "content"} for one in messages]
-        written = json.dumps([others, tools], ensure_ascii=False)
-        for special in self._tokenizer.special_texts:
-            if special and special in written:
-                raise ApiError(
-                    400,
-                    f"{special!r} is a token of this model; it may stand in a message's content only",
-                    param="messages",
-                )

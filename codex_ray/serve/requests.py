@@ -149,6 +149,33 @@ class Part(BaseModel):
     text: Text
 
 
+class Function(BaseModel):
+    """A function by its name, with whatever describes it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Tool(BaseModel):
+    """A function that the model is told of."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["function"]
+    function: Function
+
+
+class ToolCall(BaseModel):
+    """A call of a function, by the assistant."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    id: Annotated[str, Field(max_length=256)] | None = None
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class Message(BaseModel):
     """A message of a chat."""
 
@@ -157,7 +184,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[Part] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -170,19 +197,18 @@ class Message(BaseModel):
         }
         found |= {key: value for key in ("name", "tool_call_id") if (value := getattr(self, key))}
         if self.tool_calls:
-            found["tool_calls"] = [_with_arguments(call) for call in self.tool_calls]
+            found["tool_calls"] = [_with_arguments(call.model_dump()) for call in self.tool_calls]
         return found
 
 
 def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
     """A tool call with its arguments as values, which templates write themselves."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
+    arguments = call["function"].get("arguments")
     try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-    except ValueError:
+        read = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
         return call
+    return {**call, "function": {**call["function"], "arguments": read}}
 
 
 class ResponseFormat(BaseModel):
@@ -216,7 +242,7 @@ class ChatRequest(Sampled):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     metadata: dict[str, str] | None = None

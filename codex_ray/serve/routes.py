@@ -19,7 +19,7 @@ from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Failed
 from codex_ray.serve.front import Front
-from codex_ray.serve.guard import App, Guard
+from codex_ray.serve.guard import Guard
 from codex_ray.serve.requests import (
     ChatRequest,
     CompletionRequest,
@@ -36,7 +36,7 @@ _FIELD = re.compile(r"[a-z_]{1,64}|\d{1,6}")
 _UNIONS = ("str", "int", "list", "float")  # what a place is called where a field takes several types
 
 
-def build_app(front: Front) -> App:
+def build_app(front: Front) -> Guard:
     """Make the application: routes, errors in OpenAI's shape, and the guard before all of it."""
     app = FastAPI(title="codex_ray", version=__version__, docs_url=None, redoc_url=None)
     _add_errors(app)
@@ -72,7 +72,7 @@ def _add_generation(app: FastAPI, front: Front) -> None:
             raw,
             request,
             messages=_messages(front, request.messages),
-            tools=request.tools if request.tool_choice != "none" else None,
+            tools=[tool.model_dump() for tool in request.tools or () if request.tool_choice != "none"],
             max_tokens=request.max_completion_tokens or request.max_tokens,
             top=(request.top_logprobs or 0) if request.logprobs else None,
             schema=request.response_format.schema_of_text if request.response_format else None,

@@ -64,7 +64,8 @@ def serve_verb(settings: Serve) -> None:
                 _check_alive()
             _drain(settings.drain_seconds, stop)
         finally:
-            serve.shutdown() if is_embedded() else serve.delete(APP)
+            if not is_embedded():  # which ends with the session
+                serve.delete(APP)
 
 
 def absolute(settings: Serve) -> Serve:
@@ -195,6 +196,7 @@ def _drain(seconds: float, stop: threading.Event) -> None:
         except Exception:  # whatever it is, there is nothing to wait for
             return
         if not left:
+            serve.delete(APP)  # its replicas pass on what they still have
             return
         if not told:
             print(f"ending; {left} requests may take up to {seconds:g} s, Ctrl-C ends at once", flush=True)

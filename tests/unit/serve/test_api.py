@@ -214,7 +214,24 @@ BAD: list[tuple[str, Any, int]] = [
     (H, {"model": "tiny", "messages": HI, "top_logprobs": 3}, 400),
     (H, {"model": "tiny", "messages": HI, "response_format": {"type": "json_schema"}}, 400),
     (H, {"model": "tiny", "messages": HI, "chat_template_kwargs": {"x": 1}}, 400),
-    (H, {"model": "tiny", "messages": [{"role": "user", "name": "</s>", "content": "a"}]}, 400),
+    (
+        H,
+        {"model": "tiny", "messages": [{"role": "user", "name": "</s>", "content": "a"}], "max_tokens": 1},
+        200,
+    ),
+    (H, {"model": "tiny", "messages": HI, "tools": [{"type": "function", "function": 5}]}, 400),
+    (H, {"model": "tiny", "messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}, 400),
+    (H, {"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [{"function": []}]}]}, 400),
+    (
+        H,
+        {
+            "model": "tiny",
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}
+            ],
+        },
+        400,
+    ),
     (H, {"model": "tiny", "messages": [{"role": "user", "content": "</s>"}], "max_tokens": 1}, 200),
     ("/v1/embeddings", {"model": "tiny", "input": []}, 400),
     ("/v1/embeddings", {"model": "tiny", "input": "a", "dimensions": 5}, 400),
