@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -12,6 +13,9 @@ from codex_ray.serve.answers import DONE, Answer, event, plain, usage_of
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Started
 from codex_ray.serve.masking import ChoiceText
+
+GRACE_SECONDS = 10.0
+"""How much longer than the engine's own deadline an answer is waited for."""
 
 Events = AsyncGenerator[list[Event], None]
 
@@ -58,6 +62,7 @@ class Exchange:
         choices: how many there are in all.
         tokens: whether tokens were asked for.
         mask: whether secrets are masked.
+        seconds: the engine's deadline.
         close: called once with the account, however it ends.
     """
 
@@ -69,11 +74,13 @@ class Exchange:
         choices: int,
         tokens: bool,
         mask: bool,
+        seconds: float,
         close: Callable[[Account], None],
     ) -> None:
         self.account = Account()
         self._events, self._answer, self._close = events, answer, close
         self._tokens = tokens
+        self._deadline = asyncio.get_running_loop().time() + seconds + GRACE_SECONDS
         self._texts = [ChoiceText(mask=mask) for _ in range(choices)]
 
     async def start(self) -> None:
@@ -83,7 +90,7 @@ class Exchange:
             ApiError: it is refused.
         """
         try:
-            first = (await anext(self._events, [None]))[0]
+            first = next(iter(await self._next()), None)
             if isinstance(first, Started):
                 self.account.prompt_tokens = first.prompt_tokens
                 return
@@ -160,7 +167,7 @@ class Exchange:
         Raises:
             ApiError: the engine failed.
         """
-        async for events in self._events:
+        while events := await self._next():
             for one in events:
                 if isinstance(one, Failed):
                     raise one.error
@@ -175,6 +182,18 @@ class Exchange:
                     yield Delta(one.choice, text, entries, one.tokens)
                 if isinstance(one, End):
                     yield one
+
+    async def _next(self) -> list[Event]:
+        """The next events; none at the end.
+
+        Raises:
+            ApiError: the engine, which has deadlines itself, lets its last one pass in silence.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await anext(self._events, [])
+        except TimeoutError:
+            raise ApiError(504, "the model does not answer; try again", code="deadline") from None
 
     def _usage(self) -> Any:
         return usage_of(self.account.prompt_tokens, self.account.drawn_tokens)

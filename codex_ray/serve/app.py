@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from codex_ray.config.fields import build, to_dict
@@ -52,6 +53,9 @@ class Replicas:
             except BackPressureError:
                 yield [Failed(overloaded(1))]
                 return
+            except RayTaskError as error:
+                yield [Failed(_failed(error))]
+                return
             except (RayError, RayServeException) as error:
                 if began or attempt == ATTEMPTS - 1:
                     yield [Failed(_lost(error))]
@@ -82,8 +86,16 @@ class Replicas:
             return await getattr(self._handle, method).remote(*arguments)
         except BackPressureError:
             raise overloaded(1) from None
+        except RayTaskError as error:
+            raise _failed(error) from error
         except (RayError, RayServeException) as error:
             raise _lost(error) from error
+
+
+def _failed(error: RayTaskError) -> ApiError:
+    """The error of what was raised in a replica, where all that is foreseen is an answer."""
+    logging.getLogger("ray.serve").error("a replica failed: %s", error)
+    return ApiError(500, f"the model failed ({type(error.cause).__name__})", code="engine")
 
 
 def _lost(error: Exception) -> ApiError:

@@ -27,6 +27,9 @@ Result = TypeVar("Result")
 IDLE_SECONDS = 1.0
 """Longest time that the thread waits for work before it looks at deadlines."""
 
+HANG_SECONDS = 300.0
+"""How long a step may take before the engine calls itself sick."""
+
 FAILURES = 3
 """Steps in a row that fail before the engine calls itself sick."""
 
@@ -92,7 +95,7 @@ class Engine:
         self._lock, self._coming = threading.Lock(), 0  # sequences in the inbox
         self._failures = 0
         self._swap: tuple[Callable[[], Sampler], concurrent.futures.Future[None]] | None = None
-        self._closing = False
+        self._closing, self._moved = False, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -103,8 +106,9 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """Whether the thread lives and its steps succeed."""
-        return self._thread.is_alive() and self._failures < FAILURES
+        """Whether the thread lives, and its steps succeed and end."""
+        moves = time.monotonic() - self._moved < HANG_SECONDS
+        return self._thread.is_alive() and moves and self._failures < FAILURES
 
     def submit(self, job: Job) -> None:
         """Take a job; its events begin to come.
@@ -309,4 +313,5 @@ class Engine:
             future.set_exception(error)
 
     def _count(self) -> None:
+        self._moved = time.monotonic()
         self.load.running, self.load.waiting = len(self._running), len(self._waiting)

@@ -140,6 +140,7 @@ class Front:
             choices=prompts * call.choices,
             tokens=call.top is not None,
             mask=self.settings.guarding.mask_secrets,
+            seconds=call.seconds,
             close=self.closing(raw, request.model),
         )
         await exchange.start()

@@ -19,12 +19,30 @@ Prompt = Annotated[list[Token], Field(max_length=2**20)]
 STOPS, STOP_LENGTH, BIASES, TOP = 16, 256, 1024, 20
 """Most stop strings, characters of one, biased tokens, and alternatives of a token."""
 
+DEEPEST = 64
+"""Levels of values within values: schemas and tools are handed on by recursion."""
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     user: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shallow(cls, request: Any) -> Any:
+        level = [request]
+        for _ in range(DEEPEST):
+            inner = [
+                one.values() if isinstance(one, dict) else one
+                for one in level
+                if isinstance(one, dict | list)
+            ]
+            level = [value for values in inner for value in values]
+            if not level:
+                return request
+        raise ValueError(f"values lie more than {DEEPEST} deep in one another")
 
 
 class StreamOptions(BaseModel):

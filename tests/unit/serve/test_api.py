@@ -166,6 +166,9 @@ def test_state_routes(url: str) -> None:
 
 
 C, H = "/v1/completions", "/v1/chat/completions"
+DEEP: Any = {"name": "f"}
+for _ in range(300):
+    DEEP = {"name": "f", "parameters": DEEP}
 BAD: list[tuple[str, Any, int]] = [
     (C, {"model": "tiny"}, 400),
     (C, {"model": "other", "prompt": "a"}, 404),
@@ -210,6 +213,7 @@ BAD: list[tuple[str, Any, int]] = [
         400,
     ),
     (H, {"model": "tiny", "messages": HI, "tools": 5}, 400),
+    (H, {"model": "tiny", "messages": HI, "tools": [{"type": "function", "function": DEEP}]}, 400),
     (H, {"model": "tiny", "messages": HI, "tool_choice": "required"}, 400),
     (H, {"model": "tiny", "messages": HI, "top_logprobs": 3}, 400),
     (H, {"model": "tiny", "messages": HI, "response_format": {"type": "json_schema"}}, 400),

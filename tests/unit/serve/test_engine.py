@@ -196,6 +196,14 @@ def test_a_swap_waits_for_those_that_run_and_keeps_those_that_wait(
     asyncio.run(run())
 
 
+def test_an_engine_whose_thread_hangs_is_sick(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.healthy
+    monkeypatch.setattr("codex_ray.serve.engine.HANG_SECONDS", 0.0)
+    held = Held(engine)
+    assert not engine.healthy
+    held.let_go()
+
+
 def test_closing_lets_requests_end_and_refuses_new_ones(make: Callable[[], Sampler]) -> None:
     async def run() -> None:
         engine = Engine(make, waiting=2)
