@@ -107,8 +107,9 @@ def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: P
     failing = wanted(ours, tmp_path, "failing", options={"fails": "a"})
     told = rows_of(discover(failing).training.run)
     assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
+    whole = replace(ROLLOUTS, max_new_tokens=40)  # what is cut off is no solution, and no verifier is asked
     with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
-        discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}))
+        discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}, rollout=whole))
 
 
 SCORE = """
@@ -121,10 +122,11 @@ print(sum(letter in "aeiou" for letter in text) / max(1, len(text)))
 @pytest.mark.verify
 def test_a_command_scores_what_a_search_writes(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SCORE)
-    options = {"task": "More vowels.", "seeds": ["bcd"], "direction": "maximise", "block": False}
+    options = {"task": "V", "seeds": ["b"], "direction": "maximise", "block": False}
     searched = wanted(
         ours, tmp_path, "scored", problem="command", options=options,
         score=f"{sys.executable} {tmp_path / 'score.py'} {{solution}}", train=Training(steps=2),
+        rollout=replace(ROLLOUTS, max_new_tokens=20),
     )  # fmt: skip
     found = discover(searched)
     held = json.loads(found.solution.read_text())
