@@ -23,7 +23,7 @@ from codex_ray.rollout.pages import PagedCache
 from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible
 
 PREFILL_TOKENS = 512
-"""Tokens of prompts read at a time."""
+"""Most tokens of prompts read in a step."""
 
 
 class CachedModel:
@@ -68,20 +68,12 @@ class CachedModel:
             the logits after each row's token and after each prompt, [R + prompts, V].
         """
         if self._packed is not None:
-            return self._packed.run(tokens, positions, [self._shortened(span) for span in spans])
+            return self._packed.run(tokens, positions, spans)
         logits = [self._step(tokens, positions)] if tokens else []
-        if whole := [span for span in spans if not span.past and len(span.tokens) <= PREFILL_TOKENS]:
+        if whole := [span for span in spans if not span.past]:
             after = dict(zip((span.slot for span in whole), self._read(whole).split(1), strict=True))
         logits += [after[span.slot] if span in whole else self._extend(span) for span in spans]
         return torch.cat(logits)
-
-    def _shortened(self, span: Span) -> Span:
-        """Read a long prompt but for its last part."""
-        assert self._packed is not None
-        while len(span.tokens) > PREFILL_TOKENS:
-            self._packed.run([], [], [span._replace(tokens=span.tokens[:PREFILL_TOKENS])])
-            span = Span(span.slot, span.tokens[PREFILL_TOKENS:], span.past + PREFILL_TOKENS)
-        return span
 
     def _read(self, prompts: Sequence[Span]) -> Tensor:
         """Read whole prompts into their slots, all in one row; the logits after each, [R, V]."""
@@ -99,18 +91,13 @@ class CachedModel:
         )
 
     def _extend(self, span: Span) -> Tensor:
-        """Read a prompt's tokens behind those that its slot holds; the logits after it, [1, V]."""
-        last = torch.tensor([0], device=self.device)
-        logits_1V = torch.empty(0)
-        for first in range(0, len(span.tokens), PREFILL_TOKENS):
-            tokens = span.tokens[first : first + PREFILL_TOKENS]
-            start, end = span.past + first, span.past + first + len(tokens)
-            queries_1Q = torch.arange(start, end, device=self.device)[None]
-            keys_T = torch.arange(end, device=self.device)
-            place = Extension(span.slot, start)
-            ids_1Q = torch.tensor([tokens], device=self.device)
-            logits_1V = self._forward(place, ids_1Q, queries_1Q, queries_1Q, keys_T, last + len(tokens) - 1)
-        return logits_1V
+        """Read a prompt's tokens behind those that its slot holds; the logits after them, [1, V]."""
+        end = span.past + len(span.tokens)
+        queries_1Q = torch.arange(span.past, end, device=self.device)[None]
+        keys_T = torch.arange(end, device=self.device)
+        ids_1Q = torch.tensor([span.tokens], device=self.device)
+        last = torch.tensor([len(span.tokens) - 1], device=self.device)
+        return self._forward(Extension(span.slot, span.past), ids_1Q, queries_1Q, queries_1Q, keys_T, last)
 
     def _step(self, tokens: list[int], positions: list[int]) -> Tensor:
         """Give each row of the first slots one token at its position; the logits after them, [R, V]."""

@@ -80,19 +80,22 @@ class PagedCache:
         """Whether sequences of these lengths fit together."""
         return sum(map(self.pages, lengths)) <= self.most
 
-    def prepare(self, lengths: Sequence[int], rows: int, used: Sequence[int]) -> dict[int, int]:
+    def prepare(
+        self, lengths: Sequence[int], rows: int, used: Sequence[int], begun: int | None = None
+    ) -> dict[int, int]:
         """See to it that there are pages for sequences of these lengths.
 
         Args:
             lengths: of the sequences being continued, those that join included.
             rows: sequences that are in the first slots already; what others hold has ended.
             used: when each slot was used; the longest ago lose what they hold first.
+            begun: a slot that holds the beginning of one of those that join, and loses nothing.
 
         Returns:
             slots that hold less than they did, and how many positions.
         """
         needed = sum(map(self.pages, lengths))
-        ended = sorted(range(rows, self.lines), key=used.__getitem__)
+        ended = sorted({*range(rows, self.lines)} - {begun}, key=used.__getitem__)
         kept = sum(len(self.tables[slot]) for slot in ended)
         lost = {}
         for slot in ended:

@@ -3,7 +3,8 @@
 Each step reads the prompts of requests that have just come, draws their first token, and draws one more of
 every request already there. Prompts are read one after the other in a single row, so that different lengths
 waste nothing; a prompt that begins as another sequence did, that is still in a slot, is read from there on
-only, and equal prompts are read once.
+only, and equal prompts are read once. Of a long prompt each step reads a part into a free slot, while others
+go on; its request waits until the rest is short enough.
 
 A request's tokens depend on its prompt and seed alone, as far as the precision goes: a batch's matrix
 products may round otherwise than a row's, which in float32 shows in the last digits of log-probabilities and
@@ -95,6 +96,7 @@ class Sampler:
         self._rows: list[Row] = []  # row i is in slot i
         self._waiting: deque[Row] = deque()
         self._held: list[list[int]] = [[] for _ in range(slots)]  # tokens whose keys a slot holds
+        self._begun: int | None = None  # slot with a part of the first waiting request's prompt
         self._used = [0] * slots  # when, in steps
         self._steps = self._submitted = 0
 
@@ -153,6 +155,8 @@ class Sampler:
         for row in [*self._rows, *self._waiting]:
             if row.number == number:
                 row.cancel()
+        if self._waiting and self._waiting[0].finish_reason is not None:
+            self._begun = None
         self._waiting = deque(row for row in self._waiting if row.finish_reason is None)
         self._leave()
 
@@ -166,7 +170,7 @@ class Sampler:
             raise RuntimeError(
                 f"{len(self._rows)} requests are on their way; weights change between requests"
             )
-        self._held = [[] for _ in range(self.slots)]
+        self._held, self._begun = [[] for _ in range(self.slots)], None
         self._model.refresh()
 
     def step(self) -> list[Drawn]:
@@ -179,7 +183,8 @@ class Sampler:
         older, joining = len(self._rows), self._fit()
         with inference(self._model.model):
             spans, leaders = self._join(joining)
-            drawn = self._draw(self._run(older, spans, leaders)) if self._rows else []
+            logits_RV = self._run(older, spans, leaders) if older or spans else None
+            drawn = self._draw(logits_RV) if logits_RV is not None and len(logits_RV) else []
         self._leave()
         return drawn
 
@@ -193,12 +198,13 @@ class Sampler:
             if not cache.holds(final):  # with all that those there may still draw
                 break
             lengths.append(len(row.prompt) + 1)
-        for slot, length in cache.prepare(lengths, rows, self._used).items():
+        begun = self._begun if len(lengths) > rows else None
+        for slot, length in cache.prepare(lengths, rows, self._used, begun).items():
             del self._held[slot][length:]
         return len(lengths) - rows
 
     def _join(self, joining: int) -> tuple[list[Span], dict[int, int]]:
-        """Give so many waiting requests slots.
+        """Give so many waiting requests slots, or fewer where their prompts are too long to be read at once.
 
         Returns:
             what is to be read of their prompts, and slots of prompts equal to one of these, with its slot.
@@ -216,14 +222,18 @@ class Sampler:
                 shared = self._make_room(slot, prompt)
                 if read and read + len(prompt) - shared > cached.PREFILL_TOKENS:
                     break
-                read += len(prompt) - shared
+                end = min(len(prompt), shared + cached.PREFILL_TOKENS)
+                spans.append(Span(slot, prompt[shared:end], shared))
+                if end < len(prompt):
+                    self._held[slot], self._begun = prompt[:end], slot
+                    break
+                read += end - shared
                 slots[tuple(prompt)] = slot
-                spans.append(Span(slot, prompt[shared:], shared))
             self._rows.append(self._waiting.popleft())
         return spans, leaders
 
     def _run(self, older: int, spans: list[Span], leaders: dict[int, int]) -> Tensor:
-        """Give the older rows their last tokens and read the prompts; the logits after each row, [R, V]."""
+        """Give the older rows their last tokens and read prompts; the logits after each row, [R, V]."""
         cache, tokens, positions = self._model.cache, [], []
         for slot in range(older):
             held = self._held[slot]
@@ -237,17 +247,20 @@ class Sampler:
         for slot in range(older, len(self._rows)):
             self._held[slot] = list(self._rows[slot].prompt)
         if not leaders:
-            return logits_RV
+            return logits_RV[: len(self._rows)]
         places = {span.slot: older + place for place, span in enumerate(spans)}
         wanted = [*range(older), *(places[leaders.get(slot, slot)] for slot in range(older, len(self._rows)))]
         return logits_RV[wanted]
 
     def _make_room(self, slot: int, prompt: list[int]) -> int:
         """Free a slot, and fill it with what another holds of the prompt's beginning; how many tokens."""
-        most = len(prompt) - 1
+        most, begun = len(prompt) - 1, self._begun
         shared, source = max(
-            (min(_common(prompt, held), most), place) for place, held in enumerate(self._held)
+            (min(_common(prompt, held), most), place)
+            for place, held in enumerate(self._held)
+            if begun in (None, place)
         )
+        self._begun = None
         shared = shared if shared >= SHARED_TOKENS else 0
         if shared and source >= slot:
             self._swap(slot, source)

@@ -313,13 +313,34 @@ def test_a_conversation_goes_on_from_what_is_still_held(plain: Any, tokenizer: T
     assert_same(completion, alone(plain, tokenizer, Request(longer, 1, Sampling(0))))
 
 
-def test_long_prompts_are_read_in_parts(
-    plain: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("tight", [False, True])
+def test_long_prompts_are_read_in_parts_while_others_go_on(
+    family: str, tight: bool, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request(prompt(1, 50), 5, WARM, seed=3)
-    whole = alone(plain, tokenizer, request)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 7)
-    assert_same(alone(plain, tokenizer, request), whole)
+    """One part a step, also where memory holds no more than what is on its way, or one is called off."""
+    model = other(family, vocab_size=tokenizer.vocabulary_size)
+    requests = [Request(prompt(seed, 55), 5, WARM, seed=seed) for seed in range(1, 4)]
+    short = Request(prompt(9, 5), 20, WARM)
+    whole = [alone(model, tokenizer, request) for request in requests]
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 20)
+    of_position = Sampler(model, tokenizer, slots=1, capacity=8)._model.position_bytes()
+    budget = 3 * POSITIONS * of_position if tight else None
+    sampler = Sampler(model, tokenizer, slots=3, capacity=POSITIONS, cache_bytes=budget)
+    first = sampler.submit(short)
+    sampler.step()
+    numbers = [sampler.submit(request) for request in requests]
+    called_off = sampler.submit(Request(prompt(8, 55), 5, WARM))
+    drawn = [{one.request for one in sampler.step()} for _ in range(3)]
+    assert drawn == [{first}, {first}, {first, numbers[0]}]
+    done: dict[int, Completion] = {}
+    while sampler.running:
+        if sampler._begun is not None and sampler._waiting[0].number == called_off:
+            sampler.cancel(called_off)
+        done |= {one.request: one.completion for one in sampler.step() if one.completion}
+    assert set(done) == {first, *numbers}
+    for number, expected in zip(numbers, whole, strict=True):
+        assert_same(done[number], expected)
 
 
 def test_new_weights_forget_what_the_old_ones_held(tokenizer: Tokenizer) -> None:
