@@ -13,7 +13,7 @@ import functools
 import hashlib
 import logging
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -129,7 +129,7 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
         return None
     try:
         return Kernels(ctypes.CDLL(str(_library())), dtype)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home
         reason = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace")
         _LOG.info("the sampler does without compiled kernels: %s", reason.strip()[-300:])
         return None
@@ -137,8 +137,8 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
 
 def _library() -> Path:
     """Return the library for this machine's processor and compiler, compiled at its first use."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
-    target = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    target = _run([*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(b"\n".join([SOURCE.read_bytes(), repr(COMPILE).encode(), target])).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codex_ray"
     library = folder / f"native-{key}.so"
@@ -146,8 +146,8 @@ def _library() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
             part, whole = Path(name) / "native.o", Path(name) / "native.so"
-            _run([compiler, *COMPILE, "-c", str(SOURCE), "-o", str(part)])
-            _run([compiler, "-shared", str(part), "-o", str(whole)])
+            _run([*compiler, *COMPILE, "-c", str(SOURCE), "-o", str(part)])
+            _run([*compiler, "-shared", str(part), "-o", str(whole)])
             whole.replace(library)
     return library
 
