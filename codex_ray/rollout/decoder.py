@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codex_ray.model.adapter import bare
 from codex_ray.rollout import native
 from codex_ray.rollout.attention import Attend, PagedAttention, Span, Turns
 from codex_ray.rollout.mixers import PackedMixer
 from codex_ray.rollout.norms import normed
+from codex_ray.rollout.packed import PackedLinear, plain_adapter
 from codex_ray.rollout.pages import PagedCache
 
 FAMILIES = {
@@ -47,28 +49,6 @@ MANY = 64
 FEW = 8
 """oneDNN makes a kernel, which takes as long as a layer, for each number of tokens that it multiplies."""
 
-_LINEAR = torch.ops.mkldnn._linear_pointwise
-
-
-class _Packed:
-    """A linear map in oneDNN's order, and what may be folded into it."""
-
-    def __init__(self, *parts: nn.Linear) -> None:
-        weight = torch.cat([part.weight.detach() for part in parts])
-        biases = [part.bias.detach() for part in parts if part.bias is not None]
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self._bias = torch.cat(biases) if biases else None
-
-    def __call__(self, x_RD: Tensor, then: str = "none") -> Tensor:
-        """Map, and apply ``swish`` if told so."""
-        mapped: Tensor = _LINEAR.default(x_RD, self._weight, self._bias, then, [], "")
-        return mapped
-
-    def with_other(self, x_RD: Tensor, other: Tensor, then: str) -> Tensor:
-        """Map, and ``add`` or ``mul`` another tensor."""
-        mapped: Tensor = _LINEAR.binary(x_RD, other, self._weight, self._bias, then)
-        return mapped
-
 
 @dataclass(frozen=True)
 class _Layer:
@@ -76,11 +56,11 @@ class _Layer:
 
     norms: tuple[Tensor, Tensor]
     heads_norm_PE: Tensor | None
-    qkv: _Packed
-    output: _Packed
-    gate: _Packed
-    up: _Packed
-    down: _Packed
+    qkv: PackedLinear
+    output: PackedLinear
+    gate: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
     mixers: tuple[PackedMixer, PackedMixer] | None
 
 
@@ -88,13 +68,13 @@ class PackedDecoder:
     """A model's weights, packed, and the pages they work on. See :func:`packable`.
 
     Args:
-        model: a causal language model that :func:`packable` takes.
+        model: a causal language model that :func:`packable` takes, or a LoRA on it.
         slots: most sequences at a time; ``capacity``: longest of them.
     """
 
     def __init__(self, model: Any, slots: int, capacity: int) -> None:
-        self._model, self._capacity = model, capacity
-        configuration = model.config
+        self._model, self._capacity = bare(model), capacity
+        model, configuration = self._model, model.config
         self._heads: int = configuration.num_attention_heads
         self._groups: int = configuration.num_key_value_heads
         self._eps: float = configuration.rms_norm_eps
@@ -124,11 +104,11 @@ class PackedDecoder:
                 _Layer(
                     norms=(first, second),
                     heads_norm_PE=torch.cat(rows).float() if normed else None,
-                    qkv=_Packed(attention.q_proj, attention.k_proj, attention.v_proj),
-                    output=_Packed(attention.o_proj),
-                    gate=_Packed(mlp.gate_proj),
-                    up=_Packed(mlp.up_proj),
-                    down=_Packed(mlp.down_proj),
+                    qkv=PackedLinear(attention.q_proj, attention.k_proj, attention.v_proj),
+                    output=PackedLinear(attention.o_proj),
+                    gate=PackedLinear(mlp.gate_proj),
+                    up=PackedLinear(mlp.up_proj),
+                    down=PackedLinear(mlp.down_proj),
                     mixers=(
                         PackedMixer(layer.attention_mixer, first, self._eps, self.cache.dtype),
                         PackedMixer(layer.mlp_mixer, second, self._eps, self.cache.dtype),
@@ -137,7 +117,7 @@ class PackedDecoder:
                     else None,
                 )
             )
-        self._head = _Packed(model.lm_head)
+        self._head = PackedLinear(model.lm_head)
         self._norm = model.model.norm.weight.detach().float()
         self._turns = self._turning()
 
@@ -212,20 +192,25 @@ def _rounded(count: int) -> int:
 
 
 def packable(model: Any) -> bool:
-    """Whether a model can be packed: its family, its place, its size, and nothing changed about it."""
-    configuration = model.config
-    # An adapter's wrapper, or a class of someone's own, computes something else.
-    if configuration.model_type not in FAMILIES or not _own(type(model)):
+    """Whether a model can be packed: its family, its place, its size, and nothing but a LoRA added to it."""
+    configuration, whole = model.config, bare(model)
+    # Another wrapper, or a class of someone's own, computes something else.
+    if configuration.model_type not in FAMILIES or not _own(type(whole)):
         return False
-    weights = list(model.parameters())
+    if whole is not model and any(one.is_prompt_learning for one in model.peft_config.values()):
+        return False
+    adapters: list[Any] = [part for part in whole.modules() if plain_adapter(part)]
+    inner = {id(part) for one in adapters for part in one.modules() if part is not one.base_layer}
+    modules = [part for part in whole.modules() if id(part) not in inner]
+    weights = list(whole.parameters())
     dtypes = {one.dtype for one in weights if one.dim() == 2 and one.dtype != torch.float32}
-    linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    linears = [part for part in modules if isinstance(part, nn.Linear)]
     return (
         all(one.device.type == "cpu" and one.numel() for one in weights)  # ZeRO-3 leaves empty ones
         and _supported(dtypes)
-        and all(_own(type(part)) for part in model.modules())
+        and all(_own(type(part)) for part in modules)
         and len({part.weight.dtype for part in linears}) == 1
-        and len(linears) == 1 + len(PROJECTIONS) * len(model.model.layers)
+        and len(linears) == 1 + len(PROJECTIONS) * len(whole.model.layers)
         and getattr(configuration, "hidden_act", "silu") == "silu"
         and getattr(configuration, "sliding_window", None) is None
         and getattr(configuration, "residual_kind", "plain") != "hc"

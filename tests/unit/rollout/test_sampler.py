@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 
 from codex_ray.errors import CodexRayError, ConfigError
@@ -200,16 +200,49 @@ def test_weights_written_to_are_packed_again(tokenizer: Tokenizer) -> None:
     assert_same(finish(sampler)[1], alone(model, tokenizer, request))
 
 
-def test_a_changed_model_goes_through_its_own_forward(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("change", ["lora", "lora of some", "dora", "prompt"])
+@pytest.mark.parametrize("make", [llama, mhc])
+def test_adapted_models_draw_what_their_forward_draws(make: Any, change: str, tokenizer: Tokenizer) -> None:
+    """A LoRA is packed beside the weights it is for; whatever else is added goes the model's own way."""
+    model = make(tokenizer.vocabulary_size).eval()
+    targets = ["q_proj", "v_proj", "up_proj", "down_proj"] if change == "lora of some" else "all-linear"
+    lora = LoraConfig(target_modules=targets, init_lora_weights=False, use_dora=change == "dora")
+    prefix = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapted = get_peft_model(model, prefix if change == "prompt" else lora).eval()
+    assert packable(adapted) == change.startswith("lora")
+    if change == "prompt":
+        return
+    starts = [prompt(1, 9), prompt(2, 23)]
+    sampler = Sampler(adapted, tokenizer, slots=2, capacity=POSITIONS)
+    for start in starts:
+        sampler.submit(Request(start, 8, Sampling(1.0), seed=3))
+    done = finish(sampler)
+    for number, start in enumerate(starts):
+        ids = torch.tensor([start + done[number].ids])
+        with torch.no_grad():
+            logprobs = adapted(input_ids=ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(-1, ids[0, len(start) :, None]).squeeze(-1)
+        assert done[number].logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_an_adapter_that_is_written_to_or_off_is_seen(tokenizer: Tokenizer) -> None:
     model = llama(tokenizer.vocabulary_size).eval()
-    assert packable(model)
-    adapted = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
-    assert not packable(adapted) and not packable(adapted.base_model.model)
     request = Request(prompt(1, 9), 6, Sampling(0))
-    done, ids = alone(adapted, tokenizer, request), torch.tensor([prompt(1, 9)])
+    base = alone(model, tokenizer, request)
+    adapted = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    sampler = Sampler(adapted, tokenizer, slots=2, capacity=POSITIONS)
+    number = sampler.submit(request)
+    before = finish(sampler)[number]
+    assert before.logprobs != pytest.approx(base.logprobs, abs=1e-3)
+    with adapted.disable_adapter():
+        assert_same(alone(adapted, tokenizer, request), base)
     with torch.no_grad():
-        expected = adapted(input_ids=ids).logits[0, -1].log_softmax(-1)
-    assert done.logprobs[0] == pytest.approx(expected[done.ids[0]].item(), abs=1e-5)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    sampler.forget()
+    number = sampler.submit(request)
+    assert_same(finish(sampler)[number], base)
 
 
 def test_bfloat16_is_near_float32(tokenizer: Tokenizer) -> None:
