@@ -116,6 +116,19 @@ def test_threads_change_nothing() -> None:
         assert all(torch.equal(*pair) for pair in zip(one, found[0], strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_places_in_memory_change_nothing(dtype: torch.dtype) -> None:
+    """Actors must agree bit for bit, wherever their tensors lie."""
+    x, weight = torch.randn(3, 101).to(dtype), torch.randn(101)
+    found = []
+    for shift in range(17):
+        moved = torch.empty(x.numel() + 32, dtype=dtype)[shift : shift + x.numel()].view(x.shape).copy_(x)
+        chosen = kernels(dtype).choose(moved, [0.1, 0.5, 0.9], torch.tensor([4]))
+        found.append([kernels(dtype).norm(moved, weight, 1e-6), *chosen])
+    for one in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(one, found[0], strict=True))
+
+
 def test_numbers_that_are_none_stay_so() -> None:
     """The sampler tells of logits that are not finite: no kernel may hide them."""
     for bad in (math.nan, math.inf):
