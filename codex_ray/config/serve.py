@@ -26,7 +26,7 @@ class Engine:
         300.0, minimum=0.1, help="longest time that a request takes, waiting included"
     )
     threads: int | None = setting(
-        None, minimum=1, help="compute threads of a replica; unset is what PyTorch takes"
+        None, minimum=1, help="compute threads of a replica; unset is all cores of its node"
     )
 
 
