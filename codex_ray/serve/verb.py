@@ -90,8 +90,6 @@ def check(settings: Serve) -> None:
         ConfigError: settings that cannot be right.
         CodexRayError: there is no such model.
     """
-    from codex_ray.model.load import load_config
-
     keys = KeyFile(settings.access.keys)
     if not is_loopback(settings.host):
         if settings.access.required == "never":
@@ -108,6 +106,8 @@ def check(settings: Serve) -> None:
         raise ConfigError(
             f"replicas.min={settings.replicas.min} is above replicas.max={settings.replicas.max}; lower it"
         )
+    from codex_ray.model.load import load_config  # torch, which the checks above do without
+
     load_config(settings.model, settings.revision)
 
 

@@ -209,16 +209,3 @@ def test_a_killed_replica_is_replaced_and_its_requests_are_told_to_try_again(fol
         assert patient.completions.create(model="tiny", prompt="a", max_tokens=3).usage
     finally:
         one.end()
-
-
-def test_what_cannot_serve_is_refused_before_anything_starts(folder: Path) -> None:
-    def refused(*words: str) -> str:
-        command = [sys.executable, "-m", "codex_ray", "serve", *words]
-        environment = {**os.environ, "HOME": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-        assert done.returncode in (1, 2) and "Traceback" not in done.stderr
-        return done.stderr
-
-    assert "names no API key" in refused(str(folder / "tiny"), "host=0.0.0.0")
-    assert "would let anybody in" in refused(str(folder / "tiny"), "host=0.0.0.0", "access.required=never")
-    assert "holds no model" in refused(str(folder))
