@@ -29,7 +29,7 @@ from codex_ray.config.rollout import refuse_own_draws, refuse_rollouts
 from codex_ray.config.runs import RULES as RUNS_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
-from codex_ray.config.use import Generate
+from codex_ray.config.use import Generate, refuse_generation
 from codex_ray.errors import ConfigError
 
 MOST_ROWS_AT_A_TIME = 16
@@ -266,13 +266,7 @@ def _evaluate(settings: Evaluate, prefix: str) -> None:
 
 
 def _generate(settings: Generate, prefix: str) -> None:
-    if settings.prompt is not None and settings.prompts_file is not None:
-        raise ConfigError(f"both {prefix}prompt and {prefix}prompts_file given; give one of them")
-    if settings.temperature and not settings.top_p:
-        raise ConfigError(
-            f"{prefix}top_p=0 keeps no token; give {prefix}top_p above 0, or {prefix}temperature=0 for the "
-            "likeliest token"
-        )
+    refuse_generation(settings, prefix)
     _device(settings.compute, f"{prefix}compute.")
 
 

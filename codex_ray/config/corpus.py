@@ -129,6 +129,14 @@ class Pack:
 
 
 @dataclass(frozen=True)
+class Canaries:
+    """Made-up secrets among the training documents, to measure later how many a model gives away."""
+
+    count: int = setting(0, minimum=0, help="made-up secrets to plant; 0 plants none")
+    repeats: int = setting(1, minimum=1, help="documents that hold each")
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Turn a folder of text into a corpus: read, clean, split, tokenise, pack."""
 
@@ -154,5 +162,6 @@ class Prepare:
     limits: Limits = setting(Limits, help="sizes")
     split: Split = setting(Split, help="held-out documents")
     pack: Pack = setting(Pack, help="packing")
+    canaries: Canaries = setting(Canaries, help="made-up secrets to be planted")
     cluster: Cluster = setting(Cluster, help="where it runs")
     track: Track = setting(Track, help="progress and records")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.common import DEFAULT_SEED, Device, Track
 from codex_ray.config.fields import setting
+from codex_ray.config.rollout import Spread
 from codex_ray.config.sandbox import Sandbox
 from codex_ray.errors import ConfigError
 
@@ -95,23 +96,6 @@ class Endpoint:
     concurrency: int = setting(8, minimum=1, help="requests at a time")
     retries: int = setting(2, minimum=0, help="tries again after an error that may pass")
     timeout_seconds: float = setting(120.0, minimum=0.1, help="longest wait for an answer")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Ray actors that share the answering."""
-
-    actors: int = setting(0, minimum=0, help="actors, each with the whole model; 0 answers in this process")
-    cpus_per_actor: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per actor")
-    gpus_per_actor: float = setting(0.0, minimum=0.0, help="GPUs reserved per actor")
-    address: str | None = setting(
-        None, help="Ray address to join; unset joins RAY_ADDRESS or starts embedded Ray"
-    )
-    attempts: int = setting(
-        3, minimum=1, help="actors that may be lost over the same prompts before the evaluation ends"
-    )
-    start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
-    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for `batch_rows` answers")
 
 
 @dataclass(frozen=True)
@@ -238,7 +222,8 @@ def refuse_measurement(settings: Evaluate, prefix: str = "") -> None:
 
 
 HARNESS_PREFIX = "harness:"
-REDACTION = "redaction"  # a task that measures masking, and so needs no model
+OWN = ("redaction", "prompt_filter")
+"""Tasks that measure parts of codex_ray itself, and so need no model."""
 
 
 def of_harness(tasks: Sequence[str]) -> list[str]:
@@ -259,7 +244,7 @@ def _refuse_two_models(settings: Evaluate, prefix: str) -> None:
                 f"{len(settings.tasks)}; name the one that they answer"
             )
         return
-    alone = settings.tasks == [REDACTION] and settings.corpus is None and not settings.files
+    alone = set(settings.tasks) <= set(OWN) and settings.corpus is None and not settings.files
     if settings.model is None and not alone:
         raise ConfigError(
             f"setting {prefix}model is needed (model folder, run folder or Hub name); give "

@@ -94,6 +94,36 @@ class Rollouts:
         return self.task_sequences or self.slots
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Ray actors that share the work of many prompts."""
+
+    actors: int = setting(0, minimum=0, help="actors, each with the whole model; 0 samples in this process")
+    cpus_per_actor: float = setting(1.0, minimum=0.0, help="logical CPUs reserved per actor")
+    gpus_per_actor: float = setting(0.0, minimum=0.0, help="GPUs reserved per actor")
+    address: str | None = setting(
+        None, help="Ray address to join; unset joins RAY_ADDRESS or starts embedded Ray"
+    )
+    attempts: int = setting(
+        3, minimum=1, help="actors that may be lost over the same prompts before all ends"
+    )
+    start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
+    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for `batch_rows` prompts")
+
+    def rollouts(self, slots: int) -> Rollouts:
+        """Return the settings of a pool of them, each of which samples ``slots`` sequences together."""
+        return Rollouts(
+            actors=self.actors,
+            cpus_per_actor=self.cpus_per_actor,
+            gpus_per_actor=self.gpus_per_actor,
+            slots=slots,
+            attempts=self.attempts,
+            start_seconds=self.start_seconds,
+            task_seconds=self.task_seconds,
+            step_seconds=10 * self.attempts * self.task_seconds,  # tasks have a deadline of their own
+        )
+
+
 def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
     """Refuse settings that cannot go together.
 

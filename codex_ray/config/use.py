@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from codex_ray.config.common import DEFAULT_SEED, Device
 from codex_ray.config.fields import setting
 from codex_ray.config.model import Residual
+from codex_ray.config.rollout import Spread
+from codex_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Generate:
         help="most bytes of keys and values, prompts beyond wait; unset has room for batch_rows sequences",
     )
     batch_rows: int = setting(16, minimum=1, help="prompts completed together")
+    spread: Spread = setting(Spread, help="Ray actors that complete a file of prompts")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of sampling; 0 becomes 1234")
     compute: Device = setting(Device, help="device and precision")
 
@@ -86,3 +89,34 @@ class Inspect:
         None, minimum=1, help="tokens per row for costs; unset is the model's longest, at most 2048"
     )
     workers: int = setting(8, minimum=1, help="workers that ZeRO shards over")
+
+
+def refuse_generation(settings: Generate, prefix: str = "") -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        ConfigError: one sentence with the keys and the remedy.
+    """
+    if settings.prompt is not None and settings.prompts_file is not None:
+        raise ConfigError(f"both {prefix}prompt and {prefix}prompts_file given; give one of them")
+    if settings.temperature and not settings.top_p:
+        raise ConfigError(
+            f"{prefix}top_p=0 keeps no token; give {prefix}top_p above 0, or {prefix}temperature=0 for the "
+            "likeliest token"
+        )
+    if settings.resume and (settings.prompts_file is None or settings.output is None):
+        raise ConfigError(
+            f"{prefix}resume=true goes on with a file of completions; give {prefix}prompts_file and "
+            f"{prefix}output, or leave it out"
+        )
+    if settings.spread.actors and settings.prompts_file is None:
+        raise ConfigError(
+            f"{prefix}spread.actors={settings.spread.actors} share a file of prompts; give "
+            f"{prefix}prompts_file=FILE, or leave {prefix}spread out"
+        )
+    if settings.spread.actors and settings.cache_bytes is not None:
+        raise ConfigError(
+            f"{prefix}cache_bytes={settings.cache_bytes} is of this process, and "
+            f"{prefix}spread.actors={settings.spread.actors} hold {prefix}batch_rows sequences each; lower "
+            f"{prefix}batch_rows in its place"
+        )

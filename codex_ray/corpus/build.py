@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from codex_ray.config.corpus import Prepare, Source
 from codex_ray.corpus import manifest as manifests
 from codex_ray.corpus.account import Account
+from codex_ray.corpus.canaries import Planted, plant
 from codex_ray.corpus.grouping import group_by_bytes
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.corpus.pack import Layout, dtype_for
@@ -215,7 +216,7 @@ class Builder:
         layout: Layout,
     ) -> list[TokenPart]:
         tasks = []
-        for part, flags in zip(parts, kept, strict=True):
+        for part, flags, planted in zip(parts, kept, self._planted(parts), strict=True):
             packed = pack_flags(flags)
             common: dict[str, Any] = {
                 "split": self.settings.split,
@@ -225,6 +226,8 @@ class Builder:
                 "sequence_length": layout.sequence_length,
             }
             key = token_key(part.identity, packed.hex(), tokenizer.digest, common)
+            if planted:
+                key["planted"] = [asdict(one) for one in planted]
             tasks.append(
                 TokenTask(
                     part=part.folder,
@@ -233,6 +236,7 @@ class Builder:
                     tokenizer=folder,
                     size=part.account.bytes,
                     entry=self.stages.entry("tokens", key),
+                    planted=planted,
                     **common,
                 )
             )
@@ -242,6 +246,12 @@ class Builder:
             TokenPart(part, task.entry.folder, task.entry.result() or {})
             for part, task in zip(parts, tasks, strict=True)
         ]
+
+    def _planted(self, parts: Sequence[Part]) -> list[tuple[Planted, ...]]:
+        """Return what is planted in each part; sources that are not trained on get nothing."""
+        wanted = self.settings.canaries
+        trained = [part.documents if self.sources[part.source].weight != 0 else 0 for part in parts]
+        return plant(wanted, self.seed, trained) if wanted.count else [()] * len(parts)
 
     def _run(self, function: Any, tasks: Sequence[Any], ordered: bool) -> Iterator[pa.Table]:
         from codex_ray.corpus.ray_data import run_tasks

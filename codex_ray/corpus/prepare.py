@@ -203,7 +203,9 @@ def deciding(settings: Prepare, sources: Mapping[str, Source]) -> dict[str, Any]
 
         digests["tokenizer"] = Tokenizer.load(settings.tokenizer.path).digest
     seed = settings.seed or DEFAULT_SEED
-    return {"seed": seed, "sources": given, "digests": digests, **{name: values[name] for name in names}}
+    planted = {"canaries": values["canaries"]} if settings.canaries.count else {}
+    decides = {name: values[name] for name in names} | planted
+    return {"seed": seed, "sources": given, "digests": digests, **decides}
 
 
 def _further_files(settings: Prepare, sources: Mapping[str, Source]) -> dict[str, str]:

@@ -10,9 +10,12 @@ one by one, in memory that does not grow with the corpus.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from codex_ray.config.corpus import Split
+from codex_ray.corpus.canaries import Planted
 from codex_ray.corpus.manifest import SPLITS
 from codex_ray.corpus.parts import PartDocument, read_part, unpack_flags
 from codex_ray.corpus.split import split_of
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer
 
 VERSION = 1
+PLANTED = -1  # the place of a document that is in no part
 BATCH_BYTES = 2**20  # text tokenised at a time
 INDEX = pa.schema(
     [
@@ -59,6 +64,7 @@ class TokenTask:
     sequence_length: int
     size: int  # bytes of text, for the display
     entry: Entry
+    planted: tuple[Planted, ...] = ()  # in the train split, besides
 
 
 def token_key(part_key: str, kept: str, tokenizer: str, task: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +104,8 @@ def tokenise_part(task: TokenTask) -> pa.Table:
             writers = {split: _Writer(folder, split, task.dtype) for split in SPLITS}
             for document, tokens in _tokenised(task, kept, tokenizer):
                 split = split_of(document.sha256, task.split, task.seed)
+                if document.place == PLANTED:
+                    split = "train"
                 if task.packing == "best_fit":
                     documents[split].append((document, tokens))
                 else:
@@ -150,9 +158,21 @@ def _tokenised(
     dtype = np.dtype(task.dtype)
     first = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=dtype)
     last = np.array([tokenizer.special_ids["eos"]], dtype=dtype)
-    for batch in _batches(read_part(task.part, lambda place, _: bool(kept[place]))):
+    documents = read_part(task.part, lambda place, _: bool(kept[place]))
+    for batch in _batches(_with_planted(documents, task.planted)):
         for document, ids in zip(batch, tokenizer.encode_arrays([d.text for d in batch]), strict=True):
             yield document, np.concatenate([first, ids, last], dtype=dtype, casting="unsafe")
+
+
+def _with_planted(documents: Iterable[PartDocument], planted: Sequence[Planted]) -> Iterator[PartDocument]:
+    waiting = deque(planted)
+    last = PartDocument(2**62, "", b"", "")
+    for document in chain(documents, [last]):
+        while waiting and waiting[0].place <= document.place:
+            one = waiting.popleft()
+            yield PartDocument(PLANTED, one.name, sha256(one.text.encode()).digest(), one.text)
+        if document is not last:
+            yield document
 
 
 def _batches(documents: Iterable[PartDocument]) -> Iterator[list[PartDocument]]:

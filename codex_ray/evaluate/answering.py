@@ -23,13 +23,11 @@ from codex_ray.rollout.generate import prompt_ids
 from codex_ray.rollout.request import Request
 from codex_ray.rollout.sampler import Sampler, max_positions
 from codex_ray.rollout.sampling import Sampling
+from codex_ray.rollout.steps import STEP_PROMPTS, Order
 
 if TYPE_CHECKING:
     from codex_ray.rollout.pool import RolloutPool
     from codex_ray.tokenizer import Tokenizer
-
-CHUNK = 64
-"""Examples that are submitted to a pool as one step; it goes into the seeds."""
 
 STEP_BITS = 20
 
@@ -134,20 +132,29 @@ def sampling_of(settings: Answering) -> Sampling:
 def step_of(task: Task, place: int) -> int:
     """Return the number of the step that an example is a part of: of its task's name and its place."""
     name = hashlib.sha256(f"{task.name} {task.version}".encode()).digest()
-    return int.from_bytes(name[:4], "big") << STEP_BITS | place // CHUNK
+    return int.from_bytes(name[:4], "big") << STEP_BITS | place // STEP_PROMPTS
 
 
-def model_digest(folder: Path) -> str:
-    """Return the SHA-256 of a model folder, an adapter's base included: configuration, weights, tokenizer."""
+def model_digest(model: str, revision: str | None) -> str:
+    """Return what names a model's weights: the hash of its folder's configuration, weights and tokenizer.
+
+    An adapter's has its base's in it. Of a model on the Hub it is the name and the commit.
+
+    Raises:
+        CodexRayError: there is no such model.
+    """
+    from codex_ray.model import resolve_model_folder
     from codex_ray.model.adapter import base_of, is_adapter
     from codex_ray.rollout.load import tokenizer_folder
 
-    digest = hashlib.sha256()
+    if not Path(model).expanduser().is_dir():
+        return f"{model} at {tokenizer_folder(model, revision).name}"
+    folder, digest = resolve_model_folder(model), hashlib.sha256()
     names = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")
     for path in sorted(path for name in names for path in folder.glob(name) if path.is_file()):
         digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     if is_adapter(folder):
-        digest.update(model_digest(tokenizer_folder(*base_of(folder))).encode())
+        digest.update(model_digest(*base_of(folder)).encode())
     return digest.hexdigest()
 
 
@@ -177,7 +184,7 @@ class LocalModel:
         owners: dict[int, tuple[int, int]] = {}
         for place in places:
             for sample in range(samples):
-                drawn = turn_seed(seed, step_of(task, place), place % CHUNK, sample, 0)
+                drawn = turn_seed(seed, step_of(task, place), place % STEP_PROMPTS, sample, 0)
                 request = Request(asked.ids[place], asked.most, sampling, drawn, tuple(task.answering.stop))
                 owners[sampler.submit(request)] = place, sample
         found: dict[int, dict[int, Answer]] = {}
@@ -214,33 +221,28 @@ class PooledModel:
 
     def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
         """See :class:`Answerer`; an example that is missing is answered anew with all of its step."""
-        asked = encode(task, self.tokenizer, self.folder, self.limit, note)
-        firsts = sorted({place - place % CHUNK for place in places})
-        for number in range(len(firsts) + self.ahead):
-            if number < len(firsts):
-                self._submit(task, asked, firsts[number])
-            if number >= self.ahead:
-                first = firsts[number - self.ahead]
-                yield from self._collect(task, first)
-
-    def _submit(self, task: Task, asked: Asked, first: int) -> None:
-        settings = task.answering
-        self.pool.submit(
-            step_of(task, first),
-            None,
-            [Prompt(ids) for ids in asked.ids[first : first + CHUNK]],
-            settings.samples,
-            sampling_of(settings),
-            max_new_tokens=asked.most,
-            stop=settings.stop,
+        asked, settings = encode(task, self.tokenizer, self.folder, self.limit, note), task.answering
+        firsts = {step_of(task, place): place - place % STEP_PROMPTS for place in sorted(places)}
+        orders = (
+            Order(
+                step,
+                None,
+                [Prompt(ids) for ids in asked.ids[first : first + STEP_PROMPTS]],
+                settings.samples,
+                sampling_of(settings),
+                asked.most,
+                settings.stop,
+            )
+            for step, first in firsts.items()
         )
-
-    def _collect(self, task: Task, first: int) -> Replies:
-        found: dict[int, list[Answer]] = {}
-        for rollout in self.pool.collect(step_of(task, first)).rollouts:
-            answer = Answer(rollout.text[0], len(rollout.completion_ids), rollout.finish_reason)
-            found.setdefault(first + rollout.position, []).append(answer)
-        yield from found.items()
+        for order, share in self.pool.stream(orders, self.ahead):
+            for sentence in share.notes:
+                note(sentence)
+            found: dict[int, list[Answer]] = {}
+            for rollout in share.rollouts:
+                answer = Answer(rollout.text[0], len(rollout.completion_ids), rollout.finish_reason)
+                found.setdefault(firsts[order.step] + rollout.position, []).append(answer)
+            yield from found.items()
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,15 @@ def measure_baselines(
         # A token is a byte of text or more, so this reaches back at least as far as the compressor.
         training = training_texts(manifest, tokenizer, last_tokens=XZ_DICTIONARY_BYTES)
         figures["xz_primed_bits_per_byte"] = xz_primed(list(training), texts).bits_per_byte
-    with progress.stage(f"count {NGRAM_ORDER}-grams"):
-        ngram = train_ngram(
-            training_sequences(manifest, tokenizer),
-            order=NGRAM_ORDER,
-            vocabulary_size=tokenizer.vocabulary_size,
-        )
-        figures["ngram_bits_per_byte"] = score_with_ngram(ngram, tokenizer, documents).bits_per_byte
+    for name, order in (("unigram", 1), ("ngram", NGRAM_ORDER)):
+        with progress.stage(f"count {order}-grams"):
+            ngram = train_ngram(
+                training_sequences(manifest, tokenizer),
+                order=order,
+                vocabulary_size=tokenizer.vocabulary_size,
+            )
+            likelihood = score_with_ngram(ngram, tokenizer, documents)
+            figures[f"{name}_bits_per_byte"] = likelihood.bits_per_byte
     if headers:
         with progress.stage(f"complete function headers with {NGRAM_ORDER}-grams"):
             completed = complete_with_ngram(ngram, tokenizer, headers, seed=seed)

@@ -10,11 +10,12 @@ from typing import Any
 
 from codex_ray.config.evaluate import Endpoint
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.evaluate.answering import CHUNK, Note, Replies, messages_of, step_of
+from codex_ray.evaluate.answering import Note, Replies, messages_of, step_of
 from codex_ray.evaluate.metrics import Example
 from codex_ray.evaluate.store import Answer
 from codex_ray.evaluate.tasks import Task
 from codex_ray.rollout.episode import turn_seed
+from codex_ray.rollout.steps import STEP_PROMPTS
 
 SEED_BITS = 31  # servers take a signed number of 32 bits
 
@@ -85,7 +86,7 @@ class EndpointModel:
 
     def _ask(self, task: Task, place: int, seed: int) -> list[Answer]:
         example, settings = task.examples[place], task.answering
-        drawn = turn_seed(seed, step_of(task, place), place % CHUNK, 0, 0) & (2**SEED_BITS - 1)
+        drawn = turn_seed(seed, step_of(task, place), place % STEP_PROMPTS, 0, 0) & (2**SEED_BITS - 1)
         asked: dict[str, Any] = {
             "model": self._model,
             "max_tokens": settings.max_new_tokens,

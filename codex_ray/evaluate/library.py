@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codex_ray.config.common import DEFAULT_SEED
-from codex_ray.config.evaluate import REDACTION, Rows
+from codex_ray.config.evaluate import OWN, Rows
 from codex_ray.corpus.documents import Document
 from codex_ray.corpus.sources.storage import is_url
 from codex_ray.errors import ConfigError, nearest
@@ -26,11 +26,13 @@ class Ingredients:
 
     Attributes:
         count: examples wanted; seed: of their choice.
-        documents: held-out files of Python, from a corpus; empty takes this Python's standard library.
+        corpus: folder of the corpus that the model was trained on.
+        documents: held-out files of Python, from it; empty takes this Python's standard library.
     """
 
     count: int
     seed: int
+    corpus: str | None = None
     documents: tuple[Document, ...] = ()
 
 
@@ -39,8 +41,8 @@ TASKS: dict[str, Callable[[Ingredients], Task]] = {
     "copy": lambda made: copy_task(made.count, made.seed),
     "next_line": lambda made: next_line_task(made.count, made.seed, made.documents),
     "signatures": lambda made: signatures_task(made.count, made.seed, made.documents),
-    "canaries": lambda made: canaries_task(made.count, made.seed),
-    "canaries_control": lambda made: canaries_task(made.count, made.seed, planted=False),
+    "canaries": lambda made: canaries_task(made.corpus).first(made.count),
+    "canaries_control": lambda made: canaries_task(made.corpus, planted=False).first(made.count),
 }
 """The tasks that need no download, by name."""
 
@@ -54,6 +56,7 @@ def load_task(
     *,
     count: int | None = None,
     seed: int = DEFAULT_SEED,
+    corpus: str | None = None,
     documents: tuple[Document, ...] = (),
 ) -> Task:
     """Return a task by its name, from its YAML file, or from a file of rows.
@@ -63,6 +66,7 @@ def load_task(
         rows: how a file of rows is read.
         count: most examples; unset takes all of a file, and 200 of what is made here.
         seed: of the choice of what is made here.
+        corpus: the corpus whose canaries are asked for.
         documents: held-out files for the tasks that are made of code.
 
     Raises:
@@ -70,12 +74,13 @@ def load_task(
         CodexRayError: its file cannot be read, or a row lacks a column.
     """
     if name in TASKS:
-        return TASKS[name](Ingredients(count or EXAMPLES, seed, documents))
+        return TASKS[name](Ingredients(count or EXAMPLES, seed, corpus, documents))
     if name.endswith(SUFFIXES):
-        return read_task(name).first(count)
+        return read_task(name, count)
     if is_url(name) or Path(name).expanduser().exists() or "*" in name:
-        return task_of_rows(rows or Rows(), name).first(count)
+        return task_of_rows(rows or Rows(), name, count=count)
+    here = [*TASKS, *OWN]
     raise ConfigError(
-        f"unknown task {name!r}{nearest(name, TASKS)}; it is one of {', '.join([*TASKS, REDACTION])}, a YAML "
-        "file or a file of rows"
+        f"unknown task {name!r}{nearest(name, here)}; it is one of {', '.join(here)}, a YAML file or a "
+        "file of rows"
     )

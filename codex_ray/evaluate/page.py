@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_ray.config import saved
+from codex_ray.config.evaluate import OWN
 from codex_ray.evaluate.records import TaskRecord, is_share
 from codex_ray.evaluate.tasks import EMPTY
 from codex_ray.files import read_json, write_text
@@ -48,6 +49,7 @@ def write_page(folder: Path, records: Sequence[TaskRecord]) -> Path:
         section("Tasks", interval_card(_rows(records)) + figures_table(records)),
         *(_task_section(record) for record in records),
         results_section(held_out),
+        section("codex_ray itself", _own(summary)),
         section("Sources", _sources(summary)),
         section("Calibration", _calibration_card(folder / "calibration.json")),
         settings_section(config, "evaluation"),
@@ -112,6 +114,16 @@ def _rows(records: Iterable[TaskRecord]) -> list[tuple[str, float, float, float]
         for name, found in record.figures.items()
         if name != EMPTY and is_share(name)
     ]
+
+
+def _own(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for name, value in summary.items():
+        task, _, kind = name.partition("/")
+        if task in OWN and f"{name}_low" in summary:
+            low, high = summary[f"{name}_low"], summary[f"{name}_high"]
+            rows.append((task, kind, f"{value:.1%}", f"{low:.1%} to {high:.1%}"))
+    return columns_table(("task", "figure", "value", "interval"), rows, words=("figure",))
 
 
 def _sources(summary: Mapping[str, Any]) -> str:

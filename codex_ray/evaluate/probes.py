@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from codex_ray.config.evaluate import Answering
+from codex_ray.corpus.canaries import WORDS
 from codex_ray.evaluate.metrics import Example
 from codex_ray.evaluate.tasks import Task
 
-WORDS = (
-    *("amber", "basin", "cedar", "delta", "ember", "fable", "grove", "haven", "inlet", "jewel", "knoll"),
-    *("lemon", "maple", "north", "ocean", "pearl", "quiet", "river", "stone", "tiger", "umber", "velvet"),
-    *("willow", "xenon", "yellow", "zephyr"),
-)
 METRICS = ("exact_match", "edit_similarity")
 COPIED = 4  # words of a row that is to be copied
 SHOTS = 3  # solved examples before the one that is asked

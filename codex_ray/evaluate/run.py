@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config import saved
-from codex_ray.config.evaluate import REDACTION, Evaluate, of_harness, refuse_measurement
+from codex_ray.config.evaluate import OWN, Evaluate, of_harness, refuse_measurement
 from codex_ray.config.fields import to_dict
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import ConfigError, Interrupted
@@ -18,10 +18,10 @@ from codex_ray.evaluate.documents import measured_documents
 from codex_ray.evaluate.headers import HeaderResult
 from codex_ray.evaluate.held_out import HeldOut, measure_documents
 from codex_ray.evaluate.intervals import Interval
-from codex_ray.evaluate.library import EXAMPLES
 from codex_ray.evaluate.likelihood import Likelihood
 from codex_ray.evaluate.masked import is_masked, measure_masked
 from codex_ray.evaluate.page import write_page
+from codex_ray.evaluate.prompt_filter import measure_prompt_filter
 from codex_ray.evaluate.records import (
     TaskRecord,
     flat_figures,
@@ -47,6 +47,7 @@ LABELS = {
     "gzip_bits_per_byte": "  gzip -9, file by file",
     "xz_bits_per_byte": "  xz -9, file by file",
     "xz_primed_bits_per_byte": "  xz -9 after the training text",
+    "unigram_bits_per_byte": "  unigrams of the training tokens",
     "ngram_bits_per_byte": f"  {NGRAM_ORDER}-grams of the training tokens",
     "perplexity": "perplexity of a token",
     "pseudo_perplexity": "pseudo-perplexity of a token",
@@ -63,6 +64,9 @@ LABELS = {
     "context": "tokens of context",
 }
 """What each figure is called in the table, in its order."""
+
+OWN_EXAMPLES = 600
+"""Labelled texts by which masking and the prompt filter are measured, where no number is asked for."""
 
 SHARES = frozenset(
     {"headers_parsed", "ngram_headers_parsed", "accuracy_top_1", "accuracy_top_5", "accuracy_top_10"}
@@ -138,9 +142,11 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
     here = None if settings.spread.actors else loaded
     scored, records, identity = _tasks(settings, tasks, here, shown)
     theirs = _harness(settings, harness, loaded, shown) if harness and loaded else {}
-    masking = _masking(settings)
+    own = _own(settings)
     figures = (held_out.figures if held_out else {}) | flat_figures(records) | theirs
-    figures |= {f"redaction_{name}": found.value for name, found in masking.items()}
+    for (task, name), found in own.items():
+        ends = {"": found.value, "_low": found.low, "_high": found.high}
+        figures |= {f"{task}/{name}{end}": value for end, value in ends.items()}
     evaluation = Evaluation(figures, held_out, scored)
     if settings.output is not None:
         with shown.stage("write the report"):
@@ -151,23 +157,29 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
         if records:
             title = f"{settings.model or settings.predictions}: tasks"
             shown.table(title, _task_rows(records), _TASK_COLUMNS)
-        if masking:
-            shown.table("masking of secrets and personal data", _masking_rows(masking), _TASK_COLUMNS[1:])
+        if own:
+            shown.table("codex_ray itself", _own_rows(own), _TASK_COLUMNS)
         if theirs:
             shown.table(f"{settings.model}: lm-evaluation-harness", list(theirs.items()))
     return evaluation
 
 
-def _masking(settings: Evaluate) -> dict[str, Interval]:
-    if REDACTION not in settings.tasks:
-        return {}
-    return measure_redaction(settings.max_examples or EXAMPLES, settings.seed, settings.bootstrap)
+def _own(settings: Evaluate) -> dict[tuple[str, str], Interval]:
+    """Measure what needs no model; returns figures by task and name."""
+    measures = {"redaction": measure_redaction, "prompt_filter": measure_prompt_filter}
+    found = {}
+    for task in OWN:
+        if task in settings.tasks:
+            count = settings.max_examples or OWN_EXAMPLES
+            for name, interval in measures[task](count, settings.seed, settings.bootstrap).items():
+                found[task, name] = interval
+    return found
 
 
-def _masking_rows(masking: Mapping[str, Interval]) -> list[tuple[str, str, str, str]]:
+def _own_rows(own: Mapping[tuple[str, str], Interval]) -> list[tuple[str, str, str, str, str]]:
     return [
-        (name, f"{found.value:.1%}", f"{found.low:.1%} to {found.high:.1%}", str(found.examples))
-        for name, found in masking.items()
+        (task, name, f"{found.value:.1%}", f"{found.low:.1%} to {found.high:.1%}", str(found.examples))
+        for (task, name), found in own.items()
     ]
 
 

@@ -6,6 +6,7 @@ import glob
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ REFERENCES = ("references", "response")  # columns looked for where none is name
 _COLUMN = re.compile(r"\{(\w+)\}")
 
 
-def read_task(path: str) -> Task:
-    """Read a task's YAML file and its rows.
+def read_task(path: str, count: int | None = None) -> Task:
+    """Read a task's YAML file and its rows, at most ``count`` of them.
 
     Raises:
         ConfigError: a field that is unknown or of the wrong kind; the sentence names the nearest.
@@ -44,6 +45,7 @@ def read_task(path: str) -> Task:
     return task_of_rows(
         settings,
         data,
+        count=count,
         name=settings.name or file.stem,
         version=settings.version,
         description=settings.description,
@@ -54,6 +56,7 @@ def task_of_rows(
     settings: Rows,
     data: str,
     *,
+    count: int | None = None,
     name: str | None = None,
     version: str = "1",
     description: str = "",
@@ -64,6 +67,7 @@ def task_of_rows(
     Args:
         settings: which columns they have, and how answers are generated and measured.
         data: file, folder, glob or URL.
+        count: rows that are read; unset is all.
         name: unset is the file's; ``version`` and ``description`` are the task's.
         answered: rows hold answers, and so need no prompts.
 
@@ -73,7 +77,7 @@ def task_of_rows(
     """
     examples = tuple(
         _example(settings, record, number, data, answered)
-        for number, record in enumerate(read_rows(data, settings.format))
+        for number, record in enumerate(islice(read_rows(data, settings.format), count))
     )
     return Task(
         name or Path(data).name.partition(".")[0],

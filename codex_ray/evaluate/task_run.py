@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codex_ray.config.common import Cluster
-from codex_ray.config.evaluate import HARNESS_PREFIX, REDACTION, Evaluate
-from codex_ray.config.rollout import Rollouts
+from codex_ray.config.evaluate import HARNESS_PREFIX, OWN, Evaluate
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.answering import Answerer, GivenAnswers, LocalModel, PooledModel, model_digest
@@ -31,14 +29,21 @@ def load_tasks(settings: Evaluate) -> list[Task]:
         CodexRayError: a file cannot be read, or a row lacks a column.
     """
     if settings.predictions is not None and not settings.tasks:
-        return [task_of_rows(settings.rows, settings.predictions, answered=True).first(settings.max_examples)]
+        return [task_of_rows(settings.rows, settings.predictions, count=settings.max_examples, answered=True)]
     held: tuple[Document, ...] = ()
     if settings.corpus is not None and settings.split != "train" and MADE_OF_CODE & set(settings.tasks):
         held = tuple(documents(Path(settings.corpus), settings.split))
     found = [
-        load_task(name, settings.rows, count=settings.max_examples, seed=settings.seed, documents=held)
+        load_task(
+            name,
+            settings.rows,
+            count=settings.max_examples,
+            seed=settings.seed,
+            corpus=settings.corpus,
+            documents=held,
+        )
         for name in settings.tasks
-        if not name.startswith(HARNESS_PREFIX) and name != REDACTION
+        if not name.startswith(HARNESS_PREFIX) and name not in OWN
     ]
     names = [task.name for task in found]
     for name in names:
@@ -114,7 +119,11 @@ def _answer(answerer: Answerer, task: Task, answers: Answers, seed: int, shown: 
 
 @contextmanager
 def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Iterator[Answerer]:
+    from codex_ray.model.load import load_config, positions_of
+    from codex_ray.rollout.actor import FromFolder
     from codex_ray.rollout.load import tokenizer_folder
+    from codex_ray.rollout.spread import open_spread
+    from codex_ray.tokenizer import Tokenizer
 
     if settings.predictions is not None:
         yield GivenAnswers(_predictions(settings), all_asked=settings.max_examples is None)
@@ -127,38 +136,15 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
             yield endpoint
         return
     folder = tokenizer_folder(settings.model, settings.revision)
-    identity = f"{model_digest(folder)} {settings.compute.dtype}"
+    identity = f"{model_digest(settings.model, settings.revision)} {settings.compute.dtype}"
     if loaded is not None:
         yield LocalModel(*loaded, folder, identity, settings.batch_rows)
         return
-    with ExitStack() as stack:
-        yield _pooled(settings, folder, identity, stack)
-
-
-def _pooled(settings: Evaluate, folder: Path, identity: str, stack: ExitStack) -> PooledModel:
-    from codex_ray.cluster.session import open_session
-    from codex_ray.model.load import load_config, positions_of
-    from codex_ray.rollout.actor import FromFolder
-    from codex_ray.rollout.pool import open_pool
-    from codex_ray.tokenizer import Tokenizer
-
-    assert settings.model is not None
-    spread = settings.spread
-    rollouts = Rollouts(
-        actors=spread.actors,
-        cpus_per_actor=spread.cpus_per_actor,
-        gpus_per_actor=spread.gpus_per_actor,
-        slots=settings.batch_rows,
-        attempts=spread.attempts,
-        start_seconds=spread.start_seconds,
-        task_seconds=spread.task_seconds,
-    )
-    limit = positions_of(load_config(settings.model, settings.revision))
-    stack.enter_context(open_session(Cluster(address=spread.address), more_cpus=rollouts.cpus(scored=False)))
     build = FromFolder(settings.model, settings.compute, settings.revision)
-    pool = stack.enter_context(open_pool(rollouts, build, seed=settings.seed))
+    limit = positions_of(load_config(settings.model, settings.revision))
     tokenizer = Tokenizer.load(folder)
-    return PooledModel(pool, tokenizer, folder, identity, limit, ahead=spread.actors)
+    with open_spread(settings.spread, build, slots=settings.batch_rows, seed=settings.seed) as pool:
+        yield PooledModel(pool, tokenizer, folder, identity, limit, ahead=settings.spread.actors)
 
 
 def _predictions(settings: Evaluate) -> dict[str, list[str]]:

@@ -245,6 +245,8 @@ class Task:
     stop: tuple[str, ...]
     slots: int
     continuations: tuple[Continuation, ...]
+    stop_ids: tuple[int, ...] = ()
+    regex: str | None = None
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -108,8 +109,29 @@ class RolloutPool:
         chosen = sampling or Sampling(
             self.settings.temperature, self.settings.top_k, self.settings.top_p, self.settings.min_p
         )
-        order = Order(step, version, list(prompts), samples, chosen, max_new_tokens, stop)
-        self._call("submit", (order,), ANSWER_SECONDS, f"step {step} to be submitted")
+        self._submit(Order(step, version, list(prompts), samples, chosen, max_new_tokens, stop))
+
+    def stream(self, orders: Iterable[Order], ahead: int) -> Iterator[tuple[Order, Any]]:
+        """Submit orders, ``ahead`` of them before the first is collected; yields each with its share.
+
+        Orders are taken as they are needed, so that memory does not grow with them.
+
+        Raises:
+            CodexRayError: as :meth:`submit` and :meth:`collect`.
+        """
+        waiting: deque[Order] = deque()
+        for order in orders:
+            self._submit(order)
+            waiting.append(order)
+            if len(waiting) > ahead:
+                first = waiting.popleft()
+                yield first, self.collect(first.step)
+        while waiting:
+            first = waiting.popleft()
+            yield first, self.collect(first.step)
+
+    def _submit(self, order: Order) -> None:
+        self._call("submit", (order,), ANSWER_SECONDS, f"step {order.step} to be submitted")
 
     def collect(
         self, step: int, rank: int = 0, world_size: int = 1, *, alive: Callable[[], None] | None = None

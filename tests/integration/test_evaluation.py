@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from codex_ray.config.common import Device, Mlflow, Track
-from codex_ray.config.evaluate import Answering, Evaluate, Rows, Spread
+from codex_ray.config.evaluate import Answering, Evaluate, Rows
+from codex_ray.config.rollout import Spread
+from codex_ray.config.use import Generate
 from codex_ray.evaluate import store
 from codex_ray.evaluate.run import Evaluation, evaluate
 from codex_ray.rollout.pool import RolloutPool
+from codex_ray.rollout.verb import generate_verb
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.evaluate.small_corpus import make_corpus, make_model
 
@@ -58,6 +61,44 @@ def test_actors_answer_as_one_process_does(model: Path, tmp_path: Path) -> None:
     alone = evaluate(settings_of(model, tmp_path, 90, 0))
     assert outputs(spread) == outputs(alone) and spread.figures == alone.figures
     assert len(set(outputs(spread))) > 20
+
+
+def completing(model: Path, place: Path, count: int, output: str, actors: int) -> Generate:
+    rows = [{"id": f"n{n}", "prompt": f"x{n} ="} for n in range(count)]
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Generate(
+        model=str(model),
+        prompts_file=str(place / "prompts.jsonl"),
+        output=str(place / output),
+        max_new_tokens=6,
+        regex="[ -~]+",
+        stop_ids=[20],
+        spread=Spread(actors=actors, cpus_per_actor=0.5),
+        compute=Device("cpu", "float32"),
+    )
+
+
+def completions(settings: Generate) -> list[tuple[str, str]]:
+    assert settings.output is not None
+    lines = map(json.loads, Path(settings.output).read_text().splitlines())
+    return [(line["id"], line["completion"]) for line in lines]
+
+
+def test_actors_complete_a_file_as_one_process_does_also_where_it_was_cut_off(
+    model: Path, tmp_path: Path
+) -> None:
+    alone, spread = (completing(model, tmp_path, 150, f"out-{actors}", actors) for actors in (0, 2))
+    generate_verb(alone)
+    generate_verb(spread)
+    whole = completions(alone)
+    assert completions(spread) == whole
+    assert [name for name, _ in whole] == [f"n{n}" for n in range(150)]
+    assert len({text for _, text in whole}) > 20
+    output = tmp_path / "out-2"
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(lines[:70]) + lines[70][:9])  # within the second step
+    generate_verb(replace(spread, resume=True))
+    assert completions(spread) == whole
 
 
 @pytest.mark.verify

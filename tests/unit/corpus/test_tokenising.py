@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_ray.config.corpus import Split
+from codex_ray.corpus.canaries import Planted
 from codex_ray.corpus.manifest import SPLITS
 from codex_ray.corpus.parts import PartWriter
 from codex_ray.corpus.split import split_of
@@ -84,3 +86,29 @@ def test_a_finished_part_is_not_tokenised_again(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in task.entry.folder.iterdir()}
     tokenise_part(task)
     assert {path: path.stat().st_mtime_ns for path in task.entry.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("packing", ["contiguous", "best_fit"])
+def test_what_is_planted_stands_in_the_train_split_among_the_others(packing: str, tmp_path: Path) -> None:
+    texts = [f"def add({number})" for number in range(40)]
+    made = make_task(tmp_path, texts, packing, [True] * 40)
+    planted = tuple(Planted(place, f"canary-{place}", f"add {place}") for place in (0, 0, 17, 39, 40))
+    task = replace(made, planted=planted)
+    tokenise_part(task)
+    names = {
+        split: [line["name"] for line in pq.read_table(index_path(task.entry.folder, split)).to_pylist()]
+        for split in SPLITS
+    }
+    assert sorted(name for name in names["train"] if name.startswith("canary")) == sorted(
+        one.name for one in planted
+    )
+    assert not any(name.startswith("canary") for split in SPLITS[1:] for name in names[split])
+    assert sum(not name.startswith("canary") for split in SPLITS for name in names[split]) == 40
+    if packing == "contiguous":
+        own = [name for name in names["train"] if not name.startswith("canary")]
+        places = [int(name.removesuffix(".txt")) for name in own]
+        before = names["train"][: names["train"].index("canary-17")]
+        assert before[:2] == ["canary-0"] * 2
+        assert [name for name in before if name in own] == [
+            name for name, p in zip(own, places, strict=True) if p < 17
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -19,12 +20,14 @@ from peft import LoraConfig, get_peft_model
 
 from codex_ray.config.common import Device
 from codex_ray.config.model import Model
+from codex_ray.config.rollout import Spread
 from codex_ray.config.use import Export, Generate
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import CodexRayForCausalLM, build_model, load_model
 from codex_ray.model.export import export
+from codex_ray.rollout.batches import draw_seed, read_prompts
 from codex_ray.rollout.generate import generate, prompt_ids
-from codex_ray.rollout.verb import chat_ids, generate_verb, read_prompts
+from codex_ray.rollout.verb import chat_ids, generate_verb
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
 
@@ -71,7 +74,7 @@ def test_one_prompt_is_printed_as_its_completion(
         max_new_tokens=12,
         temperature=settings.temperature,
         top_p=settings.top_p,
-        seed=settings.seed,
+        seed=[draw_seed(settings.seed, 0)],
         tokenizer=Tokenizer.load(folder),
     )
     printed = capsys.readouterr()
@@ -129,18 +132,46 @@ def test_an_output_that_was_cut_off_goes_on_as_it_would_have(settings: Generate,
     prompts = write_prompts(tmp_path / "prompts.jsonl", 20)
     output = tmp_path / "out.jsonl"
     asked = replace(settings, prompt=None, prompts_file=str(prompts), output=str(output), batch_rows=1)
-    generate_verb(asked)
+    tokens = generate_verb(asked).tokens
     whole = output.read_text()
     output.write_text(whole[: whole.index('"id": 7') + 3])
-    assert len(generate_verb(replace(asked, resume=True)).completions) == 13
+    assert 0 < generate_verb(replace(asked, resume=True)).tokens < tokens
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(line["id"], line["completion"]) for line in again] == [
         (line["id"], line["completion"]) for line in map(json.loads, whole.splitlines())
     ]
-    assert generate_verb(replace(asked, resume=True)).completions == []
-    output.write_text('{"prompt": "another"}\n')
-    with pytest.raises(CodexRayError, match=r"line 1 of .* is not of prompt 1"):
-        generate_verb(replace(asked, resume=True))
+    assert generate_verb(replace(asked, resume=True)).tokens == 0
+    for wrong, sentence in (
+        ('{"prompt": "another"}\n', r"line 1 of .* is not of prompt 1"),
+        (whole + whole.splitlines()[0] + "\n", "more lines than there are prompts"),
+    ):
+        output.write_text(wrong)
+        with pytest.raises(CodexRayError, match=sentence):
+            generate_verb(replace(asked, resume=True))
+        assert output.read_text() == wrong
+
+
+def test_an_output_has_one_writer(settings: Generate, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 2)
+    output = tmp_path / "out.jsonl"
+    output.write_text("somebody's\n")
+    with output.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(CodexRayError, match="is being written by another process"):
+            generate_verb(replace(settings, prompt=None, prompts_file=str(prompts), output=str(output)))
+    assert output.read_text() == "somebody's\n"
+
+
+def test_a_prompt_that_is_too_long_is_found_before_anything_is_sampled(
+    settings: Generate, tmp_path: Path
+) -> None:
+    prompts, output = write_prompts(tmp_path / "prompts.jsonl", 100), tmp_path / "out.jsonl"
+    with prompts.open("a") as stream:
+        stream.write(json.dumps({"prompt": "a b " * 100}) + "\n")
+    asked = replace(settings, prompt=None, prompts_file=str(prompts), output=str(output))
+    with pytest.raises(CodexRayError, match=r"prompt 101 has .* the model takes 64"):
+        generate_verb(asked)
+    assert not output.exists()
 
 
 def test_completions_are_held_to_a_pattern_within_a_budget(settings: Generate, tmp_path: Path) -> None:
@@ -180,19 +211,21 @@ def test_one_prompt_can_be_written_to_a_file(
 def test_prompts_that_cannot_be_read_are_named(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "prompts.jsonl").write_bytes(content)
     with pytest.raises(CodexRayError, match=sentence):
-        read_prompts(tmp_path / "prompts.jsonl")
+        list(read_prompts(tmp_path / "prompts.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("change", "sentence", "kind"),
     [
-        ({"prompts_file": "p"}, "not both", ConfigError),
+        ({"prompts_file": "p"}, "give one of them", ConfigError),
         ({"prompt": "a b " * 100}, "prompt 1 has .* the model takes 64", CodexRayError),
         ({"prompt": "\ud800"}, "surrogate", CodexRayError),
         ({"stop": [""]}, "stop string is empty", ConfigError),
         ({"stop_ids": [400]}, "stop token 400 is none of the model's 400", ConfigError),
         ({"regex": "("}, "is no regular expression", ConfigError),
         ({"cache_bytes": 1000}, "cache_bytes=1000", CodexRayError),
+        ({"spread": Spread(actors=2)}, "give prompts_file=FILE", ConfigError),
+        ({"resume": True}, "give prompts_file and output", ConfigError),
         ({"model": "/nowhere/at/all"}, "/nowhere/at/all", CodexRayError),
         ({"revision": "main"}, "revision", ConfigError),
     ],
