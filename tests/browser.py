@@ -22,11 +22,12 @@ START_SECONDS, ANSWER_SECONDS = 120.0, 60.0
 
 
 class Page:
-    """A page that is open; ``errors`` holds what its console and its scripts complained of."""
+    """A page that is open; ``errors`` is what its scripts complained of, ``requests`` what it asked for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._loop, self._socket, self._last = loop, socket, 0
         self.errors: list[str] = []
+        self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -97,6 +98,8 @@ class Page:
             self.errors.append(str(told["exceptionDetails"]))
         elif message.get("method") == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.errors.append(str(told["entry"]))
+        elif message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(told["request"]["url"])
         elif message.get("method") == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
             self.errors.append(str(told["args"]))
 

@@ -48,6 +48,8 @@ class Size(NamedTuple):
 RUNTIME = Size(download=540, disk=2400)
 DEVELOPMENT = Size(download=60, disk=220)
 CUDA_EXTRA = Size(download=2550, disk=4000)
+BROWSER = Size(download=125, disk=415)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Torch(NamedTuple):
@@ -74,6 +76,8 @@ def main() -> int:
             except OSError:
                 raise SetupError(f"another set-up of {ROOT} is running; wait for it to end") from None
             set_up(arguments.dev)
+            if arguments.dev:
+                add_browser()
     except (SetupError, OSError) as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -246,6 +250,23 @@ def install(dev: bool, torch_index: str | None) -> None:
         run_logged([*pip, *torch], "installing PyTorch")
     project = f"{ROOT}[dev]" if dev else str(ROOT)
     run_logged([*pip, "--no-build-isolation", "-e", project], "installing dependencies")
+
+
+def add_browser() -> None:
+    """Install Chromium, in which tests open pages, where that may be; else say what is to be run by hand."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return
+    by_hand = "tests of pages need Chromium; run sudo apt-get install chromium, or install it another way"
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        print(f"set-up: {by_hand}")
+        return
+    print(f"set-up: about {BROWSER.download} MB to download, {BROWSER.disk} MB on disk (Chromium, for tests)")
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    try:
+        run_logged([*apt, "update"], "looking for Chromium")
+        run_logged([*apt, "install", "-y", "--no-install-recommends", "chromium"], "installing Chromium")
+    except SetupError as error:
+        print(f"set-up: {error}\nset-up: {by_hand}", file=sys.stderr)
 
 
 def run_logged(command: list[str], what: str) -> None:

@@ -196,3 +196,37 @@ def test_two_set_ups_at_once_are_refused(checkout: Path) -> None:
         holder.communicate("\n", timeout=20)
     assert second.returncode == 1
     assert "another set-up" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("there", "user", "asked"),
+    [(("apt-get",), 0, 2), (("apt-get", "chromium"), 0, 0), (("apt-get",), 1000, 0)],
+)
+def test_chromium_is_installed_where_it_is_missing_and_may_be(
+    there: tuple[str, ...],
+    user: int,
+    asked: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in there else None)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: user)
+    monkeypatch.setattr(bootstrap, "run_logged", lambda command, what: ran.append(command))
+    bootstrap.add_browser()
+    assert len(ran) == asked and all(command[2] == "apt-get" for command in ran)
+    by_hand = "sudo apt-get install chromium" in capsys.readouterr().out
+    assert by_hand == (not asked and "chromium" not in there)
+
+
+def test_a_browser_that_cannot_be_had_does_not_end_the_set_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(command: list[str], what: str) -> None:
+        raise bootstrap.SetupError(f"{what} failed")
+
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "apt-get" else None)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(bootstrap, "run_logged", refuse)
+    bootstrap.add_browser()
+    assert "sudo apt-get install chromium" in capsys.readouterr().err
