@@ -1,50 +1,140 @@
-"""Several continuations of one context, whose keys and values are computed once.
+"""Continuations of contexts, of which each context is read once.
 
-Tensor names end in their shape: C continuations, K longest of them, V vocabulary.
+A row holds a context and then all its continuations. A mask keeps these apart, and each has the positions
+that it would have by itself::
+
+    tokens      c c c  a a  b b b
+    positions   0 1 2  3 4  3 4 5
+
+Tensor names end in their shape: B rows, T longest row, K last positions, V vocabulary, N scored tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from codex_ray.evaluate.likelihood import LOGITS_PER_BATCH, WindowScore, score_row
+from codex_ray.evaluate.likelihood import LOGITS_PER_BATCH, WindowScore
+from codex_ray.rollout.cached import inference
 
 
-@torch.no_grad()
-def score_after(
-    model: Any, context: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> list[WindowScore] | None:
-    """Score each continuation after the context; None where the model's cache cannot be repeated.
+@dataclass(frozen=True)
+class Question:
+    """A context and what may follow it; token ids, at least one each."""
+
+    context: Sequence[int]
+    continuations: Sequence[Sequence[int]]
+
+    @property
+    def kept(self) -> int:
+        """Positions that predict something: the context's last, and all of continuations but their last."""
+        return 1 + sum(len(ids) - 1 for ids in self.continuations)
+
+    @property
+    def length(self) -> int:
+        """Tokens that are read."""
+        return len(self.context) + self.kept - 1
+
+
+def may_branch(model: Any) -> bool:
+    """Whether a model lets a mask and positions say what follows what: plain attention, known positions."""
+    text = model.config.get_text_config()
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    given = "position_ids" in inspect.signature(model.forward).parameters
+    masked = getattr(text, "_attn_implementation", None) in ("sdpa", "eager")
+    return plain and given and masked and not getattr(text, "alibi", False)
+
+
+def score_questions(model: Any, questions: Sequence[Question], *, batch_rows: int) -> list[list[WindowScore]]:
+    """Score the continuations of each question after its context.
 
     Args:
-        model: a Transformers causal language model.
-        context: token ids, at least one.
-        continuations: token ids, at least one each; with the context they fit the model.
+        model: a Transformers causal language model for which :func:`may_branch` holds.
+        questions: of which each context fits the model with each continuation.
+        batch_rows: continuations computed together, where a question has no more.
     """
-    device = next(model.parameters()).device
-    count, longest = len(continuations), max(map(len, continuations))
-    read = model(input_ids=torch.tensor([context], device=device), use_cache=True, logits_to_keep=1)
-    first_1V = read.logits[:, -1]
-    inputs_CK = torch.zeros(count, longest - 1, dtype=torch.int64)
-    targets_CK = torch.full((count, longest), -1, dtype=torch.int64)
-    for row, ids in enumerate(continuations):
-        inputs_CK[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-        targets_CK[row, : len(ids)] = torch.tensor(ids)
-    logits_CKV = first_1V.expand(count, -1).unsqueeze(1)
-    if longest > 1:
-        cache: Any = getattr(read, "past_key_values", None)
-        if not hasattr(cache, "batch_repeat_interleave"):
-            return None
-        cache.batch_repeat_interleave(count)
-        after = model(input_ids=inputs_CK.to(device), past_key_values=cache, use_cache=True).logits
-        logits_CKV = torch.cat([logits_CKV, after], dim=1)
-    rows = zip(logits_CKV, targets_CK.to(device), strict=True)
-    return [score_row(logits_KV, targets_K, None) for logits_KV, targets_K in rows]
+    found: list[list[WindowScore]] = [[] for _ in questions]
+    vocabulary = model.config.get_text_config().vocab_size
+    with inference(model):
+        for batch in _batches(questions, batch_rows, vocabulary):
+            for number, scores in zip(batch, _score(model, [questions[one] for one in batch]), strict=True):
+                found[number] = scores
+    return found
 
 
-def fits(continuations: Sequence[Sequence[int]], vocabulary: int) -> bool:
-    """Whether the logits of continuations may be held together."""
-    return len(continuations) * max(map(len, continuations)) * vocabulary <= LOGITS_PER_BATCH
+def _batches(questions: Sequence[Question], batch_rows: int, vocabulary: int) -> Iterator[list[int]]:
+    """Cut questions, the longest first, into passes."""
+    batch: list[int] = []
+    rows = kept = 0
+    for number in sorted(range(len(questions)), key=lambda one: questions[one].length, reverse=True):
+        question = questions[number]
+        more, most = rows + len(question.continuations), max(kept, question.kept)
+        if batch and (more > batch_rows or (len(batch) + 1) * most * vocabulary > LOGITS_PER_BATCH):
+            yield batch
+            batch, more, most = [], len(question.continuations), question.kept
+        batch.append(number)
+        rows, kept = more, most
+    if batch:
+        yield batch
+
+
+def _score(model: Any, questions: Sequence[Question]) -> list[list[WindowScore]]:
+    device, dtype = next(model.parameters()).device, model.get_input_embeddings().weight.dtype
+    longest, kept = max(one.length for one in questions), max(one.kept for one in questions)
+    ids, positions, parts = [], [], []
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    for row, question in enumerate(questions):
+        read = list(question.context)
+        place, part = list(range(len(read))), [0] * len(read)
+        blank = longest - question.length
+        for number, continuation in enumerate(question.continuations, start=1):
+            more = range(len(continuation) - 1)
+            begin = kept - longest + blank + len(read)
+            rows += [row] * len(continuation)
+            places += [kept - question.kept, *(begin + step for step in more)]
+            targets += continuation
+            read += continuation[:-1]
+            place += [len(question.context) + step for step in more]
+            part += [number] * len(more)
+        ids.append([0] * blank + read)
+        positions.append([0] * blank + place)
+        parts.append([-1] * blank + part)
+    logits_BKV = model(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=_mask(torch.tensor(parts, device=device), dtype),
+        position_ids=torch.tensor(positions, device=device),
+        use_cache=False,
+        logits_to_keep=kept,
+    ).logits
+    logits_NV = logits_BKV[rows, places].float()
+    true_N = torch.tensor(targets, device=device)
+    lost_N = logits_NV.logsumexp(dim=-1) - logits_NV.gather(-1, true_N[:, None]).squeeze(-1)
+    greedy_N = logits_NV.argmax(dim=-1) == true_N
+    sizes = [len(ids) for question in questions for ids in question.continuations]
+    nats = [float(part.sum()) for part in lost_N.double().cpu().split(sizes)]
+    greedy = [bool(part.all()) for part in greedy_N.cpu().split(sizes)]
+    scores = map(WindowScore, nats, greedy)
+    return [[next(scores) for _ in question.continuations] for question in questions]
+
+
+def _mask(part_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores of attention, [B, 1, T, T]: a token sees its context and its own."""
+    place_T = torch.arange(part_BT.shape[1], device=part_BT.device)
+    seen_part_B1T, own_part_BT1 = part_BT[:, None, :], part_BT[:, :, None]
+    seen_BTT = (seen_part_B1T == 0) | ((seen_part_B1T == own_part_BT1) & (own_part_BT1 >= 0))
+    seen_BTT = (seen_BTT & (place_T <= place_T[:, None])) | (place_T == place_T[:, None])
+    blocked_BTT = torch.zeros(seen_BTT.shape, dtype=dtype, device=part_BT.device)
+    return blocked_BTT.masked_fill(~seen_BTT, torch.finfo(dtype).min)[:, None]
+
+
+def fits(question: Question, vocabulary: int) -> bool:
+    """Whether the logits of a question may be held together."""
+    return question.kept * vocabulary <= LOGITS_PER_BATCH

@@ -26,7 +26,7 @@ except ImportError as error:
         "'codex-ray[harness]'"
     ) from error
 
-from codex_ray.evaluate.continuations import fits, score_after
+from codex_ray.evaluate.continuations import Question, fits, may_branch, score_questions
 from codex_ray.evaluate.likelihood import Window, WindowScore, score_sequences, score_windows
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
@@ -71,6 +71,7 @@ class CodexRayLM(TemplateLM):
         self._beginning: list[int] = [first] if add_bos_token and first is not None else []
         self._rows = int(batch_size) if str(batch_size).isdigit() else 32
         self._device = next(self.model.parameters()).device
+        self._branches = may_branch(self.model)
         longest = max_positions(self.model) or LONGEST
         self.max_length = min(longest, max_length or LONGEST)
 
@@ -104,7 +105,7 @@ class CodexRayLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations after contexts; of what is too long the end counts.
 
-        Continuations of one context, such as the choices of a question, share its keys and values.
+        Continuations of one context, such as the choices of a question, are read behind it in one row.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, (_text, context, continuation) in enumerate(requests):
@@ -114,19 +115,20 @@ class CodexRayLM(TemplateLM):
                     f"{self.max_length}; leave that task out"
                 )
             groups.setdefault(tuple(context), []).append(number)
-        found: dict[int, WindowScore] = {}
-        alone: list[int] = []
+        alone, asked = [], dict[tuple[int, ...], Question]()
         vocabulary = self.model.config.get_text_config().vocab_size
         for shared, numbers in groups.items():
-            continuations = [requests[number][2] for number in numbers]
-            room = self.max_length + 1 - max(map(len, continuations))
-            scores = None
-            if len(numbers) > 1 and len(shared) <= room and fits(continuations, vocabulary):
-                scores = score_after(self.model, shared, continuations)
-            if scores is None:
-                alone += numbers
+            question = Question(shared, [requests[number][2] for number in numbers])
+            longest = len(shared) + max(map(len, question.continuations)) - 1
+            together = self._branches and len(numbers) > 1 and longest <= self.max_length
+            if together and fits(question, vocabulary):
+                asked[shared] = question
             else:
-                found.update(zip(numbers, scores, strict=True))
+                alone += numbers
+        found: dict[int, WindowScore] = {}
+        scores = score_questions(self.model, list(asked.values()), batch_rows=self._rows)
+        for shared, mine in zip(asked, scores, strict=True):
+            found.update(zip(groups[shared], mine, strict=True))
         chunks = []
         for number in alone:
             _text, context, continuation = requests[number]
