@@ -206,10 +206,7 @@ _IN_LIFE_ORDER = (
             ("generate runs/first prompt='def main('", "one completion, streamed"),
             ("generate runs/first prompt='import ' temperature=0 max_new_tokens=64", "the likeliest tokens"),
             ("generate runs/first prompts_file=prompts.jsonl output=out.jsonl", "many prompts, in batches"),
-            (
-                "generate runs/first prompts_file=prompts.jsonl output=out.jsonl spread.actors=4 resume=true",
-                "on Ray actors, going on where it was cut off",
-            ),
+            ("generate runs/first prompts_file=in.jsonl output=out.jsonl spread.actors=4", "on Ray actors"),
         ),
     ),
     *SERVE_VERBS,

@@ -10,15 +10,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from codex_ray.config.common import Device, Mlflow, Track
 from codex_ray.config.evaluate import Answering, CompareEvaluations, Evaluate, Rows
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
-from codex_ray.evaluate.answering import LocalModel
+from codex_ray.evaluate.answering import LocalModel, model_digest
 from codex_ray.evaluate.comparison import compare_verb
 from codex_ray.evaluate.records import MANIFEST, read_tasks
 from codex_ray.evaluate.run import Evaluation, evaluate
+from codex_ray.model import CodexRayForCausalLM
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.evaluate.small_corpus import make_corpus, make_model
 
@@ -271,3 +273,21 @@ def test_kept_answers_that_are_damaged_are_named(settings: Evaluate, tmp_path: P
         evaluate(settings)
     assert not (tmp_path / MANIFEST).exists()
     evaluate(replace(settings, reuse=False))
+
+
+def test_an_adapter_is_another_model_than_its_base_and_than_one_on_another(
+    model: Path, corpus: Manifest, tmp_path: Path
+) -> None:
+    named = {str(model): model_digest(str(model), None)}
+    for number, base in enumerate((model, tmp_path / "other")):
+        if number:
+            make_model(base, Tokenizer.load(corpus.folder / "tokenizer"))
+            (base / "generation_config.json").write_text("{}")
+        adapted = get_peft_model(
+            CodexRayForCausalLM.from_pretrained(base), LoraConfig(target_modules="all-linear")
+        )
+        folder = tmp_path / f"adapter-{number}"
+        adapted.save_pretrained(folder)  # as PEFT does it, without a tokenizer
+        named[str(folder)] = model_digest(str(folder), None)
+    assert len(set(named.values())) == 3
+    assert model_digest(str(model), None) == named[str(model)]
