@@ -205,13 +205,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def refuse_relative_in_job(path: str, key: str) -> None:
-    """Refuse a relative output folder inside a Ray job, whose working folder is thrown away.
+    """Refuse a relative path inside a Ray job, whose working folder is thrown away.
 
     Raises:
         ConfigError: naming the key and an example.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(path).is_absolute():
         raise ConfigError(
-            f"{key}={path} is relative, and a job's working folder is temporary; give a folder that every "
+            f"{key}={path} is relative, and a job's working folder is temporary; give a path that every "
             f"node sees, such as {key}=/shared/{path}"
         )

@@ -59,7 +59,12 @@ def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion],
             of other prompts.
         Interrupted: Ctrl-C; lines that were complete are written.
     """
+    from codex_ray.cluster.session import refuse_relative_in_job
+
     assert settings.prompts_file is not None
+    for key, given in (("prompts_file", settings.prompts_file), ("output", settings.output)):
+        if given is not None:
+            refuse_relative_in_job(given, key)
     path = Path(settings.prompts_file).expanduser()
     output = Path(settings.output).expanduser() if settings.output is not None else None
     count = _check(settings, path, encode)
