@@ -167,7 +167,8 @@ def _tiles(records: Sequence[TaskRecord]) -> str:
 
 def _task_section(record: TaskRecord) -> str:
     metric = next(iter(record.figures))
-    ranked = sorted(record.examples, key=lambda example: example["scores"][metric])
+    # Those that score the same by the first metric are told apart by the others.
+    ranked = sorted(record.examples, key=lambda example: list(example["scores"].values()))
     worst, best = ranked[:SHOWN], ranked[::-1][:SHOWN]
     digest = f"Version {record.version}, {len(record.examples)} examples, data {record.data_digest[:12]}."
     body = (
@@ -208,7 +209,7 @@ def _sample(example: Mapping[str, Any]) -> str:
     tail = prompt if len(prompt) <= CHARACTERS else f"… {prompt[-CHARACTERS:]}"
     return (
         f'<div class="row"><p>{escape(example["id"])} <span>{escape(scores)}</span></p>'
-        f'<pre><span class="prompt">{escape(tail)}</span>{outputs}{references}</pre></div>'
+        f'<pre><span class="prompt">{escape(tail)}</span></pre><pre>{outputs}{references}</pre></div>'
     )
 
 
