@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out __init__ report results continual continual_data discovery gpu gpu_steps loader soak stack,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ report results continual continual_data discovery gpu gpu_steps loader soak stack sweep,$(basename $(notdir $(wildcard benchmarks/*.py))))
 text ?=
 name ?=
 

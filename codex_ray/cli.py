@@ -111,7 +111,7 @@ def _run(request: _Request) -> int:
     config_file = request.options.get("--config")
     settings = compose(verb.name, words, config_file)
     if "--dry-run" in request.flags:
-        print(dumps(settings), end="")
+        print(dumps(settings) + verb.shown(settings), end="")
         return 0
     if "--submit" in request.options:
         from codex_ray.cluster.jobs import submit

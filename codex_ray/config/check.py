@@ -27,6 +27,7 @@ from codex_ray.config.quickstart import Quickstart
 from codex_ray.config.ramps import refuse_ramps
 from codex_ray.config.rollout import refuse_own_draws, refuse_rollouts
 from codex_ray.config.runs import RULES as RUNS_RULES
+from codex_ray.config.sweep import RULES as SWEEP_RULES
 from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
 from codex_ray.config.use import Generate, refuse_generation
@@ -501,4 +502,5 @@ _RULES: dict[type[Any], Callable[[Any, str], None]] = {
     Decode: _decode,
     **CORPORA_RULES,
     **RUNS_RULES,
+    **SWEEP_RULES,
 }

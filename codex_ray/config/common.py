@@ -103,6 +103,9 @@ class Mlflow:
     register: str | None = setting(
         None, help="name in MLflow's model registry that a completed run's model is put under"
     )
+    parent: str | None = setting(
+        None, help="id of the MLflow run that this one stands below; unset is that of its life"
+    )
     allow_remote: bool = setting(
         False, help="let a remote URI (or MLFLOW_TRACKING_URI) receive this run's data"
     )

@@ -61,7 +61,9 @@ def compose(
     cls = found.settings_class
     slots = verb_slots(verb)
     from_file = _file_layer(cls, slots, Path(config_file)) if config_file is not None else _Layer({}, [])
+    words, others = found.sort(words)
     from_words = _words_layer(found, cls, slots, words)
+    from_words.values.extend(others)
     from_values = _data_layer(cls, slots, values or {}, "argument")
     chosen = from_words.choices | from_values.choices
     data = composed(verb, from_file.choices | chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ class Verb:
         summary: one line for the list of verbs.
         teaches: what it reads, does and writes, for ``--help``.
         examples: three ``(command words, what they do)``.
+        sorter: ``module:function`` that takes the words and returns those of this verb's settings, and what
+            the others come to, by key; empty where all are its own.
+        preview: ``module:function`` taking the settings: text that ``--dry-run`` prints below them.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Verb:
     summary: str
     teaches: str
     examples: tuple[tuple[str, str], ...]
+    sorter: str = ""
+    preview: str = ""
 
     @property
     def paths(self) -> list[str]:
@@ -45,6 +51,17 @@ class Verb:
         """The settings dataclass, imported on first use."""
         settings: type[Any] = _named(self.settings)
         return settings
+
+    def sort(self, words: Sequence[str]) -> tuple[Sequence[str], list[tuple[tuple[str, ...], Any]]]:
+        """Tell words of this verb's own settings from others; see ``sorter``."""
+        if not self.sorter:
+            return words, []
+        own, others = _named(self.sorter)(words)
+        return own, others
+
+    def shown(self, settings: Any) -> str:
+        """Return what ``--dry-run`` prints below the settings."""
+        return str(_named(self.preview)(settings)) if self.preview else ""
 
     def run(self, settings: Any) -> Any:
         """Run the verb and return its result."""

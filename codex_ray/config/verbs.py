@@ -9,6 +9,7 @@ from codex_ray.config.corpus_verbs import CORPUS_VERBS
 from codex_ray.config.discover_verbs import DISCOVER_VERBS
 from codex_ray.config.runs_verbs import RUNS_VERBS
 from codex_ray.config.serve_verbs import SERVE_VERBS
+from codex_ray.config.sweep_verbs import SWEEP_VERBS
 from codex_ray.config.verb import Verb
 from codex_ray.errors import ConfigError, nearest
 
@@ -119,6 +120,7 @@ _IN_LIFE_ORDER = (
         ),
     ),
     *DISCOVER_VERBS,
+    *SWEEP_VERBS,
     Verb(
         name="plan",
         settings="codex_ray.config.plan:Plan",

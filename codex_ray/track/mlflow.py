@@ -178,7 +178,9 @@ class MlflowRun(Tracker):
             self._state, self._client = known, client
             return
         experiment_id = self._experiment(client)
-        if LIFE_TAG in tags:
+        if self._settings.parent is not None:
+            tags[PARENT_TAG] = self._settings.parent
+        elif LIFE_TAG in tags:
             tags[PARENT_TAG] = _life_run(client, experiment_id, tags[LIFE_TAG])
         run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
         self._state = {

@@ -1,0 +1,127 @@
+"""One trial: a whole run of the base verb in an actor of Ray Tune's, which reports what it measures.
+
+The run is the one that a person would start: its own folder with configuration, metrics and report, its own
+Ray Train workers. It is driven by a thread here, so that the actor can ask it to stop: then it ends cleanly,
+with a checkpoint, as after Ctrl-C, and a sweep that is continued goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.result import DONE
+
+from codex_ray.cluster.session import TRAIN_ENVIRONMENT
+from codex_ray.config.sweep import Sweep
+from codex_ray.config.verbs import find_verb
+from codex_ray.errors import CodexRayError, Interrupted
+from codex_ray.runs.state import COMPLETED, last_attempt, outcome
+from codex_ray.track.metrics import MetricsFollower, Row
+from codex_ray.tune.names import TRIALS, trial_name
+from codex_ray.tune.space import trial_settings
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 300.0  # longest wait for a run that was asked to stop; it writes a checkpoint first
+
+
+class TrialRun(tune.Trainable):
+    """A run of the base verb; each step of it lasts until the metrics are measured again.
+
+    ``config["trial"]`` holds the ``number`` and ``values`` of the trial.
+    """
+
+    def setup(self, config: dict[str, Any], sweep: Sweep, folder: str, own: dict[str, Any]) -> None:
+        """Begin the run, or go on with it where its folder has one."""
+        for key, value in TRAIN_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        self._sweep, self._folder, self._own = sweep, Path(folder), own
+        self._thread = threading.Thread()
+        self._last: dict[str, Any] = {}
+        self._begin(config["trial"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End this trial's run and begin another's in the same process, whose imports are done."""
+        self.cleanup()
+        self._begin(new_config["trial"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait until the metrics are measured again, or the run has ended.
+
+        Raises:
+            CodexRayError: the run failed.
+        """
+        while True:
+            ended = not self._thread.is_alive()
+            self._waiting += [row for row in self._rows.new_rows() if self._measured(row)]
+            if self._waiting:
+                self._last = self._result(self._waiting.pop(0))
+                return self._last
+            if ended:
+                return self._closing()
+            self._thread.join(POLL_SECONDS)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the run's own folder holds its checkpoints, and the trial's number names it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see :meth:`save_checkpoint`."""
+
+    def cleanup(self) -> None:
+        """Ask the run to stop, and wait until it has."""
+        if self._thread.is_alive():
+            self._stop.parent.mkdir(parents=True, exist_ok=True)
+            self._stop.touch()
+            self._thread.join(STOP_SECONDS)
+
+    def _begin(self, trial: dict[str, Any]) -> None:
+        name, runs = trial_name(trial["number"]), self._folder / TRIALS
+        own = {"name": name, "runs": str(runs), "resume": "auto", "track.progress": "off"}
+        settings = trial_settings(self._sweep, trial["values"], **own, **self._own)
+        self._rows = MetricsFollower(runs / name / "metrics.jsonl")
+        self._stop = runs / name / "stop"
+        self._waiting: list[Row] = []
+        self._last = {}
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=[settings], name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, settings: Any) -> None:
+        attempt = last_attempt(Path(settings.runs) / settings.name)
+        if attempt is not None and (outcome(attempt) or {}).get("status") == COMPLETED:
+            return  # by an earlier start of the sweep, which ended before it had written that down
+        try:
+            module, _, function = find_verb(self._sweep.base).function.partition(":")
+            getattr(import_module(module), function)(settings)
+        except BaseException as error:  # Tune is told of it by step()
+            self._error = error
+
+    def _measured(self, row: Row) -> bool:
+        return all(isinstance(row.get(name), int | float) for name in self._sweep.sweep.metrics)
+
+    def _result(self, row: Row) -> dict[str, Any]:
+        names = ("step", "tokens", *self._sweep.sweep.metrics)
+        return {name: row[name] for name in names if name in row}
+
+    def _closing(self) -> dict[str, Any]:
+        """Return the last result of a run that has ended.
+
+        Raises:
+            CodexRayError: it failed, or never measured what the sweep goes by.
+        """
+        if isinstance(self._error, Interrupted):
+            return {**self._last, "stopped": True, DONE: True}
+        if self._error is not None:
+            reason = str(self._error).strip().split("\n")[0] or type(self._error).__name__
+            raise CodexRayError(reason) from self._error
+        if not self._last:
+            raise CodexRayError(
+                f"the run ended and never measured {', '.join(self._sweep.sweep.metrics)}, which "
+                "sweep.metrics names; see its metrics.jsonl for what it measures"
+            )
+        return {**self._last, DONE: True}
