@@ -163,10 +163,6 @@ def refuse_sweep(settings: Sweep, prefix: str = "") -> None:
             f"sweep.scheduler={search.scheduler} gives trials up by one metric and sweep.metrics has "
             f"{len(search.metrics)}; give sweep.scheduler=none"
         )
-    if not search.space:
-        raise ConfigError(
-            "the sweep has nothing to try; give key=a,b,c, sweep=NAME (one of configs/sweep) or sweep.space"
-        )
     if search.scheduler == "none" and search.grace_tokens:
         raise ConfigError(
             "sweep.grace_tokens is for a scheduler that gives trials up; add sweep.scheduler=asha"

@@ -19,17 +19,15 @@ SWEEP_VERBS = (
         ),
         examples=(
             (
-                "sweep corpus train.steps=200 optimizer.learning_rate=1e-3,4e-3 model=mhc-tiny,plain-tiny "
-                "sweep.search=grid",
+                "sweep corpus model=mhc-tiny,plain-tiny optimizer.kind=adamw,muon sweep.search=grid",
                 "four runs, every combination",
             ),
             (
-                "sweep base=pretrain sweep=residual corpus train.steps=300 name=residuals",
+                "sweep corpus sweep=residual train.steps=300 name=residuals",
                 "rate and residual kind, the worst given up early",
             ),
             (
-                "sweep base=finetune runs/demo data.path=chat.jsonl train.epochs=1 sweep.search=tpe "
-                "'lora.rank=choice(4,16,64)'",
+                "sweep base=finetune runs/demo data.path=chat.jsonl lora.rank=4,16,64 sweep.search=tpe",
                 "adapters of three ranks",
             ),
         ),

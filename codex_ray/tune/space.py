@@ -81,11 +81,16 @@ class Space:
     """All axes of a sweep, with its constraints, over the settings of its base verb.
 
     Raises:
-        ConfigError: a key does not exist, a value is of the wrong type or bounds are the wrong way round.
+        ConfigError: there is nothing to try, a key does not exist, a value is of the wrong type, or bounds
+            are the wrong way round.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
+        if not sweep.sweep.space:
+            raise ConfigError(
+                "the sweep has nothing to try; give key=a,b,c, sweep=NAME (of configs/sweep) or sweep.space"
+            )
         axes = [_axis(key, told) for key, told in sweep.sweep.space.items()]
         self.axes = _in_order(axes)
         self.constraints = [Constraint(text) for text in sweep.sweep.constraints]

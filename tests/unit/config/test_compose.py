@@ -18,7 +18,7 @@ from codex_ray.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[3]
 VERBS_WITH_GROUPS = (
     *("prepare", "pretrain", "finetune", "discover", "discover ablation", "plan", "quickstart"),
-    "tokenizer train",
+    *("tokenizer train", "sweep"),
 )
 
 

@@ -45,7 +45,6 @@ def test_words_are_laid_over_a_group_and_quoted_text_is_one_value() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "has nothing to try"),
         (["seed=1,2", "sweep.trails=3"], "did you mean 'sweep.trials'?"),
         (["seed=1,2", "sweep=larning_rate"], "did you mean 'learning_rate'?"),
         (["seed=1,2", "base=prepare"], "must be one of pretrain, finetune, discover"),

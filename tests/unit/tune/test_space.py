@@ -72,6 +72,7 @@ def test_a_trial_has_the_words_values_and_groups() -> None:
 @pytest.mark.parametrize(
     ("space", "search", "sentence"),
     [
+        ({}, {}, "has nothing to try"),
         ({"optimizer.rate": [1, 2]}, {}, "unknown setting 'optimizer.rate'"),
         ({RATE: ["a", "b"]}, {}, "must be a number"),
         ({RATE: [1e-3, 1e-3]}, {}, "lists a value twice"),
