@@ -108,21 +108,20 @@ def test_adapters_without_training_and_scorers_that_fail(ours: Path, tmp_path: P
     told = rows_of(discover(failing).training.run)
     assert told[-1]["discover/rollouts"] == 48 and 0 < told[-1]["discover/valid_share"] < 1
     whole = replace(ROLLOUTS, max_new_tokens=40)  # what is cut off is no solution, and no verifier is asked
-    with pytest.raises(CodexRayError, match="none of the 12 sequences of step 0 could be scored"):
+    with pytest.raises(CodexRayError, match=r"none of the 12 sequences of step [0-9] could be scored"):
         discover(wanted(ours, tmp_path, "raising", options={"fails": "raises"}, rollout=whole))
 
 
 SCORE = """
 import sys
-text = open(sys.argv[1]).read()
-print(sum(letter in "aeiou" for letter in text) / max(1, len(text)))
+print(len(open(sys.argv[1], errors="replace").read()))
 """
 
 
 @pytest.mark.verify
 def test_a_command_scores_what_a_search_writes(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SCORE)
-    options = {"task": "V", "seeds": ["b"], "direction": "maximise", "block": False}
+    options = {"task": "Longer.", "seeds": ["b"], "direction": "maximise", "block": False}
     searched = wanted(
         ours, tmp_path, "scored", problem="command", options=options,
         score=f"{sys.executable} {tmp_path / 'score.py'} {{solution}}", train=Training(steps=2),
@@ -130,7 +129,7 @@ def test_a_command_scores_what_a_search_writes(ours: Path, tmp_path: Path) -> No
     )  # fmt: skip
     found = discover(searched)
     held = json.loads(found.solution.read_text())
-    assert found.figure == held["figure"] > 0 and any(letter in "aeiou" for letter in held["solution"])
+    assert found.figure == held["figure"] == len(held["solution"]) > 1
     assert rows_of(found.training.run)[-1]["discover/rollouts"] == 24
     own = {"problem": "command", "score": searched.score, "options": options}
     assert verify(VerifySolution(str(found.solution), **own)).figure == found.figure
