@@ -116,6 +116,17 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
         )
     _training_run(settings, prefix)
     refuse_sequence_parallel(settings, prefix)
+    refuse_evaluation(settings.evaluation, "pretrain", prefix)
+    if settings.evaluation.held_out:
+        raise ConfigError(
+            f"{prefix}evaluation.held_out=true asks for rows held out of examples, and a corpus of text has "
+            "its validation; leave it out"
+        )
+    if settings.evaluation.tasks and settings.cluster.sequence_parallel > 1:
+        raise ConfigError(
+            f"{prefix}evaluation.tasks are answered by whole models and {prefix}cluster.sequence_parallel="
+            f"{settings.cluster.sequence_parallel} shares each sequence; leave one of them out"
+        )
 
 
 def _finetune(settings: Finetune, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning that show and keep what a model could do: tasks that are followed, and replay."""
+"""Settings of training that show and keep what a model can do: tasks that are followed, and replay."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class FollowedTask:
     """Questions with known answers."""
 
     path: str = setting(
-        help="file of rows with prompts and their answers, in the columns of `data`; a task's YAML file; or "
-        "the name of a task that is here, such as arithmetic"
+        help="file of rows with prompts and their answers (of finetune in the columns of `data`); a task's "
+        "YAML file; or the name of a task that is here, such as arithmetic"
     )
     metric: str | None = setting(
         None, help="what answers are measured by; unset is the task's own first, or `evaluation.metric`"
@@ -36,12 +36,15 @@ class Evaluation:
     )
     held_out: bool | None = setting(
         None,
-        help="also the rows held out of data.path, as the task `new`; unset: where tasks are named and none "
-        "is called so",
+        help="of finetune: also the rows held out of data.path, as the task `new`; unset: where tasks are "
+        "named and none is called so",
     )
     metric: str = setting("exact_match", help="what the answers to rows are measured by")
     every_steps: int = setting(
         0, minimum=0, help="optimizer steps between evaluations; 0 is before and after training alone"
+    )
+    asynchronous: bool = setting(
+        False, help="evaluations between the first and the last are a spare worker's, and training goes on"
     )
     rows: int = setting(256, minimum=1, help="most questions of each task")
     max_new_tokens: int = setting(64, minimum=1, help="longest answer to a row, in tokens")
@@ -99,6 +102,11 @@ def refuse_evaluation(wanted: Evaluation, method: str, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}evaluation.every_steps={wanted.every_steps} and there is no task; name one, as "
             f"{prefix}evaluation.tasks.old.path=FILE, or give {prefix}evaluation.held_out=true"
+        )
+    if wanted.asynchronous and not wanted.every_steps:
+        raise ConfigError(
+            f"{prefix}evaluation.asynchronous=true is for evaluations while training and there are none; "
+            f"give {prefix}evaluation.every_steps=N, or leave it out"
         )
     if method == "reward" and (wanted.tasks or wanted.held_out):
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from codex_ray.config.common import DEFAULT_SEED, Cluster, Device, Track
 from codex_ray.config.dial import TOKENS_PER_PARAMETER
 from codex_ray.config.fields import setting
+from codex_ray.config.followed import Evaluation
 from codex_ray.config.model import Model
 
 
@@ -220,3 +221,4 @@ class Pretrain(TrainingRun):
         help="with `depth`: tokens of the run per parameter of the layers",
     )
     model: Model = setting(Model, help="the decoder, where weights are fresh")
+    evaluation: Evaluation = setting(Evaluation, help="tasks that are measured before, during and after")

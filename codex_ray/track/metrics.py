@@ -246,12 +246,16 @@ def drop_after(path: Path, step: int) -> None:
 
 
 def read_run(folder: Path) -> list[Row]:
-    """Return a run's rows, each with the validation that was measured beside training, if there was one.
+    """Return a run's rows, each with what was measured of its step beside training, if there was anything.
 
     Raises:
         CodexRayError: a line before the last is damaged.
     """
     later = {row.get("step"): row for row in read_metrics(folder / "validation.jsonl")}
+    evaluations: list[dict[str, Any]] = read_metrics(folder / "evaluation.jsonl")
+    for line in evaluations:
+        found = {f"evaluation/{name}": task["value"] for name, task in line["tasks"].items()}
+        later[line["step"]] = later.get(line["step"], {}) | found
     return [later.get(row.get("step"), {}) | row for row in read_metrics(folder / "metrics.jsonl")]
 
 

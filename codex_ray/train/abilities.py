@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,13 @@ import torch.distributed as dist
 from codex_ray.config.evaluate import Answering, Bootstrap, Rows
 from codex_ray.config.finetune import Finetune
 from codex_ray.config.followed import FollowedTask
+from codex_ray.config.train import Pretrain
+from codex_ray.corpus.documents import Document, documents
 from codex_ray.corpus.example_rows import RECORDS, Lines
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.evaluate.intervals import paired
-from codex_ray.evaluate.library import load_task
+from codex_ray.evaluate.library import MADE_OF_CODE, load_task
 from codex_ray.evaluate.metrics import Example, find_metric
 from codex_ray.evaluate.tasks import Task, score
 from codex_ray.evaluate.verifiers import SECONDS
@@ -70,11 +72,29 @@ def followed_tasks(settings: Finetune, manifest: Manifest) -> list[Followed]:
                 "nothing to ask; raise data.validation, or name a file of rows as evaluation.tasks.new.path"
             )
         found += [] if held is None else [Followed(NEW, held, wanted.metric)]
-    return found + [_named(settings, name, one) for name, one in wanted.tasks.items()]
+    return found + [_named(settings, name, one, manifest) for name, one in wanted.tasks.items()]
 
 
-def _rows(settings: Finetune, metric: str, verifier: str | None) -> Rows:
-    data, wanted = settings.data, settings.evaluation
+def named_tasks(settings: Pretrain, manifest: Manifest) -> list[Followed]:
+    """Return the tasks of a run on a corpus: those that are made of documents, of its held-out ones.
+
+    Raises:
+        ConfigError: a task or metric that is not there.
+        CodexRayError: a task's rows or the held-out documents cannot be read.
+    """
+    wanted = settings.evaluation.tasks
+    held: tuple[Document, ...] = ()
+    if MADE_OF_CODE & {one.path for one in wanted.values()}:
+        held = tuple(documents(manifest.folder, "validation"))
+    return [_named(settings, name, one, manifest, held) for name, one in wanted.items()]
+
+
+def _rows(settings: Finetune | Pretrain, metric: str, verifier: str | None) -> Rows:
+    wanted = settings.evaluation
+    if isinstance(settings, Pretrain):
+        answering = Answering(max_new_tokens=wanted.max_new_tokens)
+        return Rows(metrics=[metric], verifier=verifier, answering=answering)
+    data = settings.data
     return Rows(
         format=data.format,
         prompt=data.prompt,
@@ -86,10 +106,23 @@ def _rows(settings: Finetune, metric: str, verifier: str | None) -> Rows:
     )
 
 
-def _named(settings: Finetune, name: str, wanted: FollowedTask) -> Followed:
+def _named(
+    settings: Finetune | Pretrain,
+    name: str,
+    wanted: FollowedTask,
+    manifest: Manifest,
+    held: tuple[Document, ...] = (),
+) -> Followed:
     usual = "verified" if wanted.verifier is not None else settings.evaluation.metric
     rows = _rows(settings, wanted.metric or usual, wanted.verifier)
-    task = load_task(wanted.path, rows, count=settings.evaluation.rows, seed=settings.seed)
+    task = load_task(
+        wanted.path,
+        rows,
+        count=settings.evaluation.rows,
+        seed=settings.seed,
+        corpus=str(manifest.folder),
+        documents=held,
+    )
     metric = wanted.metric or task.metrics[0]
     if wanted.verifier is not None:
         find_reward(wanted.verifier, f"evaluation.tasks.{name}.verifier")  # said before anything starts
@@ -131,6 +164,7 @@ class Abilities:
         template: of chat messages, with the model's tokenizer.
         every: optimizer steps between evaluations; 0 is before and after alone.
         verifier_seconds: longest time that a verifier may take for one answer.
+        asynchronous: whether evaluations between the first and the last are a spare worker's.
     """
 
     def __init__(
@@ -140,9 +174,10 @@ class Abilities:
         *,
         every: int,
         verifier_seconds: float = SECONDS,
+        asynchronous: bool = False,
     ) -> None:
         self._followed, self._template, self._every = followed, template, every
-        self._verifier_seconds = verifier_seconds
+        self._verifier_seconds, self.asynchronous = verifier_seconds, asynchronous
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether the tasks are to be measured after ``step``."""
@@ -163,16 +198,31 @@ class Abilities:
         """
         from codex_ray.train.answers import answering_model
 
-        model, device = answering_model(engine), next(engine.module.parameters()).device
-        line: dict[str, Any] = {"step": step, "time": time.time(), "tasks": {}}
-        for one in self._followed:
-            texts = self._answers(model, one.task)
-            line["tasks"][one.name] = agree(partial(self._measured, one, texts), device)
-        found = {name: task["value"] for name, task in line["tasks"].items()}
+        device = next(engine.module.parameters()).device
+        tasks = self._ask(answering_model(engine), lambda measured: agree(measured, device))
         if dist.get_rank() == 0:
-            _append(path, step, line)
-        note(f"step {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
-        return {f"evaluation/{name}": value for name, value in found.items()}
+            write_evaluation(path, step, tasks)
+        note(sentence_of(step, tasks))
+        return values_of(tasks)
+
+    def apart(self, folder: Path, config: Any, dtype: str, threads: int) -> Callable[..., dict[str, Any]]:
+        """Return what measures weights in a process of its own, and gives what a line has of each task.
+
+        Args:
+            folder: of tokenizer and chat template.
+            config: of the model; ``dtype``: torch's name of the precision that answers.
+            threads: compute threads.
+        """
+        return partial(
+            _ask_apart, tuple(self._followed), self._verifier_seconds, folder, config, dtype, threads
+        )
+
+    def _ask(self, model: Any, once: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
+        """Answer all questions; ``once`` has the answers judged by one of those who have them."""
+        return {
+            one.name: once(partial(self._measured, one, self._answers(model, one.task)))
+            for one in self._followed
+        }
 
     def _measured(self, one: Followed, texts: dict[str, list[str]]) -> dict[str, Any]:
         key = "evaluation.verifier_seconds"
@@ -225,7 +275,46 @@ class Abilities:
         return ids[-max(1, longest - task.answering.max_new_tokens) :]
 
 
-def _append(path: Path, step: int, line: dict[str, Any]) -> None:
+def _ask_apart(
+    followed: Sequence[Followed],
+    verifier_seconds: float,
+    folder: Path,
+    config: Any,
+    dtype: str,
+    threads: int,
+    weights: Mapping[str, Any],
+) -> dict[str, Any]:
+    import torch
+
+    from codex_ray.tokenizer import Tokenizer
+    from codex_ray.tokenizer.conversation import ChatTemplate
+    from codex_ray.train.spare import model_of
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model_of(config, weights, getattr(torch, dtype)).to(device)
+    template = ChatTemplate.of(Tokenizer.load(folder), folder)
+    abilities = Abilities(followed, template, every=0, verifier_seconds=verifier_seconds)
+    return abilities._ask(model, lambda measured: measured())
+
+
+def values_of(tasks: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``evaluation/NAME`` of each task of a line."""
+    return {f"evaluation/{name}": task["value"] for name, task in tasks.items()}
+
+
+def sentence_of(step: int, tasks: Mapping[str, Any]) -> str:
+    """Say what came of an evaluation."""
+    return f"step {step}: " + ", ".join(f"{name} {task['value']:.3g}" for name, task in tasks.items())
+
+
+def write_evaluation(path: Path, step: int, tasks: Mapping[str, Any], *, apart: bool = False) -> None:
+    """Write the line of a step; ``apart`` where it comes some steps later, from a spare worker.
+
+    Raises:
+        CodexRayError: the file cannot be written.
+    """
+    line = {"step": step, "time": time.time(), "tasks": tasks} | ({"apart": True} if apart else {})
     drop_after(path, step - 1)  # what a start before this one left
     try:
         with path.open("a", encoding="utf-8") as stream:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import torch
 from codex_ray.model import flops_per_token, mixing_gains
 from codex_ray.model.adapter import bare, with_adapters
 from codex_ray.tokenizer import Tokenizer
+from codex_ray.track.metrics import append_row
+from codex_ray.train.abilities import sentence_of, values_of, write_evaluation
 from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State
@@ -20,7 +23,7 @@ from codex_ray.train.rollouts import GATE_PROMPTS, Prompts, RolloutSource
 from codex_ray.train.samples import SampleWriter
 from codex_ray.train.saver import Saver
 from codex_ray.train.source import OPEN_END, Batch, CorpusSource, Source
-from codex_ray.train.spare import Measurement, SpareValidation
+from codex_ray.train.spare import Measurement, Spare, measure
 from codex_ray.train.start import ready_for_training
 from codex_ray.train.task import OfRollouts
 from codex_ray.train.validation import Validator
@@ -113,14 +116,21 @@ class Assembly:
         )
         torch.manual_seed(settings.seed + self._worker.rank)
 
+        def judged(step: int, figures: dict[str, float]) -> None:
+            append_row(self._worker.run.validation, {"step": step, "time": time.time(), **figures})
+            self._worker.checkpoints.judge(step, figures)
+            if "validation_loss" in figures:
+                recorder.validated(step, figures["validation_loss"])
+
+        spare = None
         if settings.validation.asynchronous:
-            self._worker.spare = self._spare_validation(documents, recorder.validated)
+            spare = self._spare(partial(measure, self._measurement(documents)), "validated", judged)
 
         def validate(last: bool) -> dict[str, float]:
             with engine.averaged("validation" in settings.train.ema_for):
-                if self._worker.spare is None or last:
+                if spare is None or last:
                     return validator.measure(engine, measured)
-                self._worker.spare.begin(engine, self._worker.state.step)
+                spare.begin(engine, self._worker.state.step)
             return {}
 
         chosen: Source = source or self._rollouts(self._learning.rollouts)
@@ -147,11 +157,17 @@ class Assembly:
             ),
         )
 
-    def _spare_validation(
-        self, documents: Rows | None, measured: Callable[[int, float], None]
-    ) -> SpareValidation:
+    def _spare(
+        self, measures: Callable[[Mapping[str, Any]], Any], done: str, take: Callable[[int, Any], None]
+    ) -> Spare:
+        gpus = self._worker.settings.cluster.gpus_per_worker
+        spare = Spare(measures, done, take, self._worker.note, gpus=gpus)
+        self._worker.spares.append(spare)
+        return spare
+
+    def _measurement(self, documents: Rows | None) -> Measurement:
         settings = self._worker.settings
-        measurement = Measurement(
+        return Measurement(
             corpus=self._worker.corpus,
             rows=settings.validation.rows,
             world=self._worker.world,
@@ -161,10 +177,6 @@ class Assembly:
             autocast=settings.deepspeed.autocast,
             documents=documents,
             threads=torch.get_num_threads(),
-        )
-        gpus = settings.cluster.gpus_per_worker
-        return SpareValidation(
-            measurement, self._worker.run.validation, self._worker.note, gpus=gpus, measured=measured
         )
 
     def _sampling(self, engine: Engine, tokenizer: Tokenizer) -> Callable[[int], None] | None:
@@ -182,13 +194,30 @@ class Assembly:
         if abilities is None:
             return None
 
-        def measure(step: int, last: bool) -> dict[str, float]:
+        worker, spare = self._worker, None
+        if abilities.asynchronous:
+            folder, dtype = worker.corpus / "tokenizer", worker.decided["dtype"]
+            apart = abilities.apart(folder, self.model.config, dtype, torch.get_num_threads())
+            spare = self._spare(apart, "evaluated", self._evaluated)
+
+        def evaluating(step: int, last: bool) -> dict[str, float]:
             if not abilities.due(step, last=last):
                 return {}
-            with engine.averaged("validation" in self._worker.settings.train.ema_for):
-                return abilities.measure(engine, step, self._worker.run.evaluation, self._worker.note)
+            if spare is not None and last:
+                spare.close()  # its line comes before the last
+            with engine.averaged("validation" in worker.settings.train.ema_for):
+                if spare is None or last or step == 0:
+                    return abilities.measure(engine, step, worker.run.evaluation, worker.note)
+                spare.begin(engine, step)
+            return {}
 
-        return measure
+        return evaluating
+
+    def _evaluated(self, step: int, tasks: dict[str, Any]) -> None:
+        """Take in what a spare worker has measured."""
+        write_evaluation(self._worker.run.evaluation, step, tasks, apart=True)
+        self._worker.checkpoints.judge(step, values_of(tasks))
+        self._worker.note(sentence_of(step, tasks))
 
     def _initial_model(self, tokenizer: Tokenizer) -> Any:
         length, settings = self._worker.manifest.sequence_length, self._worker.settings

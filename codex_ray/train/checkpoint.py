@@ -22,6 +22,7 @@ from typing import Any
 from codex_ray.config.train import Checkpoints
 from codex_ray.errors import CodexRayError
 from codex_ray.files import sha256_of, unwritable, write_json, write_text
+from codex_ray.track.metrics import append_row, read_metrics
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -70,6 +71,10 @@ class Entry:
         """Take it from a manifest, also of format 1, which knew one figure."""
         known = {"validation_loss": manifest.get("validation_loss")}
         return cls(step, manifest.get("figures", known))
+
+    def with_later(self, later: Mapping[int, Mapping[str, Any]]) -> Entry:
+        """Return it with the figures that came later than it was written."""
+        return Entry(self.step, {**self.figures, **later.get(self.step, {})})
 
 
 class CheckpointFolder:
@@ -154,9 +159,28 @@ class CheckpointFolder:
             with contextlib.suppress(OSError):  # another rank was faster
                 shutil.rmtree(leftover.replace(leftover.with_suffix(".given_up.partial")), ignore_errors=True)
 
+    def judge(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Keep figures of a step that came later than its checkpoint, for retention to go by.
+
+        Raises:
+            CodexRayError: the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        append_row(self._later, {"step": step, **figures})
+
+    def later(self) -> dict[int, dict[str, Any]]:
+        """Return what came later, by step."""
+        rows: list[dict[str, Any]] = read_metrics(self._later)
+        return {row["step"]: row for row in rows}
+
+    @property
+    def _later(self) -> Path:
+        return self.folder / "later.jsonl"
+
     def prune(self, settings: Checkpoints) -> None:
         """Remove what :func:`surplus` names."""
-        for step in surplus([self._entry(step) for step in self.steps()], settings):
+        later = self.later()
+        for step in surplus([self._entry(step).with_later(later) for step in self.steps()], settings):
             self.remove(step)
 
     def _entry(self, step: int) -> Entry:
@@ -194,10 +218,14 @@ def surplus(entries: Sequence[Entry], settings: Checkpoints) -> list[int]:
 def unjudged(entry: Entry, settings: Checkpoints) -> str | None:
     """Say that a checkpoint has no figure to be judged by, where it could have one.
 
-    Validation's figures are there at some steps only, which is no fault.
+    Figures of validation and of tasks are there at some steps only, which is no fault.
     """
     wanted, figures = settings.best_metric, entry.figures
-    not_due = wanted.startswith("validation") and "validation_loss" not in figures
+    measured_at_times = (("validation", "validation_loss"), ("evaluation/", "evaluation/"))
+    not_due = any(
+        wanted.startswith(kind) and not any(name.startswith(sign) for name in figures)
+        for kind, sign in measured_at_times
+    )
     if not settings.keep_best or wanted in figures or not_due:
         return None
     return (

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codex_ray.cluster import preflight
 from codex_ray.cluster.head import HeadWatch
@@ -37,6 +37,9 @@ from codex_ray.train.environment import threads_per_worker
 from codex_ray.train.follow import Follower
 from codex_ray.train.resume import refuse_other_settings, refuse_used_storage
 from codex_ray.train.task import Pretraining, Task
+
+if TYPE_CHECKING:
+    from codex_ray.train.abilities import Followed
 
 POLL_SECONDS = 0.2
 ELASTIC_START_SECONDS = 20  # until workers that cannot be placed are tried with fewer
@@ -65,7 +68,12 @@ def pretrain(settings: Pretrain, progress: Progress | None = None) -> TrainingRe
     corpus = Path(settings.corpus).resolve()
     manifest = Manifest.load(corpus)
     manifest.verify(deep=False)
-    task = Pretraining(settings, corpus)
+    followed: list[Followed] = []
+    if settings.evaluation.tasks:
+        from codex_ray.train.abilities import named_tasks
+
+        followed = named_tasks(settings, manifest)
+    task = Pretraining(settings, corpus, tuple(followed))
     refuse_rows(task, manifest, f"corpus {settings.corpus}", "train.batch_tokens or prepare more text")
     with opened_run(settings, "pretrain", progress) as (run, shown):
         return run_task(task, manifest, run, shown, started)

@@ -82,11 +82,12 @@ class Follower:
         if later:
             self._display.validated(later)
             self._tracker.log_system(later)
-        # Later evaluations stand on their steps' lines; before the first step there is none.
-        first: list[dict[str, Any]] = [row for row in self._evaluations.new_rows() if row["step"] == 0]
-        for row in first:
-            values = {f"evaluation/{name}": task["value"] for name, task in row["tasks"].items()}
-            self._tracker.log_system([{"step": 0, "time": row["time"]} | values])
+        # Others stand on their steps' lines.
+        apart: list[dict[str, Any]] = self._evaluations.new_rows()
+        for row in apart:
+            if row["step"] == 0 or row.get("apart"):
+                values = {f"evaluation/{name}": task["value"] for name, task in row["tasks"].items()}
+                self._tracker.log_system([{"step": row["step"], "time": row["time"]} | values])
         self._alarms.look()
         self.fatal = self.fatal or self._failures.overdue(self._settings.cluster.replacement_timeout_seconds)
         if self._unsent and time.monotonic() - self._sent_at > SEND_SECONDS:

@@ -54,8 +54,8 @@ class Recorder:
         if not self._started:
             self._started = True
             self._worker.first_step_done()
-        if self._worker.spare:
-            self._worker.spare.look()
+        for spare in self._worker.spares:
+            spare.look()
 
     def row(self, figures: dict[str, Any]) -> None:
         """Write one optimizer step's figures, and what each source has given until it."""

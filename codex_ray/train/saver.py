@@ -287,7 +287,7 @@ class Saver:
         if self._rank == 0:
             shares.hear("uploaded", at=store.name)
             store.complete(save.step, target)
-            store.prune(self._settings)
+            store.prune(self._settings, self._folder.later())
 
 
 def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:

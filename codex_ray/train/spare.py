@@ -1,7 +1,7 @@
-"""Validation beside training: a spare worker measures a copy of the weights while the steps go on.
+"""Measuring beside training: a spare worker measures a copy of the weights while the steps go on.
 
-All ranks gather the weights, rank 0 hands them to a Ray task, and the figures are appended to
-``validation.jsonl`` when they come. At most one measurement is under way.
+All ranks gather the weights, rank 0 hands them to a Ray task, and takes the figures when they come. At most
+one measurement of a kind is under way.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import nn
 from codex_ray.config.check import BatchPlan
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError
+from codex_ray.model.adapter import bare
 from codex_ray.model.load import empty_model
-from codex_ray.track.metrics import append_row
 from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.next_token import NextToken
+from codex_ray.train.saving import whole_model
 from codex_ray.train.validation import Validator
 
 LOOK_SECONDS = 1.0
@@ -64,28 +65,27 @@ class _Whole:
         return self.module(**inputs)
 
 
-class SpareValidation:
-    """Measurements of a run by a spare worker; all ranks make one and call :meth:`begin` together.
+class Spare:
+    """Measurements of one kind by a spare worker; all ranks make one and call :meth:`begin` together.
 
     Args:
-        measurement: what is measured.
-        path: where rows are appended.
+        measure: what the spare worker does with the weights; it travels there.
+        done: what a step then is, for sentences: validated, or evaluated.
+        take: is given the step and what came of it, on rank 0.
         note: tells the user one sentence.
         gpus: GPUs of the spare worker.
-        measured: is given the step and loss of each that comes.
     """
 
     def __init__(
         self,
-        measurement: Measurement,
-        path: Path,
+        measure: Callable[[Mapping[str, Any]], Any],
+        done: str,
+        take: Callable[[int, Any], None],
         note: Callable[[str], None],
         *,
         gpus: float,
-        measured: Callable[[int, float], None],
     ) -> None:
-        self._measurement, self._path, self._note, self._gpus = measurement, path, note, gpus
-        self._measured = measured
+        self._measure, self._done, self._take, self._note, self._gpus = measure, done, take, note, gpus
         self._pending: tuple[int, Any] | None = None
         self._looked = 0.0
 
@@ -96,12 +96,14 @@ class SpareValidation:
         dist.broadcast(free, src=0)
         if not free.item():
             self._note(
-                f"step {step} is not validated, for the spare worker is not done with an earlier one; leave "
-                "a CPU free for it (and a GPU, where workers have one), or raise validation.every"
+                f"step {step} is not {self._done}, for the spare worker is not done with an earlier one; "
+                "leave a CPU free for it (and a GPU, where workers have one), or measure less often"
             )
             return
         weights = engine.full_weights()
         if dist.get_rank() == 0:
+            if bare(engine.module) is not engine.module:  # adapters
+                weights = dict(whole_model(engine.module, weights).state_dict())
             self._pending = step, self._submit(weights)
 
     def look(self, *, now: bool = False, seconds: float = 0.0) -> None:
@@ -117,19 +119,17 @@ class SpareValidation:
             return
         self._pending = None
         try:
-            figures: dict[str, float] = ray.get(task)
+            found = ray.get(task)
         except ray.exceptions.RayError as error:
-            self._note(f"step {step} is not validated: {str(error).strip().splitlines()[-1][:200]}")
+            self._note(f"step {step} is not {self._done}: {str(error).strip().splitlines()[-1][:200]}")
             return
-        append_row(self._path, {"step": step, "time": time.time(), **figures})
-        if "validation_loss" in figures:
-            self._measured(step, figures["validation_loss"])
+        self._take(step, found)
 
     def close(self) -> None:
         """Wait for what is under way, as long as that may take at the end."""
         self.look(now=True, seconds=END_SECONDS)
         if self._pending is not None:
-            self._note(f"step {self._pending[0]} is not validated: no figures within {END_SECONDS:g} s")
+            self._note(f"step {self._pending[0]} is not {self._done}: no figures within {END_SECONDS:g} s")
             self._pending = None
 
     def drop(self) -> None:
@@ -142,7 +142,7 @@ class SpareValidation:
         step, task = self._pending
         ray.cancel(task, force=True)
         self._pending = None
-        self._note(f"step {step} is not validated: training stopped before the spare worker was done")
+        self._note(f"step {step} is not {self._done}: training stopped before the spare worker was done")
 
     def _submit(self, weights: Mapping[str, torch.Tensor]) -> Any:
         import ray
@@ -150,8 +150,12 @@ class SpareValidation:
 
         # Not within the training workers' own reservation, which they fill.
         outside = PlacementGroupSchedulingStrategy(placement_group=None)
-        task = ray.remote(num_cpus=1, num_gpus=self._gpus, scheduling_strategy=outside)(measure)
-        return task.remote(self._measurement, {name: value.numpy() for name, value in weights.items()})
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, scheduling_strategy=outside)(_measured)
+        return task.remote(self._measure, {name: value.numpy() for name, value in weights.items()})
+
+
+def _measured(measure: Callable[[Mapping[str, Any]], Any], weights: Mapping[str, Any]) -> Any:
+    return measure(weights)  # Ray takes functions alone, and no partial ones
 
 
 def measure(measurement: Measurement, weights: Mapping[str, Any]) -> dict[str, float]:
@@ -161,18 +165,27 @@ def measure(measurement: Measurement, weights: Mapping[str, Any]) -> dict[str, f
         alone = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=alone, rank=0, world_size=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = empty_model(measurement.config)
-    missing = {name for name, _ in model.named_parameters()} - weights.keys()
-    if missing:
-        raise CodexRayError(f"{min(missing)} is not among the weights that were handed over")
-    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
-    model.tie_weights()
     dtype, autocast = getattr(torch, measurement.dtype), measurement.autocast
-    if not autocast:  # as DeepSpeed does: buffers stay as they are
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)
+    model = model_of(measurement.config, weights, torch.float32 if autocast else dtype)
     whole = _Whole(model.to(device))
     manifest = Manifest.load(measurement.corpus)
     validator = Validator(manifest, measurement.rows, measurement.batch, device, chosen_for=measurement.world)
     with torch.autocast(device.type, dtype, enabled=autocast and dtype != torch.float32):
         return validator.measure(whole, NextToken(measurement.documents))
+
+
+def model_of(config: Any, weights: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """Return a model with weights that were handed over; its buffers stay as they are, as DeepSpeed has it.
+
+    Raises:
+        CodexRayError: some are missing.
+    """
+    model = empty_model(config)
+    missing = {name for name, _ in model.named_parameters()} - weights.keys()
+    if missing:
+        raise CodexRayError(f"{min(missing)} is not among the weights that were handed over")
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
+    model.tie_weights()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model

@@ -88,11 +88,14 @@ class Store:
 
         self._within(take_away, "written")
 
-    def prune(self, settings: Checkpoints) -> None:
-        """Remove what :func:`surplus` names, and halves that a kill has left; not while one is written."""
+    def prune(self, settings: Checkpoints, later: Mapping[int, Mapping[str, Any]]) -> None:
+        """Remove what :func:`surplus` names, and halves that a kill has left; not while one is written.
+
+        ``later`` holds figures by step that came later than their checkpoints.
+        """
         manifests = self._within(self._manifests, "read")
         halves = [step for step, manifest in manifests.items() if manifest is None]
-        for step in surplus(_complete(manifests), settings) + halves:
+        for step in surplus([entry.with_later(later) for entry in _complete(manifests)], settings) + halves:
             self.remove(step)
 
     def back(self, step: int) -> None:

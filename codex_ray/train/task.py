@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from codex_ray.config.finetune import ON_POLICY, Finetune
+from codex_ray.config.followed import Evaluation
 from codex_ray.config.train import Pretrain, TrainingRun
 from codex_ray.corpus.index import BEST_FIT, packing_method
 from codex_ray.corpus.manifest import Manifest
@@ -120,10 +121,11 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Fresh weights, or those of an upcycled model, learn packed text."""
+    """Fresh weights, or those of an upcycled model, learn packed text; ``followed`` is measured meanwhile."""
 
     settings: Pretrain
     corpus: Path
+    followed: tuple[Followed, ...] = ()
 
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
         """See :meth:`Task.configuration`."""
@@ -173,7 +175,8 @@ class Pretraining:
 
         shared_by = self.settings.cluster.sequence_parallel
         training = NextToken(rows, shared_by=shared_by, part=rank % shared_by)
-        return Learning(lambda engine: (training, NextToken(rows)))
+        abilities = _abilities(self.settings.evaluation, self.followed, tokenizer, self.corpus)
+        return Learning(lambda engine: (training, NextToken(rows)), abilities=abilities)
 
     @property
     def on_policy(self) -> bool:
@@ -255,17 +258,11 @@ class Finetuning:
 
     def learning(self, model: Any, rows: Rows | None, tokenizer: Tokenizer, rank: int) -> Learning:
         """See :meth:`Task.learning`."""
-        from codex_ray.tokenizer.conversation import ChatTemplate
-        from codex_ray.train.abilities import Abilities
         from codex_ray.train.methods import objectives
         from codex_ray.train.on_policy import Method, samples_of
         from codex_ray.train.updates import Updates
 
-        template = ChatTemplate.of(tokenizer, self.corpus / "tokenizer")
-        asked, abilities = self.settings.evaluation, None
-        if self.followed:
-            every, seconds = asked.every_steps, asked.verifier_seconds
-            abilities = Abilities(self.followed, template, every=every, verifier_seconds=seconds)
+        abilities = _abilities(self.settings.evaluation, self.followed, tokenizer, self.corpus)
         if self.pool is None:
             return Learning(objectives(self.settings, model), abilities=abilities)
         method = Method(self.settings, model, tokenizer, self.corpus / "tokenizer")
@@ -312,3 +309,21 @@ class Finetuning:
         scored = settings.method != "sdft"  # whose gate alone looks at rewards
         with open_pool(own, build, judge if scored else None, seed=settings.seed) as pool:
             yield replace(self, pool=pool)
+
+
+def _abilities(
+    wanted: Evaluation, followed: tuple[Followed, ...], tokenizer: Tokenizer, corpus: Path
+) -> Abilities | None:
+    """Return what asks a model the questions of the tasks that a run follows, if it follows any."""
+    from codex_ray.tokenizer.conversation import ChatTemplate
+    from codex_ray.train.abilities import Abilities
+
+    if not followed:
+        return None
+    return Abilities(
+        followed,
+        ChatTemplate.of(tokenizer, corpus / "tokenizer"),
+        every=wanted.every_steps,
+        verifier_seconds=wanted.verifier_seconds,
+        asynchronous=wanted.asynchronous,
+    )

@@ -44,7 +44,7 @@ from codex_ray.train.saver import Saver
 from codex_ray.train.saving import load_checkpoint, save_model
 from codex_ray.train.schedule import Plan
 from codex_ray.train.source import OPEN_END, CorpusSource, sources_used
-from codex_ray.train.spare import SpareValidation
+from codex_ray.train.spare import Spare
 from codex_ray.train.spikes import MOST_ROLLBACKS, SpikeError, after_rollback
 from codex_ray.train.store import Store, newest
 from codex_ray.train.task import Task
@@ -140,7 +140,7 @@ class Worker:
         spans = run.spans(self.rank) if settings.track.spans else None
         self.spans = Spans(spans, cuda=self.device.type == "cuda")
         self._order = self.manifest.order("train", settings.seed)
-        self.spare: SpareValidation | None = None
+        self.spares: list[Spare] = []  # that are at work beside training
         self._marks: dict[str, float] = {}
         self._marked = started
         self.mark("command to workers")
@@ -191,13 +191,13 @@ class Worker:
             if complete:
                 self._export(parts.engine, made.model)
             parts.engine.close()
-            if self.spare:
-                self.spare.close()
+            for spare in self.spares:
+                spare.close()
         finally:
             if source is not None:
                 source.close()
-            if self.spare:
-                self.spare.drop()
+            for spare in self.spares:
+                spare.drop()
             recorder.close()
             self.spans.close()
         status = "completed" if complete else "stopped"

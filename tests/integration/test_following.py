@@ -13,7 +13,7 @@ import pytest
 from codex_ray.config.common import Mlflow
 from codex_ray.config.finetune import Finetune
 from codex_ray.config.followed import Evaluation, FollowedTask, Replay
-from codex_ray.config.train import DeepSpeed, Lora, Optimizer
+from codex_ray.config.train import Checkpoints, DeepSpeed, Lora, Optimizer
 from codex_ray.files import write_json
 from codex_ray.model.lineage import LINEAGE, life_of, lineage
 from codex_ray.track.metrics import read_metrics
@@ -100,6 +100,43 @@ def test_a_run_that_is_stopped_sees_the_same_old_rows_and_ends_the_same(
         for one in (again, run)
     ]
     assert values[0] == values[1]
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_spare_worker_measures_what_all_would_and_the_best_checkpoint_is_kept(
+    lora: int, run: Path, ours: Path, chats: Path, old: Path, tmp_path: Path
+) -> None:
+    wanted = followed(ours, chats, old, tmp_path, "beside", lora=Lora(rank=lora))
+    wanted = replace(
+        wanted,
+        evaluation=replace(wanted.evaluation, every_steps=2, asynchronous=True),
+        checkpoints=Checkpoints(
+            every=2, keep_last=1, keep_best=1, best_metric="evaluation/old", best_mode="min"
+        ),
+    )
+    beside = finetune(wanted).run
+    lines: list[Any] = read_metrics(beside / "evaluation.jsonl")
+    steps = [line["step"] for line in lines]
+    assert steps[0] == 0 and steps[-1] == 8 and len(steps) > 2  # a slow spare worker may have missed some
+    assert [line["step"] for line in lines if line.get("apart")] == steps[1:-1]
+    values = {line["step"]: line["tasks"]["old"]["value"] for line in lines}
+    if not lora:
+        assert_same_end(beside, run)
+        together: list[Any] = read_metrics(run / "evaluation.jsonl")
+        assert all(
+            values.get(line["step"], line["tasks"]["old"]["value"]) == line["tasks"]["old"]["value"]
+            for line in together
+        )
+    kept = [int(folder.name.removeprefix("step_")) for folder in (beside / "checkpoints").glob("step_*")]
+    best = min((value, step) for step, value in values.items() if step)[1]
+    assert set(kept) <= {best, 8} and 8 in kept
+    history = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (found,) = history.search_runs(
+        [one.experiment_id for one in history.search_experiments()], "attributes.run_name = 'beside'"
+    )
+    points = history.get_metric_history(found.info.run_id, "evaluation/old")
+    assert sorted(point.step for point in points) == steps
 
 
 @pytest.mark.verify

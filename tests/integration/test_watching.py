@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from codex_ray.config.common import Alerts, Track
+from codex_ray.config.followed import Evaluation, FollowedTask
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.train import Training, Validation
 from codex_ray.runs.state import states
@@ -105,7 +107,15 @@ def test_a_watched_run(tiny_corpus: Path, tmp_path: Path, webhook: Webhook) -> N
 
 def test_validation_beside_training_joins_its_steps(tiny_corpus: Path, tmp_path: Path) -> None:
     together = run_settings(tiny_corpus, tmp_path, "together", validation=Validation(every=4, rows=8))
-    beside = replace(together, name="beside", validation=replace(together.validation, asynchronous=True))
+    beside = replace(
+        together,
+        name="beside",
+        validation=replace(together.validation, asynchronous=True),
+        evaluation=Evaluation(
+            tasks={"sums": FollowedTask(path="arithmetic")}, every_steps=4, rows=4, max_new_tokens=4,
+            asynchronous=True,
+        ),
+    )  # fmt: skip
     runs = [pretrain(settings).run for settings in (together, beside)]
     measured = [
         {row["step"]: row["validation_loss"] for row in read_run(run) if "validation_loss" in row}
@@ -118,3 +128,8 @@ def test_validation_beside_training_joins_its_steps(tiny_corpus: Path, tmp_path:
         assert loss == pytest.approx(measured[0][step], rel=1e-5)
     assert_same_end(runs[1], runs[0])
     assert not (runs[0] / "validation.jsonl").exists()
+    lines: list[Any] = read_metrics(runs[1] / "evaluation.jsonl")
+    asked = [line["step"] for line in lines]
+    assert asked[0] == 0 and asked[-1] == 12 and set(asked) <= {0, 4, 8, 12} and len(asked) > 2
+    assert [line["step"] for line in lines if line.get("apart")] == asked[1:-1]
+    assert [row["step"] for row in read_run(runs[1]) if "evaluation/sums" in row] == asked[1:]

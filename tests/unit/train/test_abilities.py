@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +23,9 @@ from codex_ray.model import build_model
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
 from codex_ray.track.evaluations import task_plot, task_rows
-from codex_ray.track.metrics import read_metrics
+from codex_ray.track.metrics import read_metrics, read_run
 from codex_ray.track.progress import open_progress
-from codex_ray.train.abilities import Abilities, closing_figures, followed_tasks
+from codex_ray.train.abilities import Abilities, closing_figures, followed_tasks, write_evaluation
 from tests.unit.evaluate.small_corpus import LENGTH as POSITIONS
 from tests.unit.evaluate.small_corpus import SHAPE, TRAINING
 
@@ -152,6 +153,18 @@ def test_answers_are_scored_written_and_compared(rows: Path, tokenizer: Tokenize
     assert [line["step"] for line in lines] == [0, 5, 10]  # a step that is done again has one line
     scores = [line["tasks"]["old"]["statistics"] for line in lines]
     figures = closing_figures(path)
+    held = [*model.named_parameters(), *model.named_buffers()]
+    weights = {name: value.detach().numpy() for name, value in held}
+    tokenizer.save(tmp_path)
+    apart = pickle.loads(pickle.dumps(abilities.apart(tmp_path, model.config, "float32", 1)))(weights)
+    assert apart == lines[2]["tasks"]
+    write_evaluation(path, 15, apart, apart=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 15}\n')
+    assert [row["evaluation/old"] for row in read_run(tmp_path)] == [
+        before["evaluation/old"],
+        after["evaluation/old"],
+    ]
+    write_evaluation(path, 10, apart)
     assert figures["evaluation/old/before"] == before["evaluation/old"]
     assert figures["evaluation/old/after"] == after["evaluation/old"]
     change = sum(late[0] - early[0] for early, late in zip(scores[0], scores[2], strict=True)) / len(ROWS)
@@ -206,6 +219,7 @@ def test_a_judge_that_fails_is_named(rows: Path, tokenizer: Tokenizer, tmp_path:
     ("words", "sentence"),
     [
         (["evaluation.every_steps=5"], "there is no task; name one, as evaluation.tasks.old.path=FILE"),
+        (["evaluation.tasks.a.path=b", "evaluation.asynchronous=true"], "give evaluation.every_steps=N"),
         (["evaluation.held_out=true", "method=reward"], "trains a model that answers nothing"),
         (["replay.path=old.jsonl", "replay.share=0.0"], "leaves no old rows"),
         (["replay.path=old.jsonl", "replay.share=1.0"], "leaves no new rows"),

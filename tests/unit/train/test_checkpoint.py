@@ -107,6 +107,20 @@ def test_the_best_are_those_of_a_figure(changes: dict[str, Any], kept: list[int]
     assert sorted(losses.keys() - gone) == kept
 
 
+def test_figures_that_come_later_than_their_checkpoints_count(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.judge(5, {"evaluation/old": 0.1})
+    for step in (5, 10, 15, 20):
+        commit(folder, step)
+    for step, value in ((10, 0.9), (15, 0.4)):
+        folder.judge(step, {"evaluation/old": value})
+    settings = Checkpoints(keep_last=1, best_metric="evaluation/old", best_mode="max")
+    CheckpointFolder(folder.folder).prune(settings)  # as another start does
+    assert folder.steps() == [10, 20]
+    assert unjudged(Entry(20, {"loss": 1.0}), settings) is None
+    assert unjudged(Entry(20, {"evaluation/new": 1.0}), settings) is not None
+
+
 def test_a_figure_that_is_never_there_is_told() -> None:
     trained, validated = Entry(5, {"loss": 2.0}), Entry(10, {"loss": 2.0, "validation_loss": 3.0})
     assert unjudged(trained, Checkpoints()) is None  # only some steps are validated

@@ -101,7 +101,7 @@ def test_pruning_takes_halves_away_as_well(store: Store, tmp_path: Path) -> None
     damaged = commit(folder, 25)
     (damaged / MANIFEST).write_text("{")
     store.put(25, damaged, [MANIFEST])
-    store.prune(Checkpoints(keep_last=2, keep_best=0))
+    store.prune(Checkpoints(keep_last=2, keep_best=0), {})
     assert [entry.step for entry in store.entries()] == [10, 15]
     assert list(store._manifests()) == [10, 15, 25]  # one that is damaged is left for people to look at
 
