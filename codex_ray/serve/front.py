@@ -67,7 +67,7 @@ class Front:
         """Whether requests need a key now."""
         access = self.settings.access
         if access.required == "auto":
-            return not is_loopback(self.settings.host) or bool(self.keys.present())
+            return bool(self.keys.present()) or self.keys.damaged or not is_loopback(self.settings.host)
         return access.required == "always"
 
     def backend(self, model: str) -> Backend:

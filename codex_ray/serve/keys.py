@@ -59,6 +59,7 @@ class KeyFile:
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = Path(path).expanduser() if path else default_file()
+        self.damaged = False  # when last looked at; then no key is known, and one is needed all the same
         self._keys: dict[str, Key] = {}
         self._stamp: tuple[int, ...] | None = None
         self._looked = 0.0
@@ -92,9 +93,9 @@ class KeyFile:
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
-                    self._keys = self.read()
+                    self._keys, self.damaged = self.read(), False
                 except CodexRayError:
-                    self._keys = {}
+                    self._keys, self.damaged = {}, True
         return self._keys
 
     def find(self, text: str) -> Key | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from codex_ray.config.serve import ServeKeys
+from codex_ray.config.serve import Access, Serve, ServeKeys
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.serve import keys as keys_module
 from codex_ray.serve.budgets import Budgets
 from codex_ray.serve.errors import ApiError
+from codex_ray.serve.front import Front
 from codex_ray.serve.keys import Key, KeyFile
 from codex_ray.serve.keys_verb import keys_verb
 
@@ -68,6 +69,17 @@ def test_a_damaged_file_lets_nobody_in_and_is_not_overwritten(file: KeyFile) -> 
     with pytest.raises(CodexRayError, match=r"damaged .*make new keys"):
         file.add("bob")
     assert "bob" not in file.path.read_text()
+
+
+@pytest.mark.parametrize("required", ["auto", "always"])
+def test_a_key_is_needed_while_its_file_is_damaged(file: KeyFile, required: str) -> None:
+    front = Front(Serve(model="m", access=Access(keys=str(file.path), required=required)), {})
+    assert front.key_required() is (required == "always")
+    file.add("alice")
+    front.keys.present()
+    assert front.key_required()
+    file.path.write_text("{")
+    assert front.key_required() and not front.keys.present()
 
 
 def test_names_are_unique_and_unknown_ones_are_refused(file: KeyFile) -> None:

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from codex_ray.config.model import Model, Residual
-from codex_ray.corpus.marked import mark, pack_rows
+from codex_ray.corpus.marked import fill_rows, mark
+from codex_ray.corpus.tokenising import best_fit
 from codex_ray.model import build_model
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.objectives.next_token import NextToken
@@ -27,6 +28,13 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 GPT2 |= {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+
+
+def packed_rows() -> Any:
+    """The examples as few rows of whole ones."""
+    lengths = [len(example) for example in examples()]
+    together = best_fit(lengths, LENGTH)
+    return fill_rows(np.concatenate(examples()), np.cumsum(lengths), together, LENGTH, pad_id=3)
 
 
 def ours(streams: int) -> Any:
@@ -61,7 +69,7 @@ def examples() -> list[np.ndarray]:
 def test_packed_examples_learn_as_each_alone(family: str) -> None:
     torch.manual_seed(0)
     model, objective = FAMILIES[family]().float(), NextToken(MarkedRows())
-    packed = torch.from_numpy(pack_rows(examples(), LENGTH, pad_id=3).astype("int64"))
+    packed = torch.from_numpy(packed_rows().astype("int64"))
     assert len(packed) < len(examples())
     alone = [torch.from_numpy(example.astype("int64"))[None] for example in examples()]
     total = sum(objective.weight(row) for row in alone)
@@ -80,7 +88,7 @@ def test_packed_examples_learn_as_each_alone(family: str) -> None:
 
 
 def test_padding_and_first_tokens_are_no_targets() -> None:
-    rows = torch.from_numpy(pack_rows(examples(), LENGTH, pad_id=3).astype("int64"))
+    rows = torch.from_numpy(packed_rows().astype("int64"))
     kinds = MarkedRows()
     labels, positions = kinds.labels(rows), kinds.positions(rows)
     assert bool((labels[positions == 0] == -100).all())
