@@ -124,13 +124,13 @@ def test_a_command_scores_what_a_search_writes(ours: Path, tmp_path: Path) -> No
     options = {"task": "Longer.", "seeds": ["b"], "direction": "maximise", "block": False}
     searched = wanted(
         ours, tmp_path, "scored", problem="command", options=options,
-        score=f"{sys.executable} {tmp_path / 'score.py'} {{solution}}", train=Training(steps=2),
-        rollout=replace(ROLLOUTS, max_new_tokens=20),
+        score=f"{sys.executable} {tmp_path / 'score.py'} {{solution}}", train=Training(steps=1),
+        rollout=replace(ROLLOUTS, max_new_tokens=20), search=Search(groups=1, samples=12),
     )  # fmt: skip
     found = discover(searched)
     held = json.loads(found.solution.read_text())
     assert found.figure == held["figure"] == len(held["solution"]) > 1
-    assert rows_of(found.training.run)[-1]["discover/rollouts"] == 24
+    assert rows_of(found.training.run)[-1]["discover/rollouts"] == 12
     own = {"problem": "command", "score": searched.score, "options": options}
     assert verify(VerifySolution(str(found.solution), **own)).figure == found.figure
 
