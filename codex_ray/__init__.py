@@ -36,12 +36,13 @@ __all__ = [
     "prepare",
     "pretrain",
     "quickstart",
+    "sweep",
     "upcycle",
 ]
 
 _VERBS = (
     *("prepare", "pretrain", "finetune", "discover", "evaluate", "generate", "export", "upcycle", "inspect"),
-    *("plan", "quickstart"),
+    *("plan", "quickstart", "sweep"),
 )
 
 
