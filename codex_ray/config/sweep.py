@@ -16,7 +16,6 @@ BASES = ("pretrain", "finetune", "discover")
 KINDS = ("choice", "uniform", "log_uniform", "integer")
 # A sweep's own keys; every other word is the base verb's.
 OWN = ("base", "base_config", "paths", "run", "name", "runs", "resume", "sweep")
-SET_BY_SWEEP = ("name", "runs", "resume")
 
 _WORD = re.compile(r"(?P<key>[A-Za-z_][\w.@/-]*)=(?P<value>.*)", re.DOTALL)
 
@@ -96,9 +95,6 @@ def sort_words(words: Sequence[str]) -> tuple[list[str], list[tuple[Key, Any]]]:
 
     Returns:
         The sweep's own words, and what the others come to, by key of :class:`Sweep`.
-
-    Raises:
-        ConfigError: a word gives a setting that each trial has its own of.
     """
     own: list[str] = []
     paths: list[str] = []
@@ -115,8 +111,6 @@ def sort_words(words: Sequence[str]) -> tuple[list[str], list[tuple[Key, Any]]]:
             others.append((("sweep", "space", key), several))
         else:
             others.append((("run", key), text))
-        if key in SET_BY_SWEEP and own[-1:] != [word]:
-            raise ConfigError(f"{key} is each trial's own and set by the sweep; leave it out")
     return own, others + ([(("paths",), paths)] if paths else [])
 
 

@@ -81,7 +81,7 @@ def longest_tokens(sweep: Sweep, space: Space) -> int:
         return 1
     longest = 0
     for axis in space.axes:
-        for value in axis.ends:
+        for value in axis.values:
             settings: TrainingRun = trial_settings(sweep, dict(axis.when) | {axis.key: value})
             on_policy = isinstance(settings, Finetune) and settings.method in ON_POLICY
             if settings.train.steps is None or on_policy or isinstance(settings, Discover):

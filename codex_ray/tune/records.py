@@ -142,7 +142,8 @@ class Records:
     def prune(self) -> None:
         """Remove model and checkpoints of ended trials that are not among the best; figures stay."""
         best = self.front() if len(self._search.metrics) > 1 else self.ranked()
-        kept = {trial.number for trial in best[: self._search.keep]}
+        # One that still runs may yet end worse: it takes no place from one that has ended.
+        kept = {trial.number for trial in [one for one in best if one.state in ENDED][: self._search.keep]}
         for trial in self:
             if trial.state in ENDED and trial.number not in kept:
                 for part in ("checkpoints", "model"):

@@ -20,9 +20,9 @@ from codex_ray.tune.space import Axis, Space, trial_settings
 CURVES = 12  # drawn in colours of their own; the other trials are listed
 
 
-def write_report(settings: Sweep, run: RunFolder, records: Records) -> None:
+def write_report(settings: Sweep, space: Space, run: RunFolder, records: Records) -> None:
     """Write report.html of a sweep's trials."""
-    space, metric = Space(settings), settings.sweep.metrics[0]
+    metric = settings.sweep.metrics[0]
     ranked = records.ranked()
     best = ranked[0]
     states = [trial.state for trial in records]
@@ -168,7 +168,7 @@ def _front(metrics: Sequence[str], records: Records) -> str:
     """Draw the first two metrics of all trials, and the front of those that no other beats in all."""
     ranked, front = (
         records.ranked(),
-        sorted(records.front(), key=lambda trial: trial.final(metrics[0]) or 0.0),
+        sorted(records.front(), key=lambda trial: trial.final(metrics[0])),
     )
     with drawn():
         drawing, axes = new_axes(4.6, 2.9, PLACEHOLDERS)

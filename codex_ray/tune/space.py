@@ -40,11 +40,6 @@ class Axis:
     step: int = 1
     when: tuple[tuple[str, Any], ...] = ()
 
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """Values that stand for all: every choice, or both bounds."""
-        return self.values
-
     def draw(self, random: np.random.Generator) -> Any:
         """Draw one value."""
         if self.kind == "choice":
@@ -148,6 +143,22 @@ class Space:
                 seen.add(repr(values))
                 yield values
 
+    def trials(self) -> list[Values] | None:
+        """Return the values of all trials; None where each is chosen by what others came to.
+
+        Raises:
+            ConfigError: the constraints leave nothing, or a grid has an axis without end.
+        """
+        search = self._sweep.sweep
+        if search.search == "tpe":
+            return None
+        if search.search == "random":
+            return [self.draw(number) for number in range(search.trials)]
+        trials = list(self.grid())
+        if not trials:
+            raise ConfigError("sweep.constraints leave nothing of the grid; widen sweep.space")
+        return trials
+
     def nothing_allowed(self) -> ConfigError:
         """Return the error of a space in which nothing was found that its constraints allow."""
         listed = "; ".join(self._sweep.sweep.constraints)
@@ -160,7 +171,7 @@ class Space:
             for key, _ in axis.when:
                 if key not in known:
                     raise ConfigError(f"sweep.space {axis.key}: when names {key!r}{nearest(key, known)}")
-            for value in axis.ends:
+            for value in axis.values:
                 try:
                     trial_settings(self._sweep, dict(axis.when) | {axis.key: value})
                 except ConfigError as error:
@@ -188,21 +199,6 @@ def trial_settings(sweep: Sweep, values: Mapping[str, Any], **own: Any) -> Any:
 def flat_settings(settings: Any) -> Values:
     """Return settings by dotted key."""
     return dotted(to_dict(settings))
-
-
-def trials_of(sweep: Sweep) -> list[Values]:
-    """Return the values of all trials of a search that knows them beforehand.
-
-    Raises:
-        ConfigError: the space cannot be right.
-    """
-    space = Space(sweep)
-    if sweep.sweep.search == "grid":
-        trials = list(space.grid())
-        if not trials:
-            raise ConfigError("sweep.constraints leave nothing of the grid; widen sweep.space")
-        return trials
-    return [space.draw(number) for number in range(sweep.sweep.trials)]
 
 
 def _axis(key: str, told: Any) -> Axis:

@@ -28,12 +28,12 @@ from codex_ray.tune.capacity import capacity_of, longest_tokens
 from codex_ray.tune.names import EXPERIMENT
 from codex_ray.tune.records import ENDED, RUNNING, STOPPED, Records, TrialRecord
 from codex_ray.tune.report import write_report
-from codex_ray.tune.space import Space, Values, trial_settings, trials_of
+from codex_ray.tune.space import Space, Values, trial_settings
 
 # What may be others when a sweep goes on.
 FREE_SEARCHING = ("trials", "concurrent", "hours", "tokens", "keep")
 FREE = ("resume", "runs", "name", *(f"sweep.{key}" for key in FREE_SEARCHING))
-# Read by Ray Tune in this process: its own files and lines are not wanted, ends may take a checkpoint's time.
+# Read by Ray Tune in this process: its own files and lines are not wanted.
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -63,7 +63,7 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
     refuse_relative_in_job(settings.runs, "runs")
     space = Space(settings)
     base = trial_settings(settings, space.choose(lambda axis: axis.values[0]))
-    planned = trials_of(settings) if settings.sweep.search != "tpe" else None
+    planned = space.trials()
     with (
         open_progress(progress, base.track.progress) as shown,
         RunFolder.open(settings.runs, settings.name, "sweep", settings.resume) as run,
@@ -82,15 +82,14 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
             if capacity.threads is not None:
                 own["cluster.threads_per_worker"] = capacity.threads
             _run(settings, space, planned, run, records, capacity.concurrent, own, shown)
-            return _close(settings, run, records, shown)
+            return _close(settings, space, run, records, shown)
 
 
 def preview(settings: Sweep) -> str:
     """Return the trials of a sweep that are known beforehand, as lines of comments below its settings."""
-    if settings.sweep.search == "tpe":
-        Space(settings)
+    trials = Space(settings).trials()
+    if trials is None:
         return f"# {settings.sweep.trials} trials, each chosen by what those before it came to\n"
-    trials = trials_of(settings)
     lines = [f"# {len(trials)} trials"]
     for number, values in enumerate(trials):
         trial_settings(settings, values)
@@ -183,7 +182,7 @@ def _stopped_by_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _close(settings: Sweep, run: RunFolder, records: Records, shown: Progress) -> SweepResult:
+def _close(settings: Sweep, space: Space, run: RunFolder, records: Records, shown: Progress) -> SweepResult:
     """Write summary, report and the best trial's settings; print the closing tables.
 
     Raises:
@@ -202,7 +201,7 @@ def _close(settings: Sweep, run: RunFolder, records: Records, shown: Progress) -
     write_json(run.outcome, {"status": "completed", "time": time.time()})
     path = run.path / BEST
     saved.save(replace(trial_settings(settings, best.values), name=None), path)
-    write_report(settings, run, records)
+    write_report(settings, space, run, records)
     heads = ("trial", "state", *settings.sweep.metrics, "tokens", *(key for key in settings.sweep.space))
     rows = [
         (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +95,7 @@ class TrialRun(tune.Trainable):
         if attempt is not None and (outcome(attempt) or {}).get("status") == COMPLETED:
             return  # by an earlier start of the sweep, which ended before it had written that down
         try:
-            module, _, function = find_verb(self._sweep.base).function.partition(":")
-            getattr(import_module(module), function)(settings)
+            find_verb(self._sweep.base).run(settings)
         except BaseException as error:  # Tune is told of it by step()
             self._error = error
 

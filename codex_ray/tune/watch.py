@@ -35,7 +35,6 @@ class Watch(Callback):
     ) -> None:
         """A trial has measured."""
         self._records.result(_number(trial), result)
-        self._records.prune()
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

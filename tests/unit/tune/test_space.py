@@ -4,11 +4,18 @@ from typing import Any
 
 import pytest
 
+from codex_ray.config.sweep import Sweep
 from codex_ray.errors import ConfigError
-from codex_ray.tune.space import Space, trial_settings, trials_of
+from codex_ray.tune.space import Space, Values, trial_settings
 from tests.unit.tune.sweeps import a_sweep
 
 RATE = "optimizer.learning_rate"
+
+
+def trials_of(sweep: Sweep) -> list[Values]:
+    trials = Space(sweep).trials()
+    assert trials is not None
+    return trials
 
 
 def test_draws_are_inside_and_a_function_of_seed_and_number_alone() -> None:
