@@ -6,11 +6,11 @@ At three depths the dial's model is trained on a corpus (of 128 tokens a row, ma
 library) at a quarter, half, once, twice and four times the derived peak rate, the dial's batch, warm-up and
 cosine: same weights, order and rows. Where another rate ends lower, it is trained once more on a tenth fewer
 tokens, and where the derived rate's loss lies between the two says how many more tokens the derived rate
-needs to get as far: the figure is that ratio. Deeper models have a shorter horizon, so that two cores are
+needs to get as far: the figure is that ratio. The horizon is shorter than the dial's own, so that hours are
 enough; the derived rate is that of the horizon.
 
-Points that are in the result file of an earlier call, of the same rules, are not measured again; with
-``--runs`` a call ends after so many.
+Points that are in the result file of an earlier call, of the same depth, steps and (to 1 %) rate, are not
+measured again; with ``--runs`` a call ends after so many.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ from codex_ray.train.optimizer import build_optimizer
 from codex_ray.train.schedule import Plan, learning_rate_share
 from codex_ray.train.validation import validation_rows
 
-HORIZONS = {2: 2.5, 3: 0.8, 4: 0.3}  # tokens per parameter, by depth
+DEPTHS = (2, 3, 4)
+HORIZON = 2.5  # tokens per parameter; the law's shortest runs have 2
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FEWER = 1 / 1.1
 VALIDATION_ROWS = 256
 WITHIN = 1.1
+SAME_RATE = 0.01
 
 
 def main() -> None:
@@ -73,17 +75,26 @@ def _known() -> list[dict[str, Any]]:
     if not path.exists():
         return []
     points: list[dict[str, Any]] = read_json(path, "benchmark result")["points"]
-    return [
-        point
-        for point in points
-        if point["depth"] in HORIZONS
-        and point["derived_rate"] == _settings(point["depth"]).optimizer.learning_rate
-    ]
+    return [known for point in points if (known := _as_asked_now(point))]
+
+
+def _as_asked_now(point: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the point with its factor of the rate that is derived today, or None."""
+    if point["depth"] not in DEPTHS:
+        return None
+    settings = _settings(point["depth"])
+    derived = settings.optimizer.learning_rate
+    rate = point["factor"] * point["derived_rate"]
+    factor = min(FACTORS, key=lambda factor: abs(math.log(rate / (factor * derived))))
+    same_steps = point["steps"] == round((settings.train.steps or 0) * point["share"])
+    if not same_steps or abs(rate / (factor * derived) - 1) > SAME_RATE:
+        return None
+    return {**point, "factor": factor, "derived_rate": rate / factor}
 
 
 def _wanted(points: list[dict[str, Any]]) -> Iterator[tuple[int, float, float]]:
     """Yield depth, factor of the derived rate and share of the tokens of what is still to be trained."""
-    for depth in HORIZONS:
+    for depth in DEPTHS:
         yield from _missing(points, depth)
 
 
@@ -104,7 +115,7 @@ def _best(points: list[dict[str, Any]], depth: int) -> dict[str, Any]:
 
 def _figures(points: list[dict[str, Any]]) -> dict[str, Figure]:
     figures = {}
-    for depth in HORIZONS:
+    for depth in DEPTHS:
         if _missing(points, depth):
             command = "python -m benchmarks.dial CORPUS"
             figures[f"dial_tokens_to_loss_depth_{depth}"] = Figure(None, "ratio", "lower", WITHIN, command)
@@ -133,7 +144,7 @@ def _ratio(points: list[dict[str, Any]], depth: int) -> float:
 
 
 def _settings(depth: int) -> Pretrain:
-    settings: Pretrain = compose("pretrain", [f"depth={depth}", f"tokens_per_parameter={HORIZONS[depth]}"])
+    settings: Pretrain = compose("pretrain", [f"depth={depth}", f"tokens_per_parameter={HORIZON}"])
     return settings
 
 
