@@ -96,9 +96,9 @@ def main(words: list[str]) -> int:
 
 
 def _sorting() -> tuple[list[Row], list[Row], list[Row]]:
-    asked = [sorting(1, index, digits=4) for index in range(12_000)]
+    asked = [sorting(1, index, digits=4) for index in range(40_000)]
     rows = list({one.prompt: {"prompt": f"{one.prompt} ", "response": one.answer} for one in asked}.values())
-    return rows[:1000], rows[1000:6000], rows[6000 : 6000 + HELD_OUT]
+    return rows[:1000], rows[1000:-HELD_OUT], rows[-HELD_OUT:]
 
 
 def _products() -> tuple[list[Row], list[Row], list[Row]]:
