@@ -17,7 +17,7 @@ from codex_ray.train.abilities import sentence_of, values_of, write_evaluation
 from codex_ray.train.documents import Rows
 from codex_ray.train.engine import Engine
 from codex_ray.train.loop import Hooks, Parts, State
-from codex_ray.train.objectives.objective import add_up_over_ranks
+from codex_ray.train.objectives.objective import Objective, add_up_over_ranks
 from codex_ray.train.recorder import Recorder
 from codex_ray.train.rollouts import GATE_PROMPTS, Prompts, RolloutSource
 from codex_ray.train.samples import SampleWriter
@@ -98,41 +98,11 @@ class Assembly:
         self._worker.mark("model")
         documents = self._worker.task.rows(tokenizer, self._worker.manifest)
         self._learning = self._worker.task.learning(self.model, documents, tokenizer, self._worker.rank)
-        dtype = getattr(torch, self._worker.decided["dtype"])
-        engine = Engine(
-            self.model,
-            optimizer=settings.optimizer,
-            deepspeed=settings.deepspeed,
-            batch=self._worker.batches.plan,
-            device=self._worker.device,
-            dtype=dtype,
-            ema_decay=settings.train.ema_decay,
-            sequence_parallel=self._worker.shared_by,
-        )
+        engine = self._engine()
         objective, measured = self._learning.objectives(engine)
         self._worker.mark("engine")
-        validator = Validator(
-            self._worker.manifest, settings.validation.rows, self._worker.batches.plan, self._worker.device
-        )
+        validate = self._validating(engine, measured, documents, recorder)
         torch.manual_seed(settings.seed + self._worker.rank)
-
-        def judged(step: int, figures: dict[str, float]) -> None:
-            append_row(self._worker.run.validation, {"step": step, "time": time.time(), **figures})
-            self._worker.checkpoints.judge(step, figures)
-            if "validation_loss" in figures:
-                recorder.validated(step, figures["validation_loss"])
-
-        spare = None
-        if settings.validation.asynchronous:
-            spare = self._spare(partial(measure, self._measurement(documents)), "validated", judged)
-
-        def validate(last: bool) -> dict[str, float]:
-            with engine.averaged("validation" in settings.train.ema_for):
-                if spare is None or last:
-                    return validator.measure(engine, measured)
-                spare.begin(engine, self._worker.state.step)
-            return {}
-
         chosen: Source = source or self._rollouts(self._learning.rollouts)
         return Parts(
             settings=settings,
@@ -156,6 +126,45 @@ class Assembly:
                 evaluate=self._evaluating(engine),
             ),
         )
+
+    def _engine(self) -> Engine:
+        settings = self._worker.settings
+        return Engine(
+            self.model,
+            optimizer=settings.optimizer,
+            deepspeed=settings.deepspeed,
+            batch=self._worker.batches.plan,
+            device=self._worker.device,
+            dtype=getattr(torch, self._worker.decided["dtype"]),
+            ema_decay=settings.train.ema_decay,
+            sequence_parallel=self._worker.shared_by,
+        )
+
+    def _validating(
+        self, engine: Engine, measured: Objective[Any], documents: Rows | None, recorder: Recorder
+    ) -> Callable[[bool], dict[str, float]]:
+        """Return what measures held-out rows after a step, here or (where asked for) beside training."""
+        settings, worker = self._worker.settings, self._worker
+        validator = Validator(worker.manifest, settings.validation.rows, worker.batches.plan, worker.device)
+
+        def judged(step: int, figures: dict[str, float]) -> None:
+            append_row(worker.run.validation, {"step": step, "time": time.time(), **figures})
+            worker.checkpoints.judge(step, figures)
+            if "validation_loss" in figures:
+                recorder.validated(step, figures["validation_loss"])
+
+        spare = None
+        if settings.validation.asynchronous:
+            spare = self._spare(partial(measure, self._measurement(documents)), "validated", judged)
+
+        def validate(last: bool) -> dict[str, float]:
+            with engine.averaged("validation" in settings.train.ema_for):
+                if spare is None or last:
+                    return validator.measure(engine, measured)
+                spare.begin(engine, worker.state.step)
+            return {}
+
+        return validate
 
     def _spare(
         self, measures: Callable[[Mapping[str, Any]], Any], done: str, take: Callable[[int, Any], None]
