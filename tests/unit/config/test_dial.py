@@ -60,7 +60,7 @@ def test_every_depth_gives_settings_that_can_be_built(depth: int, horizon: float
 
 @given(st.integers(1, 60))
 def test_deeper_is_slower_to_learn_and_takes_more_at_a_time(depth: int) -> None:
-    shallow, deep = derived(depth, 20.0, {}), derived(depth + 8, 20.0, {})
+    shallow, deep = derived(depth, 20.0, {}), derived(depth + 12, 20.0, {})
     assert deep["optimizer.learning_rate"] < shallow["optimizer.learning_rate"] <= 2**-8
     assert deep["train.batch_tokens"] >= shallow["train.batch_tokens"]
 
