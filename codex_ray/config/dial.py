@@ -33,8 +33,8 @@ RATE_FACTOR, RATE_OF_PARAMETERS, RATE_OF_TOKENS = 1.79, -0.713, 0.307
 BATCH_FACTOR, BATCH_OF_TOKENS = 0.58, 0.571
 
 # Models far below those of the law's runs (60 M parameters) would get more than the largest rate that these
-# tried, 2^-7; with two layers half of that learns most (benchmarks/dial.py), so the law ends there.
-HIGHEST_RATE = 2**-8
+# tried, 0.0078; with two layers half of that learns most (benchmarks/dial.py), so the law ends there.
+HIGHEST_RATE = 0.0039
 
 # Step Law's runs warm up over 2,000 steps; a short run over this share of its own.
 WARMUP_STEPS, WARMUP_SHARE = 2000, 0.05
@@ -123,6 +123,6 @@ def batch_tokens(tokens: float) -> int:
 
 
 def learning_rate(parameters: float, tokens: float) -> float:
-    """Return AdamW's peak rate of Step Law, eq. 1: 1.79 N^-0.713 T^0.307, at most 2^-8, to three digits."""
+    """Return AdamW's peak rate of Step Law, eq. 1: 1.79 N^-0.713 T^0.307, at most 0.0039, to three digits."""
     exact: float = RATE_FACTOR * parameters**RATE_OF_PARAMETERS * tokens**RATE_OF_TOKENS
     return float(f"{min(exact, HIGHEST_RATE):.3g}")

@@ -38,7 +38,7 @@ def test_step_law_at_its_own_example() -> None:
 
 
 def test_no_rate_is_above_the_highest_that_small_models_learn_by() -> None:
-    assert learning_rate(4e5, 1e6) == learning_rate(5e4, 1e6) == 0.00391
+    assert learning_rate(4e5, 1e6) == learning_rate(5e4, 1e6) == 0.0039
 
 
 def test_the_inside_of_the_feed_forward_is_eight_thirds_to_the_next_64() -> None:
@@ -61,7 +61,7 @@ def test_every_depth_gives_settings_that_can_be_built(depth: int, horizon: float
 @given(st.integers(1, 60))
 def test_deeper_is_slower_to_learn_and_takes_more_at_a_time(depth: int) -> None:
     shallow, deep = derived(depth, 20.0, {}), derived(depth + 12, 20.0, {})
-    assert deep["optimizer.learning_rate"] < shallow["optimizer.learning_rate"] <= 2**-8
+    assert deep["optimizer.learning_rate"] < shallow["optimizer.learning_rate"] <= 0.0039
     assert deep["train.batch_tokens"] >= shallow["train.batch_tokens"]
 
 
