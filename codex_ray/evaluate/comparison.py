@@ -137,6 +137,7 @@ def _of_rows(settings: CompareEvaluations) -> list[_Pair]:
         names = settings.metrics
     else:
         names = _common_numbers([rows[key] for rows in (first, second) for key in keys])
+        names = [name for name in names if name != settings.key]
         if not names:
             raise CodexRayError(
                 f"{settings.first} and {settings.second} have no column of numbers in common; name one with "
@@ -182,26 +183,35 @@ def _numbers(rows: Mapping[str, Mapping[str, Any]], keys: Iterable[str], name: s
     values = []
     for key in keys:
         value = rows[key].get(name)
-        if isinstance(value, bool):
-            value = int(value)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             raise ConfigError(
                 f"{name} of row {key!r} is {json.dumps(value)[:80]}, and only numbers can be resampled; name "
-                "another with metrics=[NAME]"
+                "others with metrics=[NAME,...], or mend it"
             )
         values.append([float(value), 1.0])
     return np.array(values).reshape(-1, 2)
 
 
 def _common_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns that hold a number in every row."""
+    """Return the columns that hold something in every row, and a number in one or more.
+
+    So a score that is a number here and a word there is not left out in silence: it is refused later.
+    """
     return [
         name
         for name in rows[0]
         if name not in UNSCORED
         and name not in KEYS
-        and all(isinstance(row.get(name), int | float) and math.isfinite(row[name]) for row in rows)
+        and all(row.get(name) is not None for row in rows)
+        and any(isinstance(row[name], int | float) for row in rows)
     ]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _refuse_unknown(settings: CompareEvaluations, known: Iterable[str]) -> None:

@@ -222,13 +222,7 @@ def run_harness(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=include)
-    known = set(manager.all_tasks)
-    for name in names:
-        if name not in known and not Path(name).is_file():
-            raise ConfigError(
-                f"lm-evaluation-harness has no task {name!r}{nearest(name, known)}; harness.include=FOLDER "
-                "adds tasks of yours"
-            )
+    _refuse_unknown(names, set(manager.all_tasks))
     try:
         found = simple_evaluate(
             lm,
@@ -256,6 +250,15 @@ def run_harness(
         for metric, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def _refuse_unknown(names: Sequence[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known and not Path(name).is_file():
+            raise ConfigError(
+                f"lm-evaluation-harness has no task {name!r}{nearest(name, known)}; harness.include=FOLDER "
+                "adds tasks of yours"
+            )
 
 
 if __name__ == "__main__":

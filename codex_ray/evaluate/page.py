@@ -8,7 +8,7 @@ from typing import Any
 
 from codex_ray.config import saved
 from codex_ray.config.evaluate import OWN
-from codex_ray.evaluate.records import TaskRecord, is_share
+from codex_ray.evaluate.records import TaskRecord, is_share, silence
 from codex_ray.evaluate.tasks import EMPTY
 from codex_ray.files import read_json, write_text
 from codex_ray.track.drawing import INK, MUTED, PLACEHOLDERS, SERIES, drawn, new_axes, to_svg
@@ -176,7 +176,9 @@ def _task_section(record: TaskRecord) -> str:
         + _samples(f"Worst first, by {metric}", worst)
         + _samples(f"Best first, by {metric}", best)
     )
-    return section(record.name, body, f"{record.description} {digest}".strip())
+    said = silence(record)
+    notes = [record.description, digest, f"{said[0].upper()}{said[1:]}." if said else ""]
+    return section(record.name, body, " ".join(filter(None, notes)))
 
 
 def _spread_card(record: TaskRecord, metric: str) -> str:

@@ -79,6 +79,15 @@ def record_of(scored: Scored, answers: Sequence[Sequence[Answer]]) -> TaskRecord
     )
 
 
+def silence(record: TaskRecord) -> str | None:
+    """Say how many of a task's answers hold nothing but blanks; None where none is empty."""
+    texts = [text for example in record.examples for text in example["outputs"]]
+    empty = sum(not text.strip() for text in texts)
+    if empty < len(texts):
+        return f"{empty} of {len(texts)} answers are empty" if empty else None
+    return f"all {empty} answers are empty: nothing was written, and no metric says more than that"
+
+
 def flat_figures(records: Iterable[TaskRecord]) -> dict[str, float]:
     """Return ``task/metric`` with its ends as ``_low`` and ``_high``, as in summary.json."""
     found: dict[str, float] = {}

@@ -27,6 +27,7 @@ from codex_ray.evaluate.records import (
     flat_figures,
     is_share,
     record_of,
+    silence,
     write_lines,
     write_tasks,
 )
@@ -141,6 +142,9 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
         held_out = measure_documents(settings, *loaded, documents, shown)
     here = None if settings.spread.actors else loaded
     scored, records, identity = _tasks(settings, tasks, here, shown)
+    for record in records:
+        if said := silence(record):
+            shown.note(f"{record.name}: {said}")
     theirs = _harness(settings, harness, loaded, shown) if harness and loaded else {}
     own = _own(settings)
     figures = (held_out.figures if held_out else {}) | flat_figures(records) | theirs

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,28 +116,31 @@ def test_actors_go_on_with_what_is_missing(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.verify
 def test_ten_thousand_examples_through_four_actors_with_one_killed(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_of(model, tmp_path, 10_000, 4)
+    settings = replace(settings, track=replace(settings.track, progress="plain"))
     killed: list[int] = []
     added: Counter[int] = Counter()
-    submit, add = RolloutPool.submit, store.Answers.add
+    stream, add = RolloutPool.stream, store.Answers.add
 
-    def kill_once(pool: RolloutPool, *given: Any, **named: Any) -> None:
-        submit(pool, *given, **named)
-        if not killed and len(added) > 2000:
-            killed.append(pool.processes()[1])
-            threading.Timer(0.2, os.kill, (killed[0], signal.SIGKILL)).start()
+    def kill_one(pool: RolloutPool, *given: Any) -> Iterator[Any]:
+        for number, collected in enumerate(stream(pool, *given)):
+            if number == 30:  # some two thousand examples are there
+                killed.append(pool.processes()[1])
+                threading.Timer(0.2, os.kill, (killed[0], signal.SIGKILL)).start()
+            yield collected
 
     def count(answers: store.Answers, place: int, found: Any) -> None:
         added[place] += 1
         add(answers, place, found)
 
-    monkeypatch.setattr(RolloutPool, "submit", kill_once)
+    monkeypatch.setattr(RolloutPool, "stream", kill_one)
     monkeypatch.setattr(store.Answers, "add", count)
     measured = evaluate(settings)
-    assert len(killed) == 1
+    assert len(killed) == 1 and "died" in capsys.readouterr().err
     assert measured.figures["rows/examples"] == 10_000
     assert added == Counter(range(10_000))
     alone = evaluate(replace(settings, spread=Spread(), answers=str(tmp_path / "alone"), batch_rows=64))
     assert outputs(alone) == outputs(measured)
+    assert alone.figures == measured.figures

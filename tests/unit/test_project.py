@@ -140,3 +140,11 @@ def test_the_readme_names_every_verb_and_every_part() -> None:
         path.name for path in (ROOT / "codex_ray").iterdir() if (path / "__init__.py").exists()
     ):
         assert f"{folder}/" in readme, folder
+
+
+def test_evaluation_stands_below_training() -> None:
+    above = {"train", "discover", "tune", "plan", "runs", "serve", "quickstart"}
+    for package in ("rollout", "evaluate"):  # a run measures itself with them
+        for path in (ROOT / "codex_ray" / package).glob("*.py"):
+            known = set(re.findall(r"codex_ray\.(\w+)[\w.]* import", path.read_text()))
+            assert not known & above, path.name

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,8 +109,19 @@ def test_completions_end_before_their_stops(ours: CodexRayLM) -> None:
     assert len(texts) == 2 and "\n" not in texts[0]
 
 
-@pytest.mark.verify
-def test_a_local_task_of_the_harness_is_evaluated(folder: Path, tmp_path: Path) -> None:
+def test_the_package_names_its_model_as_a_plugin_of_the_harness() -> None:
+    from lm_eval.api.registry import Registry
+
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    ((name, value),) = project["entry-points"]["lm_eval.models"].items()
+    models: Registry[Any] = Registry("model")
+    models.register(name, target=EntryPoint(name, value, "lm_eval.models"))
+    assert models.get("codex_ray") is CodexRayLM
+
+
+@pytest.fixture
+def local_task(tmp_path: Path) -> Path:
+    """Return a folder with a task of the harness."""
     rows = [{"q": f"x{n} = ", "choices": [f"{n}", f"{n + 1}"], "gold": n % 2} for n in range(12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tiny.yaml").write_text(
@@ -115,10 +130,15 @@ def test_a_local_task_of_the_harness_is_evaluated(folder: Path, tmp_path: Path) 
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{gold}}'\n"
         "doc_to_choice: '{{choices}}'\n"
     )
+    return tmp_path
+
+
+@pytest.mark.verify
+def test_a_local_task_of_the_harness_is_evaluated(folder: Path, local_task: Path) -> None:
     settings = Evaluate(
         model=str(folder),
         tasks=["harness:tiny_choice"],
-        harness=Harness(include=str(tmp_path)),
+        harness=Harness(include=str(local_task)),
         compute=Device("cpu", "float32"),
         track=Track(progress="off", mlflow=Mlflow(enabled=False)),
     )
@@ -126,3 +146,10 @@ def test_a_local_task_of_the_harness_is_evaluated(folder: Path, tmp_path: Path) 
     assert 0 <= figures["harness/tiny_choice/acc"] <= 1
     with pytest.raises(ConfigError, match="no task 'tiny_chioce'; did you mean 'tiny_choice'"):
         evaluate(Evaluate(**{**vars(settings), "tasks": ["harness:tiny_chioce"]}))
+    figured = str(figures["harness/tiny_choice/acc"])
+    command = [sys.executable, "-m", "codex_ray.evaluate.harness", "run", "--model", "codex_ray"]
+    given = ["--model_args", f"pretrained={folder}", "--device", "cpu", "--tasks", "tiny_choice"]
+    include = ["--include_path", str(local_task), "--output_path", str(local_task / "out")]
+    subprocess.run([*command, *given, *include], check=True, timeout=300)
+    (written,) = (local_task / "out").rglob("results_*.json")
+    assert str(json.loads(written.read_text())["results"]["tiny_choice"]["acc,none"]) == figured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from codex_ray.config.common import Device, Mlflow, Track
 from codex_ray.config.evaluate import Answering, CompareEvaluations, Evaluate, Rows
@@ -18,6 +21,7 @@ from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.evaluate.answering import LocalModel, model_digest
 from codex_ray.evaluate.comparison import compare_verb
+from codex_ray.evaluate.metrics import METRICS
 from codex_ray.evaluate.records import MANIFEST, read_tasks
 from codex_ray.evaluate.run import Evaluation, evaluate
 from codex_ray.model import CodexRayForCausalLM
@@ -197,6 +201,46 @@ def test_a_model_that_says_nothing_is_measured(settings: Evaluate, tmp_path: Pat
     assert found["given/empty_share"] == 1 and found["given/token_f1"] == 0 and found["given/distinct_2"] == 0
 
 
+@pytest.fixture
+def silent(model: Path, tmp_path: Path) -> str:
+    """Return the folder of a Llama that ends every sequence at once, whatever it reads."""
+    tokenizer = Tokenizer.load(model)
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocabulary_size, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=128, tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id,
+    )  # fmt: skip
+    made = LlamaForCausalLM(config)
+    with torch.no_grad():
+        made.model.embed_tokens.weight.fill_(1.0)
+        made.model.layers[0].self_attn.o_proj.weight.zero_()
+        made.model.layers[0].mlp.down_proj.weight.zero_()
+        made.lm_head.weight.zero_()
+        made.lm_head.weight[tokenizer.eos_id] = 1.0  # a logit of 64, and 0 for all others
+    made.save_pretrained(tmp_path / "silent")
+    tokenizer.save(tmp_path / "silent")
+    return str(tmp_path / "silent")
+
+
+def test_a_model_that_ends_at_once_is_measured_and_said_to(
+    silent: str, settings: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = [*(name for name in METRICS if name != "verified"), "verified", "pass@1", "pass@2"]
+    rows = replace(settings.rows, metrics=judged, verifier="exact")
+    shown = replace(TRACK, progress="plain")
+    output = tmp_path / "measured"
+    found = evaluate(replace(settings, model=silent, rows=rows, output=str(output), track=shown)).figures
+    assert found["facts/empty_share"] == 1.0
+    assert {found[f"facts/{name.replace('@', '_at_')}"] for name in judged} == {0.0}
+    assert all(math.isfinite(value) for value in found.values())
+    sentence = "all 18 answers are empty: nothing was written, and no metric says more than that"
+    assert f"facts: {sentence}" in capsys.readouterr().err
+    assert sentence.capitalize() in (output / "report.html").read_text()
+    lines = [json.loads(line) for line in (output / "examples.ndjson").read_text().splitlines()]
+    assert len(lines) == 9 and all(line["outputs"] == ["", ""] for line in lines)
+    assert all(line["finish_reasons"] == ["stop", "stop"] for line in lines)
+
+
 def test_two_evaluations_are_compared_in_pairs(settings: Evaluate, tmp_path: Path) -> None:
     folders = []
     for name, right in (("before", 3), ("after", 9)):
@@ -222,28 +266,6 @@ def test_two_evaluations_are_compared_in_pairs(settings: Evaluate, tmp_path: Pat
     evaluate(replace(settings, model=None, predictions=str(shorter), output=folders[1]))
     with pytest.raises(CodexRayError, match="task facts has other examples in"):
         compare_verb(asked)
-
-
-def test_runs_and_files_of_scores_are_compared_by_step_or_id(tmp_path: Path) -> None:
-    for name, shift in (("a", 0.0), ("b", 0.1)):
-        (tmp_path / name).mkdir()
-        rows = [{"step": n, "loss": 3.0 - n / 10 - shift, "time": n, "note": "x"} for n in range(20)]
-        rows[4]["validation_loss"] = 2.0 - shift
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = CompareEvaluations(str(tmp_path / "a"), str(tmp_path / "b"), progress="off")
-    (loss,) = compare_verb(asked)
-    assert loss.name == "loss" and loss.difference.difference.value == pytest.approx(-0.1)
-    (validation,) = compare_verb(replace(asked, metrics=["validation_loss"]))
-    assert validation.difference.difference.examples == 1
-    with pytest.raises(ConfigError, match="note of row '0' is \"x\", and only numbers can be resampled"):
-        compare_verb(replace(asked, metrics=["note"]))
-    with pytest.raises(CodexRayError, match=r"neither an evaluation of tasks \(evaluation\.json\) nor a run"):
-        compare_verb(replace(asked, first=str(tmp_path)))
-    with pytest.raises(CodexRayError, match="nowhere does not exist"):
-        compare_verb(replace(asked, first=str(tmp_path / "nowhere")))
-    (tmp_path / "c.jsonl").write_text('{"name": "x", "score": 1}\n')
-    with pytest.raises(CodexRayError, match="no id or step to be paired by"):
-        compare_verb(replace(asked, first=str(tmp_path / "c.jsonl")))
 
 
 @pytest.mark.parametrize(
