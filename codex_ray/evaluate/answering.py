@@ -77,6 +77,11 @@ def encode(task: Task, tokenizer: Tokenizer, folder: Path, limit: int | None, no
     """
     settings = task.answering
     most = settings.max_new_tokens if limit is None else min(settings.max_new_tokens, max(1, limit // 2))
+    if most < settings.max_new_tokens:
+        note(
+            f"{task.name}: answers have up to {most} tokens and not {settings.max_new_tokens}, as the model "
+            f"reads {limit}, prompt and answer"
+        )
     room = None if limit is None else limit - most
     found, cut = _ids(task.examples, settings, tokenizer, folder), 0
     for example, ids in zip(task.examples, found, strict=True):

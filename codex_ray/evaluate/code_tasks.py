@@ -49,6 +49,7 @@ def next_line_task(count: int, seed: int, documents: Sequence[Document]) -> Task
         tuple(examples),
         Answering(max_new_tokens=48, stop=["\n"]),
         METRICS,
+        version="2",
         description=f"The next line of {_origin(documents)}, after up to {CONTEXT_LINES} lines.",
     )
 
@@ -78,6 +79,7 @@ def signatures_task(count: int, seed: int, documents: Sequence[Document]) -> Tas
         tuple(examples),
         Answering(max_new_tokens=48, stop=["\n"]),
         METRICS,
+        version="2",
         description=f"Signatures of functions in {_origin(documents)} from their docstrings' first lines.",
     )
 

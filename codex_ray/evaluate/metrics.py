@@ -107,8 +107,13 @@ def exact_match(text: str, reference: str) -> float:
 
 
 def normalized(text: str) -> str:
-    """Return a text in lower case without punctuation, articles and repeated blanks, as in SQuAD."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Return a text in lower case without punctuation, articles and repeated blanks, as in SQuAD.
+
+    Where that leaves nothing they stay: the choice "A" is an answer, and no answer is none.
+    """
+    lower = text.lower()
+    plain = lower.translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split() or plain.split() or lower.split())
 
 
 def quasi_exact_match(text: str, reference: str) -> float:
@@ -122,7 +127,12 @@ def token_f1(text: str, reference: str) -> float:
 
 
 def identifier_f1(text: str, reference: str) -> float:
-    """Return the F1 of the names in two pieces of Python, keywords aside (arXiv 2310.11248, section 4.2)."""
+    """Return the F1 of the names in two pieces of Python, keywords aside (arXiv 2310.11248, section 4.2).
+
+    Where neither has a name it is 1, but for an empty text beside one that is not.
+    """
+    if not text.strip() and reference.strip():
+        return 0.0
     return _f1(_identifiers(text), _identifiers(reference))
 
 

@@ -89,13 +89,14 @@ def test_words_are_compared_as_squad_does() -> None:
     assert token_f1("in Paris, France", "Paris") == pytest.approx(2 * (1 / 3) * 1 / (1 / 3 + 1))
     assert token_f1("", "") == 1
     assert token_f1("", "Paris") == 0
+    assert quasi_exact_match("a.", "A") == 1 and quasi_exact_match("", "A") == 0 == token_f1("", "+")
 
 
 @settings(max_examples=40)
 @given(WORDS, WORDS)
 def test_f1_is_that_of_precision_and_recall(one: str, other: str) -> None:
-    left = [word for word in one.split() if word not in ("the", "a")]
-    right = [word for word in other.split() if word not in ("the", "a")]
+    left = [word for word in one.split() if word not in ("the", "a")] or one.split()
+    right = [word for word in other.split() if word not in ("the", "a")] or other.split()
     pool, common = list(right), 0
     for word in left:
         if word in pool:
@@ -114,6 +115,7 @@ def test_f1_is_that_of_precision_and_recall(one: str, other: str) -> None:
 def test_identifiers_are_names_without_keywords() -> None:
     assert identifier_f1("for item in items:", "for item in things:") == pytest.approx(0.5)
     assert identifier_f1("return None", "return True") == 1  # no names in either
+    assert identifier_f1(" ", "return True") == 0 and identifier_f1(" ", "") == 1
 
 
 @settings(max_examples=40)
@@ -175,6 +177,14 @@ def test_rouge_is_rouge_scores_best_over_references(name: str, kind: str) -> Non
         max(scorer.score(reference, text)[kind].fmeasure for reference in them) for text, them in REAL
     ]
     assert whole(name, REAL) == pytest.approx(math.fsum(expected) / len(expected))
+
+
+@settings(max_examples=40)
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=3))
+def test_rouge_is_rouge_scores_of_any_words(text: str, references: list[str]) -> None:
+    for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+        found = RougeScorer([kind]).score_multi(references, text)[kind].fmeasure
+        assert whole(name, [(text, references)]) == pytest.approx(found)
 
 
 def test_an_examples_answers_count_as_much_as_another_examples() -> None:

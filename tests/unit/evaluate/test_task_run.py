@@ -164,6 +164,10 @@ def test_prompts_that_leave_no_room_lose_their_beginning_or_are_refused(
     (tmp_path / "facts.jsonl").write_text(json.dumps(long) + "\n")
     evaluate(replace(settings, track=replace(TRACK, progress="plain")))
     assert "1 of 1 prompts lost their beginning" in capsys.readouterr().err
+    long_answers = replace(settings.rows, answering=replace(settings.rows.answering, max_new_tokens=99))
+    evaluate(replace(settings, rows=long_answers, track=replace(TRACK, progress="plain")))
+    said = "facts: answers have up to 32 tokens and not 99, as the model reads 64, prompt and answer"
+    assert said in capsys.readouterr().err
     strict = replace(settings.rows, answering=replace(settings.rows.answering, too_long="fail"))
     with pytest.raises(CodexRayError, match=r"example long of task facts has \d+ tokens, and 56 leave room"):
         evaluate(replace(settings, rows=strict, reuse=False))
