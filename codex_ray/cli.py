@@ -20,6 +20,7 @@ from codex_ray.errors import CodexRayError, ConfigError, Interrupted, nearest
 
 _WITH_VALUE = ("--config", "--submit")
 _AS_SETTINGS = {"--write-config": "write_config"}  # options that are another way to write a setting
+_AS_TRUE = {"--json": "json=true"}
 _FLAGS = ("--dry-run", "--help", "-h", "--version")
 
 
@@ -83,6 +84,8 @@ def _parse(arguments: Sequence[str]) -> _Request:
             if not separator and not rest:
                 raise ConfigError(f"{name} needs a value after it")
             request.words.append(f"{_AS_SETTINGS[name]}={value if separator else rest.pop(0)}")
+        elif word in _AS_TRUE:
+            request.words.append(_AS_TRUE[word])
         elif word in _FLAGS:
             request.flags.add("--help" if word == "-h" else word)
         elif word.startswith("-"):

@@ -327,6 +327,25 @@ _IN_LIFE_ORDER = (
     *CORPUS_VERBS,
     *RUNS_VERBS,
     Verb(
+        name="doctor",
+        settings="codex_ray.config.doctor:Doctor",
+        function="codex_ray.doctor.verb:doctor_verb",
+        path="folder",
+        summary="say what this machine or a cluster lacks, one line each, with the remedy",
+        teaches=(
+            "Looks at Python, packages, compilers, GPUs, memory, disk, Ray's token, sandbox, ports and gloo. "
+            "Of a cluster (address, RAY_ADDRESS, or one that runs here) every node does so, and versions, "
+            "clocks, shared storage and authentication are compared; each two nodes meet over gloo, and over "
+            "NCCL where they have GPUs, with latency and bandwidth. Changes nothing. Exit status 1 where "
+            "something failed."
+        ),
+        examples=(
+            ("doctor", "this machine, in seconds; starts no Ray"),
+            ("doctor /shared/runs address=10.0.0.1:6379", "every node of a cluster, and what they share"),
+            ("doctor --json", "the same for machines"),
+        ),
+    ),
+    Verb(
         name="cluster up",
         settings="codex_ray.config.cluster:ClusterUp",
         function="codex_ray.cluster.local_verbs:up_verb",
