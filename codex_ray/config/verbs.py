@@ -327,6 +327,41 @@ _IN_LIFE_ORDER = (
     *CORPUS_VERBS,
     *RUNS_VERBS,
     Verb(
+        name="reproduce",
+        settings="codex_ray.config.reproduce:Reproduce",
+        function="codex_ray.runs.reproduce:reproduce_verb",
+        path="run",
+        summary="run a completed run again by its records, and compare figures and weights",
+        teaches=(
+            "Says first what differs between the environment that the run recorded and this one, then runs "
+            "its config.yaml under a new name, and compares loss, gradient norm, learning rate, batches and "
+            "validation of every step and the hash of the final weights. Exit status 1 where anything "
+            "differs by more than the tolerance, which is nothing unless given."
+        ),
+        examples=(
+            ("reproduce first", "the run runs/first, as runs/first-again"),
+            ("reproduce /shared/runs/first name=check", "a run by its folder"),
+            ("reproduce first tolerance=1e-5", "figures to five digits, as on another CPU"),
+        ),
+    ),
+    Verb(
+        name="lineage",
+        settings="codex_ray.config.lineage:Lineage",
+        function="codex_ray.runs.lineage:lineage_verb",
+        path="path",
+        summary="say what a model was made from, back to the text, as a tree",
+        teaches=(
+            "Reads the records in model, run and corpus folders: the model, the run that made it with its "
+            "commit, the rows it saw and their sources, and the model it began from, with its own. What "
+            "is no longer what the records say is named, and is exit status 1; deep=true hashes all files."
+        ),
+        examples=(
+            ("lineage exported", "an exported model, its runs and their corpora"),
+            ("lineage runs/chat deep=true", "the same, with every file hashed"),
+            ("lineage runs/chat json=true", "for machines"),
+        ),
+    ),
+    Verb(
         name="doctor",
         settings="codex_ray.config.doctor:Doctor",
         function="codex_ray.doctor.verb:doctor_verb",
@@ -342,7 +377,7 @@ _IN_LIFE_ORDER = (
         examples=(
             ("doctor", "this machine, in seconds; starts no Ray"),
             ("doctor /shared/runs address=10.0.0.1:6379", "every node of a cluster, and what they share"),
-            ("doctor --json", "the same for machines"),
+            ("doctor json=true", "the same for machines"),
         ),
     ),
     Verb(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import statistics
 import urllib.error
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_ray.doctor.finding import FAILED, NOTE, OK, Finding
+from codex_ray.track.environment import code_fingerprint
 
 _ANSWER_SECONDS = 10.0
 _PROBES = 9
@@ -30,15 +30,6 @@ def node_facts() -> dict[str, str]:
         except PackageNotFoundError:
             facts[requirement.name] = "missing"
     return facts
-
-
-def code_fingerprint() -> str:
-    """Return a hash of this package's sources."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def versions(facts: Mapping[str, Mapping[str, str]]) -> Finding:

@@ -10,16 +10,15 @@ from transformers import PreTrainedModel
 
 from codex_ray.config.use import Export
 from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable, write_text
+from codex_ray.files import unwritable, write_json, write_text
 from codex_ray.model.adapter import base_of, is_adapter
 from codex_ray.model.card import model_card
-from codex_ray.model.lineage import LINEAGE
+from codex_ray.model.lineage import LINEAGE, derived, weights_of
 from codex_ray.model.load import load_model, quiet_transformers, resolve_model_folder
 from codex_ray.tokenizer.chat import TEMPLATE_FILE, TURNS, template_text
 from codex_ray.tokenizer.conversation import refuse_wrong_template
 
 COPIED_FILES = (
-    LINEAGE,
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -83,6 +82,7 @@ def write_folder(
     folder: Path,
     max_shard_bytes: int,
     chat_template: str | None = None,
+    verb: str = "export",
 ) -> Exported:
     """Write weights, code, tokenizer and card into ``folder``, complete when the folder has its name.
 
@@ -92,6 +92,7 @@ def write_folder(
         folder: an empty folder, or one that is not there yet.
         max_shard_bytes: largest safetensors file.
         chat_template: a template; unset keeps what the source has, else takes that of fine-tuning.
+        verb: what makes it, for its lineage.
 
     Raises:
         CodexRayError: the folder cannot be written.
@@ -106,6 +107,9 @@ def write_folder(
         if Path(source).expanduser().exists():
             found = resolve_model_folder(source)
             _copy_files(found, staging)
+            origin = derived(found, verb)
+            if origin is not None:
+                write_json(staging / LINEAGE, {**origin, "weights": weights_of(staging)})
             run = found.parent if (found.parent / "summary.json").is_file() else None
         _add_chat_template(staging, chat_template)
         write_text(staging / "README.md", model_card(model, folder.name, run))
@@ -125,7 +129,7 @@ def write_folder(
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer and lineage; those of an adapter's base first, where it is here."""
+    """Copy a model's tokenizer; that of an adapter's base first, where it is here."""
     if is_adapter(source):
         base = Path(base_of(source)[0]).expanduser()
         if base.is_dir():

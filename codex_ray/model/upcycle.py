@@ -67,7 +67,7 @@ def upcycle(settings: Upcycle) -> Upcycled:
             f"more than rounding does in {settings.dtype}; nothing is written, since the model computes what "
             "its configuration does not say"
         )
-    written = write_folder(ours, settings.model, folder, settings.max_shard_bytes)
+    written = write_folder(ours, settings.model, folder, settings.max_shard_bytes, verb="upcycle")
     result = Upcycled(**vars(written), difference=difference)
     print(result)
     print(f"largest difference of logits from {settings.model}: {difference:.1e} of the largest logit")

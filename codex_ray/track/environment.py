@@ -5,6 +5,7 @@ Secrets are never written: credentials in URIs are masked, and variables whose n
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codex_ray.files import write_json
+from codex_ray.files import write_json, write_text
 
 # Instructions that decide how fast a CPU multiplies in low precision.
 CPU_FLAGS = (
@@ -29,6 +30,8 @@ VARIABLES = (
     "PYTHONHASHSEED", "HF_HUB_OFFLINE",
 )  # fmt: skip
 COMMAND_SECONDS = 10.0
+CHANGES = "changes.diff"
+MOST_CHANGES = 2**20  # characters
 
 _SECRET = re.compile(r"(keys?|token|secret|password|passwd|credentials?|auth|alerts[._]url)$", re.IGNORECASE)
 
@@ -57,21 +60,33 @@ def write_environment(
     environment = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": [masked(word) for word in sys.argv],
+        **environment_facts(settings),
+        "torch": _torch(),
+        "mlflow_uri": masked(mlflow_uri) if mlflow_uri else None,
+        **(extra or {}),
+    }
+    commit = environment["commit"]
+    if commit and commit["dirty"] and (changes := git_changes()):
+        write_text(folder / CHANGES, changes)
+        commit["changes"] = CHANGES
+    write_json(folder / "environment.json", environment)
+    return environment
+
+
+def environment_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's figures depend on besides its settings, and the seeds among these."""
+    return {
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "platform": {"system": platform.platform(), "host": platform.node(), "container": _container()},
         "commit": git_commit(),
+        "code": code_fingerprint(),
         "cpu": _cpu(),
         "memory_bytes": memory_bytes(),
         "gpus": _gpus(),
-        "torch": _torch(),
         "seeds": _seeds(settings),
         "variables": _variables(),
-        "mlflow_uri": masked(mlflow_uri) if mlflow_uri else None,
         "packages": _packages(),
-        **(extra or {}),
     }
-    write_json(folder / "environment.json", environment)
-    return environment
 
 
 def git_commit() -> dict[str, Any] | None:
@@ -79,7 +94,7 @@ def git_commit() -> dict[str, Any] | None:
 
     None where the package is installed, or git is missing or does not answer in time.
     """
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = _checkout()
     # An installed package may lie inside somebody else's checkout: it must be a file of this one.
     if (
         _output("git", "-C", str(checkout), "ls-files", "--error-unmatch", str(Path(__file__).resolve()))
@@ -89,6 +104,38 @@ def git_commit() -> dict[str, Any] | None:
     commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(checkout), "status", "--porcelain")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)} if commit else None
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def git_changes() -> str | None:
+    """Return the checkout's differences from its commit as git prints them, secrets masked, at most 1 MiB.
+
+    Files that git does not know are named in front.
+    """
+    differing = _output("git", "-C", str(_checkout()), "diff", "HEAD")
+    unknown = _output("git", "-C", str(_checkout()), "ls-files", "--others", "--exclude-standard")
+    if not differing and not unknown:
+        return None
+    from codex_ray.safety.find import find
+    from codex_ray.safety.finding import mask
+
+    text = (
+        "".join(f"# not in git: {name}\n" for name in (unknown or "").splitlines()) + f"{differing or ''}\n"
+    )
+    text = text[:MOST_CHANGES]
+    return mask(text, find(text, secrets=True, personal=False))
+
+
+def code_fingerprint() -> str:
+    """Return a hash of this package's sources, which tells codes apart where there is no git."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def masked(text: str) -> str:

@@ -160,7 +160,11 @@ def run_task(
         preflight.check(settings.cluster, resources, streams=settings.stream == "ray")
         preflight.check_nodes(settings.cluster, preflight.nodes())
         follower = Follower(run, settings, books.tracker, alerts, progress)
-        facts = {"corpus_fingerprint": manifest.fingerprint, "resources": dict(resources)}
+        facts = {
+            "verb": _verb(task),
+            "corpus_fingerprint": manifest.fingerprint,
+            "resources": dict(resources),
+        }
         try:
             with progress.stage(_verb(task), total=settings.train.steps, unit="steps"):
                 outcome = _fit(job, follower, settings, lambda: books.open(facts))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from codex_ray.files import write_json
 from codex_ray.model.adapter import bare, with_config
-from codex_ray.model.lineage import LINEAGE
+from codex_ray.model.lineage import LINEAGE, weights_of
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.tokenizer.chat import TEMPLATE_FILE
 from codex_ray.train.checkpoint import Found, writable
@@ -117,7 +117,7 @@ def save_model(
         Tokenizer.load(tokenizer).save(staging)
         if (template := tokenizer / TEMPLATE_FILE).is_file():
             shutil.copyfile(template, staging / TEMPLATE_FILE)
-        write_json(staging / LINEAGE, dict(lineage))
+        write_json(staging / LINEAGE, {**lineage, "weights": weights_of(staging)})
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
     dist.barrier()

@@ -69,6 +69,10 @@ class Task(Protocol):
     def corpus(self) -> Path:
         """The folder of the rows."""
 
+    @property
+    def base(self) -> str | None:
+        """The model to begin from, as every node finds it; None where weights are fresh."""
+
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
         """Return the configuration of the model to begin from, which the run keeps; None where it is fresh.
 
@@ -126,6 +130,13 @@ class Pretraining:
     settings: Pretrain
     corpus: Path
     followed: tuple[Followed, ...] = ()
+
+    @property
+    def base(self) -> str | None:
+        """See :meth:`Task.base`."""
+        from codex_ray.train.base import place_of
+
+        return None if self.settings.start is None else place_of(self.settings.start)
 
     def configuration(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any] | None:
         """See :meth:`Task.configuration`."""

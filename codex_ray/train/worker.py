@@ -208,8 +208,20 @@ class Worker:
         self.state.phase = "export"
         averaged, merge = engine.averaged("export" in self.settings.train.ema_for), self.settings.lora.merge
         with self.spans.measure("export", self.state.step), averaged:
-            origin = lineage(self.manifest.life_id, self.run.name, self.manifest.fingerprint)
+            origin = self._lineage()
             save_model(engine, model, self.run.model, self.corpus / "tokenizer", origin, merge=merge)
+
+    def _lineage(self) -> dict[str, Any]:
+        """Say where the model comes from."""
+        manifest = self.manifest
+        return lineage(
+            manifest.life_id,
+            str(self.run.path),
+            manifest.fingerprint,
+            verb=type(self.settings).__name__.lower(),
+            corpus=self.corpus,
+            origin=self.task.base,
+        )
 
     def _leave(self) -> None:
         """End, with the checkpoint written, so that the run goes on where nodes stay.

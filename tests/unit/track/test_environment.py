@@ -85,3 +85,29 @@ def test_a_package_inside_somebody_elses_checkout_has_no_commit(
         subprocess.run([*git, *command], check=True, timeout=20)
     monkeypatch.setattr("codex_ray.track.environment.__file__", str(module))
     assert git_commit() is None
+
+
+def test_changes_of_a_checkout_are_kept_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    module = checkout / "codex_ray" / "track" / "environment.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("first = 1\n")
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True, timeout=20)
+    monkeypatch.setattr("codex_ray.track.environment.__file__", str(module))
+    run = tmp_path / "run"
+    assert write_environment(run, {}, mlflow_uri=None)["commit"]["dirty"] is False
+    assert not (run / "changes.diff").exists()
+    token = "ghp_" + "a1B2" * 9
+    module.write_text(f'first = 2\ntoken = "{token}"\n')
+    (checkout / "new.py").write_text("")
+    written = write_environment(run, {}, mlflow_uri=None)
+    assert written["commit"]["changes"] == "changes.diff"
+    text = (run / "changes.diff").read_text()
+    assert "+first = 2" in text
+    assert "# not in git: new.py" in text
+    assert token not in text
+    assert len(written["code"]) == 12
