@@ -6,7 +6,7 @@ BENCHMARKS := $(filter-out __init__ report results continual continual_data disc
 text ?=
 name ?=
 
-.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types docs bench lock clean
+.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,7 +31,7 @@ gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again
 	$(BIN)/python -m tools.verify
 
-check: lint types docs ## Code, types and documentation: the three of them
+check: lint types secrets docs ## Code, types, secrets and documentation: the four of them
 
 lint: setup-dev ## Rules and format of the code (ruff)
 	$(BIN)/ruff check .
@@ -39,6 +39,9 @@ lint: setup-dev ## Rules and format of the code (ruff)
 
 types: setup-dev ## Types (mypy --strict)
 	$(BIN)/mypy
+
+secrets: setup-dev ## Look for secrets in all files; known false ones are in .secrets.baseline
+	$(BIN)/python tools/find_secrets.py
 
 docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
