@@ -58,7 +58,7 @@ def scan(files: list[str]) -> list[tuple[str, str, str, int]]:
 
 def scan_file(name: str) -> list[tuple[str, str, str, int]]:
     """Return what is found in one file."""
-    from detect_secrets import SecretsCollection
+    from detect_secrets.core.secrets_collection import SecretsCollection
     from detect_secrets.settings import default_settings, get_settings
 
     with default_settings():
