@@ -22,6 +22,39 @@ RUNS_VERBS = (
         ),
     ),
     Verb(
+        name="runs tag",
+        settings="codex_ray.config.runs:TagRun",
+        function="codex_ray.runs.keep:tag_verb",
+        path="run",
+        summary="add and remove tags of a run; what is tagged keep is never pruned",
+        teaches="Tags lie in the run's folder, as tags.json. Without add and remove, prints those there are.",
+        examples=(
+            ("runs tag first 'add=[keep,paper]'", "two tags more"),
+            ("runs tag first 'remove=[paper]'", "one less"),
+            ("runs tag /shared/runs/first", "what it has"),
+        ),
+    ),
+    Verb(
+        name="runs prune",
+        settings="codex_ray.config.runs:PruneRuns",
+        function="codex_ray.runs.keep:prune_verb",
+        path="runs",
+        summary="say what old runs or checkpoints would free, and with yes=true take them away",
+        teaches=(
+            "Lists every run with what of it would go, or why nothing does: it runs, ended otherwise, is "
+            "young, is tagged, or another run's model began from it. Of checkpoints a run's newest always "
+            "stays. Nothing goes without yes=true."
+        ),
+        examples=(
+            ("runs prune", "what old checkpoints take"),
+            ("runs prune yes=true older_days=7", "take those away that are older than a week"),
+            (
+                "runs prune /shared/runs what=runs 'states=[failed,stopped]'",
+                "whole runs that came to nothing",
+            ),
+        ),
+    ),
+    Verb(
         name="runs show",
         settings="codex_ray.config.runs:ShowRun",
         function="codex_ray.runs.look:show_verb",

@@ -9,6 +9,7 @@ from typing import Any
 
 from codex_ray.config.runs import ListRuns, ShowRun
 from codex_ray.errors import CodexRayError
+from codex_ray.runs.keep import bytes_of, listed_tags
 from codex_ray.runs.state import (
     RUNNING,
     UNREADABLE,
@@ -21,11 +22,11 @@ from codex_ray.runs.state import (
     total_steps,
 )
 from codex_ray.track.metrics import Row, read_run
-from codex_ray.track.progress import Figure, Progress, duration, figure
+from codex_ray.track.progress import Figure, Progress, duration, figure, size
 from codex_ray.track.system import newest_samples
 from codex_ray.train.messages import MessageReader
 
-COLUMNS = ("run", "state", "step", "loss", "tokens/s", "age")
+COLUMNS = ("run", "state", "step", "loss", "tokens/s", "age", "disk", "tags")
 SHOWN = (
     "loss",
     "learning_rate",
@@ -50,6 +51,8 @@ def list_verb(settings: ListRuns, progress: Progress | None = None) -> list[dict
         raise CodexRayError(
             f"there is no run in {folder}; give the folder that holds run folders as runs=FOLDER"
         )
+    if settings.tag is not None:
+        runs = [run for run in runs if settings.tag in listed_tags(run).split()]
     stand = states(runs)
     found = [_listed(run, stand[run]) for run in runs]
     found.sort(key=lambda one: (one["state"] != RUNNING, one["age"]))
@@ -74,6 +77,8 @@ def _listed(run: Path, state: str) -> dict[str, Any]:
         "loss": row.get("loss"),
         "tokens/s": row.get("tokens_per_second"),
         "age": time.time() - _touched(run, row),
+        "bytes": bytes_of(run),
+        "tags": listed_tags(run),
     }
 
 
@@ -87,6 +92,7 @@ def show_verb(settings: ShowRun, progress: Progress | None = None) -> None:
     row, total, attempt = last_row(run), total_steps(run), last_attempt(run)
     state = states([run])[run]
     facts: list[tuple[str, Figure]] = [("folder", str(run)), ("state", state)]
+    facts += [("disk", size(bytes_of(run))), ("tags", listed_tags(run) or "none")]
     facts += [("starts", int(attempt.name) if attempt else 0)]
     facts += [
         ("step", _of(row.get("step", 0), total)),
@@ -150,4 +156,13 @@ def _of(step: Any, total: int | None) -> str:
 
 def _cells(one: dict[str, Any]) -> list[Figure]:
     step = _of(one["step"], one["total"])
-    return [one["run"], one["state"], step, one["loss"], one["tokens/s"], duration(one["age"])]
+    return [
+        one["run"],
+        one["state"],
+        step,
+        one["loss"],
+        one["tokens/s"],
+        duration(one["age"]),
+        size(one["bytes"]),
+        one["tags"],
+    ]

@@ -23,6 +23,7 @@ from typing import Any
 
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import folder_lock, unwritable
+from codex_ray.track.asking import question_of, remedy_of, without_secrets
 
 _LOG = logging.getLogger(__name__)
 
@@ -194,15 +195,17 @@ class RunFolder:
         so that it never hides the error it was asked to record.
         """
         where = {"role": role, "rank": rank, "step": step, "phase": phase}
-        text = "".join(traceback.format_exception(error))
-        record = {
+        text = without_secrets("".join(traceback.format_exception(error)))
+        record: dict[str, Any] = {
             "time": time.time(),
             "attempt": self.attempt,
             **where,
             "error": type(error).__name__,
-            "message": str(error),
+            "message": without_secrets(str(error)),
             "traceback": text,
+            "remedy": remedy_of(error),
         }
+        record["question"] = question_of(record)
         place = ", ".join(f"{key} {value}" for key, value in where.items() if value is not None)
         try:
             # One write of an appended line is not interleaved with those of other processes.

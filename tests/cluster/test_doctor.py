@@ -70,5 +70,6 @@ def test_a_node_of_other_versions_and_one_that_is_gone_are_named(
         pass
     status, found = doctor(cluster, tmp_path / "runs")
     assert (status, found["versions"]["state"]) == (1, "ok")
-    assert found["nodes"]["state"] == "failed"
-    assert added.address in found["nodes"]["found"]
+    # Ray gives a node up after half a minute; until then it is one that does not answer.
+    gone = found["nodes"] if found["nodes"]["state"] == "failed" else found["answers"]
+    assert (gone["state"], added.address in gone["found"]) == ("failed", True)
