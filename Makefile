@@ -22,7 +22,7 @@ quickstart: setup ## Raw text to a trained, evaluated, talking model; text=FOLDE
 	$(BIN)/codex-ray quickstart $(if $(text),"text=$$text")
 
 test: setup-dev ## Run the unit tests, then the integration tests (under 15 minutes on two cores)
-	$(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest tests/unit -m "not verify" --numprocesses logical --maxprocesses 8 --dist loadfile
 	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster" --numprocesses 3 --dist loadfile --no-loadscope-reorder --timeout 600
 
 gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)

@@ -24,7 +24,7 @@ STAGES = (0, 1, 2, 3)
 MIXERS = ["attention_mixer", "mlp_mixer"]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.verify), 2])
 def test_losses_equal_the_plain_loop_at_every_stage(world: int, tmp_path: Path) -> None:
     kinds = [(stage, kind) for kind in ("adamw", "muon") for stage in STAGES]
     results = engine_losses(world, [{"stage": stage, "kind": kind} for stage, kind in kinds], tmp_path)

@@ -323,6 +323,7 @@ def process_of(_: int) -> pyarrow.Table:
     return pyarrow.table({"process": [os.getpid()]})
 
 
+@pytest.mark.verify
 @pytest.mark.usefixtures("ray_session")
 def test_task_processes_are_recycled() -> None:
     tables = ray_data.run_tasks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 
 from codex_ray.config.model import Model, Residual
@@ -13,6 +14,8 @@ from codex_ray.model import CodexRayForCausalLM, build_model
 SPECIAL_IDS = {"bos": 1, "eos": 2, "pad": 3}
 VOCABULARY = 61
 KINDS = ("mhc", "mhc_permutation", "identity", "hc", "plain")
+COMPILED_KINDS = ("mhc", *(pytest.param(kind, marks=pytest.mark.verify) for kind in KINDS[1:]))
+"""For tests that compile, which take long: `make test` has one kind of them."""
 
 
 def settings(kind: str = "mhc", streams: int = 4, **changes: Any) -> Model:

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AutoModel, AutoModelForCausalLM, Pr
 
 from codex_ray.model import CodexRayForCausalLM, CodexRayModel, mixing
 from codex_ray.model.modeling import CodexRayAttention, CodexRayDecoderLayer
-from tests.unit.model.small import KINDS, VOCABULARY, build, stir, tokens
+from tests.unit.model.small import COMPILED_KINDS, KINDS, VOCABULARY, build, stir, tokens
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
 
@@ -211,7 +211,7 @@ def test_gradient_checkpointing_stops_at_whole_layers() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COMPILED_KINDS)
 def test_a_model_is_exported_as_a_graph(kind: str) -> None:
     mixing._kept_permutations.cache_clear()  # as in a process that exports first
     model, ids = stir(build(kind)), tokens(2, 12)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CompileConfig
 
 from codex_ray.model import CodexRayForCausalLM
-from tests.unit.model.small import KINDS, VOCABULARY, build, stir, tokens
+from tests.unit.model.small import COMPILED_KINDS, KINDS, VOCABULARY, build, stir, tokens
 
 ROWS, PROMPT, NEW = 2, 9, 5
 HEADS, GROUPS, SIZE, LAYERS, HIDDEN = 4, 2, 8, 3, 24
@@ -143,6 +143,7 @@ def test_the_cache_holds_keys_and_values_by_group(model: CodexRayForCausalLM) ->
         assert fixed.keys.shape[:2] == (ROWS, GROUPS) and fixed.keys.shape[2] >= PROMPT + NEW - 1
 
 
+@pytest.mark.parametrize("model", COMPILED_KINDS, indirect=True)
 def test_a_static_cache_generates_with_the_compiled_model(model: CodexRayForCausalLM) -> None:
     torch._dynamo.reset()
     options: dict[str, Any] = {**GREEDY, "cache_implementation": "static"}
