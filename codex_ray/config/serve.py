@@ -28,6 +28,7 @@ class Engine:
     threads: int | None = setting(
         None, minimum=1, help="compute threads of a replica; unset is all cores of its node"
     )
+    adapters: int = setting(8, minimum=1, help="adapters kept in memory; the longest unused goes first")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,24 @@ class Guarding:
     """What is kept back and what is written down."""
 
     mask_secrets: bool = setting(True, help="mask keys, tokens and passwords in what the model writes")
+    mask_logs: bool = setting(True, help="mask keys, tokens and passwords in every line of the server's logs")
+    prompts: str = setting(
+        "note",
+        choices=("off", "note", "refuse"),
+        help="prompts that look like attacks: note writes their risk into the audit log, refuse answers 400",
+    )
+    risk: float = setting(0.5, minimum=0.0, maximum=1.0, help="risk from which a prompt is refused")
+    moderation: str | None = setting(
+        None,
+        help="address of an outside moderation API, asked before each prompt is answered (OpenAI's "
+        "/v1/moderations, its key in CODEX_RAY_MODERATION_KEY)",
+    )
+    moderation_seconds: float = setting(2.0, minimum=0.01, help="longest wait for the moderation API")
+    moderation_fails: str = setting(
+        "closed",
+        choices=("open", "closed"),
+        help="when it does not answer in time: open lets prompts through, closed refuses them with 503",
+    )
     audit: str | None = setting(
         None, help="file that gets a line of JSON per request: who, when, tokens, outcome; no content"
     )
@@ -90,6 +109,12 @@ class Serve:
     model: str = setting(help="model folder, run folder, adapter folder or Hub name")
     revision: str | None = setting(None, help="Hub revision (branch, tag or commit) of the model")
     name: str | None = setting(None, help="name that clients use; unset is the folder's")
+    adapters: str | None = setting(
+        None,
+        help="folder of LoRA adapters or runs that trained some: each is a model by its folder's name, also "
+        "when it comes later",
+    )
+    models: dict[str, str] = setting({}, help="more models beside it, {NAME: FOLDER}, each with its replicas")
     host: str = setting("127.0.0.1", help="address to listen on; anything but loopback needs API keys")
     port: int = setting(8000, minimum=1, maximum=65_535, help="port to listen on")
     address: str | None = setting(
@@ -111,6 +136,18 @@ class Serve:
     access: Access = setting(Access, help="who may ask")
     guarding: Guarding = setting(Guarding, help="what is kept back and written down")
     replicas: Replicas = setting(Replicas, help="copies of the model")
+
+
+@dataclass(frozen=True)
+class ServeUpdate:
+    """Change the model of a running server."""
+
+    model: str = setting(help="model folder, run folder, adapter folder or Hub name that takes over")
+    name: str | None = setting(None, help="which of the server's models; unset is its first")
+    address: str | None = setting(
+        None, help="Ray address of the server; unset is RAY_ADDRESS or this machine's"
+    )
+    seconds: float = setting(600.0, minimum=1.0, help="longest time that loading and trying it may take")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,23 @@ SERVE_VERBS = (
         ),
     ),
     Verb(
+        name="serve update",
+        settings="codex_ray.config.serve:ServeUpdate",
+        function="codex_ray.serve.update_verb:update_verb",
+        path="model",
+        summary="change the model of a running server without losing a request",
+        teaches=(
+            "Every replica loads the new model beside the old one and tries it. When all can, new requests "
+            "go to it, and those under way end as they began; when one cannot, the old model goes on and the "
+            "reason is told. Clients go on using the same name. For a while both models are in memory."
+        ),
+        examples=(
+            ("serve update runs/second", "this machine's server"),
+            ("serve update /shared/runs/second address=auto name=chat", "one of a cluster's models"),
+            ("serve update runs/first", "and back"),
+        ),
+    ),
+    Verb(
         name="serve keys",
         settings="codex_ray.config.serve:ServeKeys",
         function="codex_ray.serve.keys_verb:keys_verb",

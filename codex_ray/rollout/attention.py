@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from codex_ray.rollout import native
+from codex_ray.rollout.lora import Adapter
 from codex_ray.rollout.norms import normed
 from codex_ray.rollout.pages import PagedCache
 
@@ -32,11 +33,12 @@ Turns = tuple[Tensor, Tensor]
 
 
 class Span(NamedTuple):
-    """The rest of a prompt to be read: its slot, its tokens, and how many its slot holds before them."""
+    """The rest of a prompt to be read: slot, tokens, how many the slot holds before them, and its adapter."""
 
     slot: int
     tokens: list[int]
     past: int
+    adapter: Adapter | None = None
 
 
 class PagedAttention:

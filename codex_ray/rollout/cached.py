@@ -19,6 +19,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.rollout.attention import Span
 from codex_ray.rollout.decoder import PackedDecoder, packable
 from codex_ray.rollout.graphs import StepGraphs
+from codex_ray.rollout.lora import Adapter, Beside
 from codex_ray.rollout.pages import PagedCache
 from codex_ray.rollout.slots import Extension, Placement, Prompts, SlotCache, Step, attending_slots, visible
 
@@ -47,6 +48,7 @@ class CachedModel:
         accepted = inspect.signature(model.forward).parameters
         any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
         self._takes_positions = any_keyword or "position_ids" in accepted
+        self._adapted = False  # whether there ever was an adapter
         self.graphs = StepGraphs(self._decode, slots, capacity, self.device) if graphs else None
 
     def position_bytes(self) -> int:
@@ -61,16 +63,36 @@ class CachedModel:
         if self._packed is not None:
             self._packed.pack()
 
-    def run(self, tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+    def run(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        spans: Sequence[Span],
+        adapters: Sequence[Adapter | None],
+    ) -> Tensor:
         """Give each row of the first slots one token at its position, and read the rest of prompts.
 
         Returns:
             the logits after each row's token and after each prompt, [R + prompts, V].
         """
         if self._packed is not None:
-            return self._packed.run(tokens, positions, spans)
+            return self._packed.run(tokens, positions, spans, adapters)
+        try:
+            return self._run(tokens, positions, spans, adapters)
+        finally:
+            self._adapt(())  # others use the model, too
+
+    def _run(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        spans: Sequence[Span],
+        adapters: Sequence[Adapter | None],
+    ) -> Tensor:
+        self._adapt(adapters)
         logits = [self._step(tokens, positions)] if tokens else []
         if whole := [span for span in spans if not span.past]:
+            self._adapt([span.adapter for span in whole for _ in span.tokens])
             after = dict(zip((span.slot for span in whole), self._read(whole).split(1), strict=True))
         logits += [after[span.slot] if span in whole else self._extend(span) for span in spans]
         return torch.cat(logits)
@@ -90,8 +112,18 @@ class CachedModel:
             Prompts(spans), ids_1T, positions_T[None], place_T[None], place_T, lengths.cumsum(0) - 1, same
         )
 
+    def _adapt(self, adapters: Sequence[Adapter | None]) -> None:
+        """Say whose each token of the next pass is."""
+        if not self._adapted and not any(adapters):
+            return
+        if self.graphs is not None:
+            raise ConfigError("adapters beside a model cannot be captured in graphs; leave out graphs=True")
+        self._adapted = True
+        Beside.hooked(self.model).of(adapters, self.device)
+
     def _extend(self, span: Span) -> Tensor:
         """Read a prompt's tokens behind those that its slot holds; the logits after them, [1, V]."""
+        self._adapt([span.adapter] * len(span.tokens))
         end = span.past + len(span.tokens)
         queries_1Q = torch.arange(span.past, end, device=self.device)[None]
         keys_T = torch.arange(end, device=self.device)

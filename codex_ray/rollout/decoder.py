@@ -23,6 +23,7 @@ from torch.nn import functional
 from codex_ray.model.adapter import bare
 from codex_ray.rollout import native
 from codex_ray.rollout.attention import Attend, PagedAttention, Span, Turns
+from codex_ray.rollout.lora import Adapter, Beside
 from codex_ray.rollout.mixers import PackedMixer
 from codex_ray.rollout.norms import normed
 from codex_ray.rollout.packed import PackedLinear, plain_adapter
@@ -87,6 +88,7 @@ class PackedDecoder:
         self.cache = PagedCache(layers, self._groups, self._size, dtype, slots, capacity)
         self._attention = PagedAttention(self.cache, self._heads, attention.scaling, self._eps, paired=ours)
         self._kernels = native.kernels(dtype)
+        self._beside = Beside()
         self.pack()
 
     def pack(self) -> None:
@@ -94,6 +96,11 @@ class PackedDecoder:
         model = self._model
         attention_name, *norms = FAMILIES[model.config.model_type]
         self._layers = []
+        names_of = {part: name for name, part in model.named_modules()}
+
+        def packed(*parts: Any) -> PackedLinear:
+            return PackedLinear(*parts, names=[names_of[part] for part in parts], beside=self._beside)
+
         for layer in model.model.layers:
             attention, mlp = getattr(layer, attention_name), layer.mlp
             normed = getattr(attention, "q_norm", None) is not None
@@ -104,11 +111,11 @@ class PackedDecoder:
                 _Layer(
                     norms=(first, second),
                     heads_norm_PE=torch.cat(rows).float() if normed else None,
-                    qkv=PackedLinear(attention.q_proj, attention.k_proj, attention.v_proj),
-                    output=PackedLinear(attention.o_proj),
-                    gate=PackedLinear(mlp.gate_proj),
-                    up=PackedLinear(mlp.up_proj),
-                    down=PackedLinear(mlp.down_proj),
+                    qkv=packed(attention.q_proj, attention.k_proj, attention.v_proj),
+                    output=packed(attention.o_proj),
+                    gate=packed(mlp.gate_proj),
+                    up=packed(mlp.up_proj),
+                    down=packed(mlp.down_proj),
                     mixers=(
                         PackedMixer(layer.attention_mixer, first, self._eps, self.cache.dtype),
                         PackedMixer(layer.mlp_mixer, second, self._eps, self.cache.dtype),
@@ -117,7 +124,7 @@ class PackedDecoder:
                     else None,
                 )
             )
-        self._head = PackedLinear(model.lm_head)
+        self._head = packed(model.lm_head)
         self._norm = model.model.norm.weight.detach().float()
         self._turns = self._turning()
 
@@ -129,7 +136,13 @@ class PackedDecoder:
         half = self._size // 2  # other families have each twice
         return cosine[0, :, :half].float().contiguous(), sine[0, :, :half].float().contiguous()
 
-    def run(self, tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+    def run(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        spans: Sequence[Span],
+        adapters: Sequence[Adapter | None],
+    ) -> Tensor:
         """Give each row of the first slots one token at its position, and read prompts.
 
         Returns:
@@ -142,6 +155,7 @@ class PackedDecoder:
         places = [*positions, *(place for span in starts for place in span), *padding]
         places_R = torch.tensor(places)
         cosine, sine = (table.index_select(0, places_R) for table in self._turns)
+        self._beside.of([*adapters, *(span.adapter for span in spans for _ in span.tokens)], places_R.device)
         attend = self._attention.over(positions, spans, len(every), (cosine, sine))
         hidden = self._layers_on(every, attend)
         if spans:

@@ -5,11 +5,14 @@ Tensor names end in their shape: R rows, D inputs, F outputs, K rank of an adapt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from codex_ray.rollout.lora import Beside
 
 _LINEAR = torch.ops.mkldnn._linear_pointwise
 
@@ -19,29 +22,36 @@ class PackedLinear:
 
     Args:
         parts: linear layers, or such with a LoRA that :func:`plain_adapter` takes.
+        names: of the parts, by which adapters of single rows are found in ``beside``.
     """
 
-    def __init__(self, *parts: Any) -> None:
+    def __init__(self, *parts: Any, names: Sequence[str], beside: Beside) -> None:
         weight = torch.cat([part.weight.detach() for part in parts])
         biases = [part.bias.detach() for part in parts if part.bias is not None]
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         self._bias = torch.cat(biases) if biases else None
         self._adapters = list(_adapters(parts))
+        self._beside = beside
+        ends = list(itertools.accumulate(part.weight.shape[0] for part in parts))
+        self._outputs = [
+            (name, slice(start, end)) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)
+        ]
 
     def __call__(self, x_RD: Tensor, then: str = "none") -> Tensor:
         """Map, and apply ``swish`` if told so."""
-        mapped: Tensor = _LINEAR.default(
-            x_RD, self._weight, self._bias, "none" if self._adapters else then, [], ""
-        )
-        if not self._adapters:
+        adapted = bool(self._adapters or self._beside.groups)
+        mapped: Tensor = _LINEAR.default(x_RD, self._weight, self._bias, "none" if adapted else then, [], "")
+        if not adapted:
             return mapped
         for outputs, first_DK, second_KF in self._adapters:
             mapped[:, outputs] += (x_RD.to(first_DK.dtype) @ first_DK) @ second_KF
+        for name, outputs in self._outputs:
+            self._beside.add(name, x_RD, mapped[:, outputs])
         return nn.functional.silu(mapped) if then == "swish" else mapped
 
     def with_other(self, x_RD: Tensor, other: Tensor, then: str) -> Tensor:
         """Map, and ``add`` or ``mul`` another tensor."""
-        if self._adapters:
+        if self._adapters or self._beside.groups:
             mapped = self(x_RD)
             return mapped.add_(other) if then == "add" else mapped.mul_(other)
         combined: Tensor = _LINEAR.binary(x_RD, other, self._weight, self._bias, then)

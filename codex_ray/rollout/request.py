@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from codex_ray.rollout.lora import Adapter
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.stops import StopText
 
@@ -36,6 +37,7 @@ class Request:
         stop_ids: tokens that end it, besides the model's end tokens.
         regex: Python's syntax; the text is held to a match of it. Where the match can go no further only the
             end token can be drawn; a completion that ``max_new_tokens`` cuts off is the beginning of a match.
+        adapter: what is added to the model for this sequence.
     """
 
     prompt: Sequence[int]
@@ -47,6 +49,7 @@ class Request:
     adjust: Adjust | None = None
     stop_ids: Sequence[int] = ()
     regex: str | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)

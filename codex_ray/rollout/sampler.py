@@ -96,6 +96,7 @@ class Sampler:
         self._rows: list[Row] = []  # row i is in slot i
         self._waiting: deque[Row] = deque()
         self._held: list[list[int]] = [[] for _ in range(slots)]  # tokens whose keys a slot holds
+        self._whose = [0] * slots  # adapter that these were computed with; 0: none
         self._begun: int | None = None  # slot with a part of the first waiting request's prompt
         self._used = [0] * slots  # when, in steps
         self._steps = self._submitted = 0
@@ -210,25 +211,27 @@ class Sampler:
             what is to be read of their prompts, and slots of prompts equal to one of these, with its slot.
         """
         spans: list[Span] = []
-        slots: dict[tuple[int, ...], int] = {}
+        slots: dict[tuple[int, tuple[int, ...]], int] = {}
         leaders: dict[int, int] = {}
         read = 0
         for _ in range(joining):
             prompt, slot = self._waiting[0].prompt, len(self._rows)
-            if (leader := slots.get(tuple(prompt))) is not None:
+            adapter = self._waiting[0].request.adapter
+            whose = adapter.number if adapter is not None else 0
+            if (leader := slots.get((whose, tuple(prompt)))) is not None:
                 leaders[slot] = leader
-                self._make_room(slot, [])
+                self._make_room(slot, [], whose)
             else:
-                shared = self._make_room(slot, prompt)
+                shared = self._make_room(slot, prompt, whose)
                 if read and read + len(prompt) - shared > cached.PREFILL_TOKENS:
                     break
                 end = min(len(prompt), shared + cached.PREFILL_TOKENS)
-                spans.append(Span(slot, prompt[shared:end], shared))
+                spans.append(Span(slot, prompt[shared:end], shared, adapter))
                 if end < len(prompt):
                     self._held[slot], self._begun = prompt[:end], slot
                     break
                 read += end - shared
-                slots[tuple(prompt)] = slot
+                slots[whose, tuple(prompt)] = slot
             self._rows.append(self._waiting.popleft())
         return spans, leaders
 
@@ -241,7 +244,8 @@ class Sampler:
             positions.append(len(held))
             held.append(tokens[-1])
             cache.take(slot, len(held))
-        logits_RV = self._model.run(tokens, positions, spans)
+        adapters = [self._rows[slot].request.adapter for slot in range(older)]
+        logits_RV = self._model.run(tokens, positions, spans, adapters)
         for slot, leader in leaders.items():
             cache.copy(leader, slot, len(self._rows[slot].prompt))
         for slot in range(older, len(self._rows)):
@@ -252,11 +256,11 @@ class Sampler:
         wanted = [*range(older), *(places[leaders.get(slot, slot)] for slot in range(older, len(self._rows)))]
         return logits_RV[wanted]
 
-    def _make_room(self, slot: int, prompt: list[int]) -> int:
+    def _make_room(self, slot: int, prompt: list[int], whose: int) -> int:
         """Free a slot, and fill it with what another holds of the prompt's beginning; how many tokens."""
         most, begun = len(prompt) - 1, self._begun
         shared, source = max(
-            (min(_common(prompt, held), most), place)
+            (min(_common(prompt, held), most) if self._whose[place] == whose else 0, place)
             for place, held in enumerate(self._held)
             if begun in (None, place)
         )
@@ -270,6 +274,7 @@ class Sampler:
             if shared:
                 self._model.cache.copy(source, slot, shared)
         self._held[slot], self._used[slot] = prompt[:shared], self._steps
+        self._whose[slot] = whose
         self._model.cache.take(slot, len(prompt))
         return shared
 
@@ -280,6 +285,7 @@ class Sampler:
         self._model.cache.swap(one, other, max(len(held[one]), len(held[other])))
         held[one], held[other] = held[other], held[one]
         self._used[one], self._used[other] = self._used[other], self._used[one]
+        self._whose[one], self._whose[other] = self._whose[other], self._whose[one]
 
     def _draw(self, logits_RV: Tensor) -> list[Drawn]:
         uniforms = [row.uniform() for row in self._rows]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from fastapi.responses import StreamingResponse
 
 from codex_ray.serve.answers import DONE, Answer, event, plain, usage_of
 from codex_ray.serve.errors import ApiError
@@ -25,14 +28,19 @@ class Account:
     """What a request came to.
 
     Attributes:
+        charge: told of tokens as they are read and drawn; ``close``: called once, when all is over.
         outcome: ``ok``, ``cancelled`` or the code of an error.
         first: seconds until the first text; ``gaps``: between later ones.
+        risk: of its prompt, where that was looked at.
     """
 
+    charge: Callable[[int], None] = lambda tokens: None
+    close: Callable[[Account], None] = lambda account: None
     prompt_tokens: int = 0
     drawn: dict[int, int] = field(default_factory=dict)
     outcome: str = "cancelled"
     masked: bool = False
+    risk: float | None = None
     began: float = field(default_factory=time.perf_counter)
     first: float | None = None
     gaps: list[float] = field(default_factory=list)
@@ -43,6 +51,16 @@ class Account:
         """Of all choices."""
         return sum(self.drawn.values())
 
+    def read(self, tokens: int) -> None:
+        """Count a prompt."""
+        self.prompt_tokens = tokens
+        self.charge(tokens)
+
+    def drew(self, choice: int, tokens: int) -> None:
+        """Count a choice's tokens, so many in all."""
+        self.charge(tokens - self.drawn.get(choice, 0))
+        self.drawn[choice] = tokens
+
     def text_came(self) -> None:
         """Note the time of a piece of text."""
         now = time.perf_counter()
@@ -52,6 +70,24 @@ class Account:
             self.gaps.append(now - self._last)
         self._last = now
 
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Close with the error that the block raises, if it raises one."""
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            raise
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Close, the first time."""
+        if isinstance(error, ApiError):
+            self.outcome = error.code or str(error.status)
+        elif isinstance(error, Exception):
+            self.outcome = "failed"
+        close, self.close = self.close, lambda account: None
+        close(self)
+
 
 class Exchange:
     """One request on its way: its events, its answer, and its account.
@@ -59,26 +95,26 @@ class Exchange:
     Args:
         events: from the engine.
         answer: makes the parts.
+        account: counts it.
         choices: how many there are in all.
         tokens: whether tokens were asked for.
         mask: whether secrets are masked.
         seconds: the engine's deadline.
-        close: called once with the account, however it ends.
     """
 
     def __init__(
         self,
         events: Events,
         answer: Answer,
+        account: Account,
         *,
         choices: int,
         tokens: bool,
         mask: bool,
         seconds: float,
-        close: Callable[[Account], None],
     ) -> None:
-        self.account = Account()
-        self._events, self._answer, self._close = events, answer, close
+        self.account = account
+        self._events, self._answer = events, answer
         self._tokens = tokens
         self._deadline = asyncio.get_running_loop().time() + seconds + GRACE_SECONDS
         self._texts = [ChoiceText(mask=mask) for _ in range(choices)]
@@ -92,13 +128,19 @@ class Exchange:
         try:
             first = next(iter(await self._next()), None)
             if isinstance(first, Started):
-                self.account.prompt_tokens = first.prompt_tokens
+                self.account.read(first.prompt_tokens)
                 return
             raise first.error if isinstance(first, Failed) else ApiError(500, "the engine gave no answer")
         except BaseException as error:
-            self._end(error)
-            await self._events.aclose()
+            await self.close(error)
             raise
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """End it, wherever it is: what is under way is cancelled, the account is closed."""
+        try:
+            self.account.end(error)
+        finally:
+            await self._events.aclose()
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece.
@@ -118,11 +160,9 @@ class Exchange:
                     reasons[one.choice] = one.reason
             self.account.outcome = "ok"
         except BaseException as error:
-            self._end(error)
+            await self.close(error)
             raise
-        finally:
-            await self._events.aclose()
-        self._end(None)
+        await self.close()
         choices = {
             index: (
                 "".join(texts.get(index, [])),
@@ -158,8 +198,7 @@ class Exchange:
             failure = error
             raise
         finally:
-            self._end(failure)
-            await self._events.aclose()
+            await self.close(failure)
 
     async def _shown(self) -> AsyncIterator[Delta | End]:
         """What may be shown, choice by choice.
@@ -174,9 +213,12 @@ class Exchange:
                 if isinstance(one, Started):
                     continue
                 choice = self._texts[one.choice]
-                self.account.drawn[one.choice] = one.tokens
-                self.account.text_came()
-                text, entries = choice.feed(one.text, one.entries) if isinstance(one, Delta) else choice.end()
+                self.account.drew(one.choice, one.tokens)
+                if isinstance(one, Delta):
+                    self.account.text_came()
+                    text, entries = choice.feed(one.text, one.entries)
+                else:
+                    text, entries = choice.end()
                 self.account.masked |= choice.masked
                 if text or entries:
                     yield Delta(one.choice, text, entries, one.tokens)
@@ -198,10 +240,21 @@ class Exchange:
     def _usage(self) -> Any:
         return usage_of(self.account.prompt_tokens, self.account.drawn_tokens)
 
-    def _end(self, error: BaseException | None) -> None:
-        if isinstance(error, ApiError):
-            self.account.outcome = error.code or str(error.status)
-        elif isinstance(error, Exception):
-            self.account.outcome = "failed"
-        close, self._close = self._close, lambda account: None
-        close(self.account)
+
+class EventStream(StreamingResponse):
+    """An exchange as a response; it is closed also where its client went before the first event."""
+
+    def __init__(self, exchange: Exchange, *, with_usage: bool) -> None:
+        super().__init__(
+            exchange.stream(with_usage=with_usage),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._exchange = exchange
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._exchange.close()

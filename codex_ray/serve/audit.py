@@ -30,6 +30,11 @@ class Audit:
         except OSError as error:
             raise unwritable(file, error) from error
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is one."""
+        return self._handle is not None
+
     def write(self, **entry: Any) -> None:
         """Add a line; one that cannot be written is an error of the request."""
         if self._handle is None:

@@ -13,6 +13,7 @@ class Call:
 
     Attributes:
         owner: whose it is, for fairness.
+        adapter: what is added to the model, by name.
         prompts: texts or token ids; ``None`` where ``messages`` are given.
         messages: a chat, with ``tools`` for its template.
         choices: completions of each prompt.
@@ -26,6 +27,7 @@ class Call:
     """
 
     owner: str = ""
+    adapter: str | None = None
     prompts: list[str] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None

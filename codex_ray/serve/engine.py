@@ -1,4 +1,4 @@
-"""The thread that owns a model: requests join and leave its batch, are cancelled, expire, or are refused.
+"""The thread that owns a replica's models: requests join their batches and leave, expire, or are refused.
 
 Everything that touches the model or the sampler runs in one thread. Other threads give it work through an
 inbox, and get events back through mailboxes.
@@ -7,12 +7,14 @@ inbox, and get events back through mailboxes.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.request import Drawn, Request
@@ -34,6 +36,18 @@ FAILURES = 3
 """Steps in a row that fail before the engine calls itself sick."""
 
 
+class Lane:
+    """A model's sampler in the engine; one that failed is made anew.
+
+    Args:
+        make: makes the sampler; called in the engine's thread again after a step that failed.
+    """
+
+    def __init__(self, make: Callable[[], Sampler]) -> None:
+        self.make, self.sampler = make, make()
+        self.running: dict[int, tuple[Job, Track]] = {}
+
+
 @dataclass(eq=False)
 class Track:
     """One sequence of a job.
@@ -53,14 +67,15 @@ class Track:
 
 @dataclass(eq=False)
 class Job:
-    """A request: its sequences, whose it is, when it is late, and where its events go."""
+    """A request: its sequences that have not ended, and what draws them; when it is late; where events go."""
 
     owner: str
     tracks: list[Track]
+    lane: Lane
     deadline: float
     mailbox: Mailbox
     born: float = field(default_factory=time.monotonic)
-    left: int = 0
+    began: bool = False
     ended: bool = False
 
 
@@ -76,33 +91,36 @@ class Load:
     service_seconds: float = 1.0  # of a sequence, averaged
 
 
+class _Errand(NamedTuple):
+    """Something for the thread to do, and what is done instead when the thread ends before."""
+
+    work: Callable[[], Any]
+    dropped: Callable[[], Any]
+    beside: bool = False  # computes: one of these is done between two steps
+
+
 class Engine:
-    """A sampler in a thread of its own.
+    """Samplers in one thread, which takes requests for any of them.
+
+    Several are there while one model takes over from another: each request ends where it began.
 
     Args:
-        make: makes the sampler, in the thread; called again after a step that failed.
-        waiting: most sequences that wait.
+        slots: most sequences that are drawn at a time; ``waiting``: most that wait.
     """
 
-    def __init__(self, make: Callable[[], Sampler], *, waiting: int) -> None:
-        self.load = Load()
-        self._make, self._limit = make, waiting
-        self._sampler = make()
+    def __init__(self, *, slots: int, waiting: int) -> None:
+        self.load, self.room = Load(), slots + waiting
+        self._slots = slots
         self._waiting: FairQueue[tuple[Job, Track]] = FairQueue()
-        self._running: dict[int, tuple[Job, Track]] = {}
+        self._lanes: list[Lane] = []  # those with sequences
         self._jobs: set[Job] = set()
-        self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._lock, self._coming = threading.Lock(), 0  # sequences in the inbox
+        self._inbox: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
+        self._beside: deque[_Errand] = deque()
+        self._lock, self._taken = threading.Lock(), 0  # sequences, from when they are taken until they end
         self._failures = 0
-        self._swap: tuple[Callable[[], Sampler], concurrent.futures.Future[None]] | None = None
-        self._closing, self._moved = False, time.monotonic()
+        self._closing, self._ended, self._moved = False, False, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-
-    @property
-    def sampler(self) -> Sampler:
-        """The present one, to be asked for its sizes."""
-        return self._sampler
 
     @property
     def healthy(self) -> bool:
@@ -116,22 +134,23 @@ class Engine:
         Raises:
             ApiError: more would wait than may, or the engine is ending.
         """
-        if self._closing:
-            raise overloaded(5)
-        job.left = len(job.tracks)
+        count = len(job.tracks)
         with self._lock:
-            busy = self._coming + len(self._waiting) + len(self._running)
-            if busy and busy + job.left > self._limit + self._sampler.slots:
-                raise overloaded(busy / self._sampler.slots * self.load.service_seconds)
-            self._coming += job.left
-        self._inbox.put(lambda: self._enter(job))
+            if self._closing:
+                raise overloaded(5)
+            if self._taken + count > self.room:
+                raise overloaded(self._taken / self._slots * self.load.service_seconds)
+            self._taken += count
+            self._inbox.put(
+                _Errand(lambda: self._enter(job), lambda: self._fail(job, overloaded(IDLE_SECONDS)))
+            )
 
     def cancel(self, job: Job) -> None:
         """End a job of which nobody wants more."""
-        self._inbox.put(lambda: self._end(job))
+        self._inbox.put(_Errand(lambda: self._end(job), lambda: None))
 
     def call(self, work: Callable[[], Result]) -> concurrent.futures.Future[Result]:
-        """Run something between two steps, in the thread.
+        """Run something between two steps, in the thread; the future is cancelled when that ends before.
 
         Raises:
             ApiError: the thread has ended.
@@ -146,105 +165,117 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
 
-        if not self._thread.is_alive():
-            raise overloaded(IDLE_SECONDS)
-        self._inbox.put(run)
-        return future
-
-    def swap(self, make: Callable[[], Sampler]) -> concurrent.futures.Future[None]:
-        """Go on with another sampler, once the sequences that run have ended; the others wait meanwhile."""
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._inbox.put(lambda: setattr(self, "_swap", (make, future)))
+        with self._lock:
+            if self._ended:
+                raise overloaded(IDLE_SECONDS)
+            self._inbox.put(_Errand(run, future.cancel, beside=True))
         return future
 
     def close(self, seconds: float) -> None:
         """Take no more, let what there is end in so many seconds, then stop the thread."""
         self._closing = True
         deadline = time.monotonic() + seconds
-        while self._jobs and time.monotonic() < deadline and self._thread.is_alive():
+        while self._taken and time.monotonic() < deadline and self._thread.is_alive():
             time.sleep(0.02)
         self._inbox.put(None)
         self._thread.join(IDLE_SECONDS + 5)
 
     def _run(self) -> None:
         try:
-            self._work()
-        finally:
-            self._closing = True
-            for job in list(self._jobs):
-                self._fail(job, overloaded(IDLE_SECONDS), leave=False)
-
-    def _work(self) -> None:
-        while self._listen():
-            self._expire()
-            if self._swap is not None and not self._running:
-                self._exchange()
-            if self._swap is None:
+            while self._listen():
+                if self._beside:
+                    self._beside.popleft().work()
+                self._expire()
                 self._admit()
-            if self._running:
-                self._step()
-            self._count()
+                for lane in list(self._lanes):
+                    self._step(lane)
+                self._lanes = [lane for lane in self._lanes if lane.running]
+                self._count()
+        finally:
+            with self._lock:
+                self._closing = self._ended = True
+            for job in list(self._jobs):
+                self._fail(job, overloaded(IDLE_SECONDS))
+            while self._beside:
+                self._beside.popleft().dropped()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if (errand := self._inbox.get_nowait()) is not None:
+                        errand.dropped()
 
     def _listen(self) -> bool:
         """Do what the inbox holds, waiting for something where there is nothing else to do."""
-        idle = not (self._running or len(self._waiting))
+        idle = not (self._lanes or self._beside or len(self._waiting))
         while True:
             try:
-                call = self._inbox.get(block=idle, timeout=IDLE_SECONDS if idle else None)
+                errand = self._inbox.get(block=idle, timeout=IDLE_SECONDS if idle else None)
             except queue.Empty:
                 return True
-            if call is None:
+            if errand is None:
                 return False
-            call()
+            if errand.beside:
+                self._beside.append(errand)
+            else:
+                errand.work()
             idle = False
 
     def _enter(self, job: Job) -> None:
+        if job.ended:
+            return
         self._jobs.add(job)
-        with self._lock:
-            self._coming -= job.left
-            for track in job.tracks:
-                self._waiting.push(job.owner, (job, track))
+        for track in job.tracks:
+            self._waiting.push(job.owner, (job, track))
 
     def _expire(self) -> None:
         now = time.monotonic()
         for job in [job for job in self._jobs if job.deadline < now]:
-            began = any(track.number is not None for track in job.tracks)
             seconds = job.deadline - job.born
             self._fail(
                 job,
                 ApiError(504, f"the answer was not ready within {seconds:g} s", code="deadline")
-                if began
+                if job.began
                 else overloaded(self.load.service_seconds),
             )
 
     def _admit(self) -> None:
-        while len(self._waiting) and len(self._running) < self._sampler.slots:
+        running = sum(len(lane.running) for lane in self._lanes)
+        while len(self._waiting) and running < self._slots:
             job, track = self._waiting.pop()
             try:
-                track.number = self._sampler.submit(track.request)
+                number = job.lane.sampler.submit(track.request)
             except CodexRayError as error:
                 self._waiting.done(job.owner)
+                self._settle(1)
                 job.tracks.remove(track)
                 self._fail(job, ApiError(400, str(error)))
                 continue
+            track.number, job.began = number, True
             self._waiting.charge(job.owner, read=len(track.request.prompt))
             self.load.prompt_tokens += len(track.request.prompt)
-            self._running[track.number] = (job, track)
+            job.lane.running[number] = (job, track)
+            if job.lane not in self._lanes:
+                self._lanes.append(job.lane)
+            running += 1
 
-    def _step(self) -> None:
+    def _step(self, lane: Lane) -> None:
         try:
-            drawn = self._sampler.step()
+            drawn = lane.sampler.step()
             self._failures = 0
         except Exception as error:  # a sampler that failed holds nothing that can be relied on
             self._failures += 1
-            for job in {id(job): job for job, _ in self._running.values()}.values():
-                self._fail(job, ApiError(500, f"the model failed: {error}", code="engine"), leave=False)
-            self._running.clear()
-            self._sampler = self._make()
+            lost, lane.running = list(lane.running.values()), {}
+            for job, track in lost:
+                track.number = None
+                self._waiting.done(job.owner)
+                self._settle(1)
+                job.tracks.remove(track)
+            for job, _ in lost:
+                self._fail(job, ApiError(500, f"the model failed: {error}", code="engine"))
+            lane.sampler = lane.make()
             return
         self.load.steps += 1
         for one in drawn:
-            if (found := self._running.get(one.request)) is not None:
+            if (found := lane.running.get(one.request)) is not None:
                 self._tell(*found, one)
 
     def _tell(self, job: Job, track: Track, drawn: Drawn) -> None:
@@ -273,21 +304,23 @@ class Engine:
     def _leave(self, job: Job, track: Track) -> None:
         """A sequence has ended by itself."""
         assert track.number is not None
-        del self._running[track.number]
+        del job.lane.running[track.number]
+        track.number = None
+        job.tracks.remove(track)
         self._waiting.done(job.owner)
-        job.left -= 1
-        if not job.left:
+        self._settle(1)
+        if not job.tracks:
             job.ended = True
             self._jobs.discard(job)
             took = time.monotonic() - job.born
             self.load.service_seconds += 0.1 * (took - self.load.service_seconds)
 
-    def _fail(self, job: Job, error: ApiError, *, leave: bool = True) -> None:
+    def _fail(self, job: Job, error: ApiError) -> None:
         if not job.ended:
-            self._end(job, leave=leave)
+            self._end(job)
             job.mailbox.put(Failed(error))
 
-    def _end(self, job: Job, *, leave: bool = True) -> None:
+    def _end(self, job: Job) -> None:
         """Take a job's sequences out of everything."""
         if job.ended:
             return
@@ -296,22 +329,17 @@ class Engine:
         for track in job.tracks:
             if track.number is None:
                 self._waiting.remove(job.owner, (job, track))
-            elif track.number in self._running:
-                del self._running[track.number]
+            else:
+                del job.lane.running[track.number]
                 self._waiting.done(job.owner)
-                if leave:
-                    self._sampler.cancel(track.number)
+                job.lane.sampler.cancel(track.number)
+        self._settle(len(job.tracks))
 
-    def _exchange(self) -> None:
-        assert self._swap is not None
-        (make, future), self._swap = self._swap, None
-        try:
-            self._sampler = make()
-            self._make = make
-            future.set_result(None)
-        except BaseException as error:
-            future.set_exception(error)
+    def _settle(self, sequences: int) -> None:
+        with self._lock:
+            self._taken -= sequences
 
     def _count(self) -> None:
         self._moved = time.monotonic()
-        self.load.running, self.load.waiting = len(self._running), len(self._waiting)
+        self.load.running = sum(len(lane.running) for lane in self._lanes)
+        self.load.waiting = len(self._waiting)

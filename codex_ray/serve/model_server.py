@@ -17,22 +17,18 @@ import torch
 from codex_ray.config.fields import build
 from codex_ray.config.serve import Serve
 from codex_ray.errors import CodexRayError
-from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
-from codex_ray.rollout.request import Request
-from codex_ray.rollout.sampler import Sampler, check_prompt, end_ids
+from codex_ray.rollout.lora import Adapter
+from codex_ray.rollout.sampler import check_prompt
 from codex_ray.serve.calls import Call
-from codex_ray.serve.engine import Engine, Job
+from codex_ray.serve.engine import Engine, Job, Track
 from codex_ray.serve.errors import ApiError, overloaded
 from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, Started
-from codex_ray.serve.json_grammar import JsonGrammars
-from codex_ray.serve.prompts import Prompts
+from codex_ray.serve.loaded import Loaded
+from codex_ray.serve.logs import mask_logs
 from codex_ray.serve.scoring import Scored, embedding, scores
 from codex_ray.serve.tracks import entry_of, tracks_of
 
 Result = TypeVar("Result")
-
-LONGEST = 8192
-"""Tokens of a sequence where neither settings nor the model name a limit below."""
 
 
 class ModelServer:
@@ -40,46 +36,50 @@ class ModelServer:
 
     Args:
         settings: of serving, as plain data.
+        deployment: names the deployment where its model may be changed; None elsewhere.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = build(Serve, settings)
-        engine, compute = self._settings.engine, self._settings.compute
-        torch.set_num_threads(engine.threads or os.cpu_count() or 1)
-        self._model, self._tokenizer = load_with_tokenizer(
-            self._settings.model, self._settings.revision, compute
-        )
-        folder = tokenizer_folder(self._settings.model, self._settings.revision)
-        self._engine = Engine(self._sampler, waiting=engine.queue)
-        ends = end_ids(self._model, self._tokenizer)
-        vocabulary = self._model.config.get_text_config().vocab_size
-        self._ends, self._vocabulary = ends, vocabulary
-        self._prompts = Prompts(self._tokenizer, folder)
-        self._grammars = JsonGrammars(self._tokenizer, vocabulary, ends)
-        self._asides = 0  # calls beside sampling that are under way
-        self._created = int(time.time())
-        self._warm()
-
-    def _sampler(self) -> Sampler:
+    def __init__(self, settings: dict[str, Any], deployment: str | None = None) -> None:
+        self._settings, self._deployment = build(Serve, settings), deployment
+        if deployment is not None and self._settings.guarding.mask_logs:
+            mask_logs()
         engine = self._settings.engine
-        return Sampler(
-            self._model,
-            self._tokenizer,
-            slots=engine.slots,
-            capacity=engine.max_tokens or LONGEST,
-            cache_bytes=engine.cache_bytes,
-        )
+        torch.set_num_threads(engine.threads or os.cpu_count() or 1)
+        self._loaded = Loaded(self._settings, self._wanted() or self._settings.model)
+        self._next: Loaded | None = None
+        self._changing = asyncio.Lock()
+        self._engine = Engine(slots=engine.slots, waiting=engine.queue)
+        self._asides = 0  # calls beside sampling that are under way
+        self._engine.call(self._loaded.probe).result(self._settings.start_seconds)
 
-    def _warm(self) -> None:
-        """Draw two tokens, so that a model which cannot is found before anybody asks."""
+    def _wanted(self) -> str | None:
+        if self._deployment is None:
+            return None
+        from codex_ray.serve.current import current
 
-        def draw() -> None:
-            first = self._tokenizer.bos_id if self._tokenizer.bos_id is not None else 0
-            self._engine.sampler.submit(Request([first], 2))
-            while self._engine.sampler.running:
-                self._engine.sampler.step()
+        return current(self._deployment)
 
-        self._engine.call(draw).result()
+    async def prepare(self, source: str) -> str | None:
+        """Load a model beside the present one and try it; returns why it cannot be served, or None."""
+        async with self._changing:
+            try:
+                found = await asyncio.to_thread(Loaded, self._settings, source)
+                await asyncio.wrap_future(self._engine.call(found.probe))
+            except (CodexRayError, ApiError) as error:
+                return str(error)
+            except Exception as error:  # whatever it is, the present model stays
+                return f"{type(error).__name__}: {error}"
+            self._next = found
+        return None
+
+    async def commit(self) -> None:
+        """Answer requests that come from now on by the prepared model; those under way end as they began."""
+        if self._next is not None:
+            self._loaded, self._next = self._next, None
+
+    async def discard(self) -> None:
+        """Forget the prepared model."""
+        self._next = None
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Continue texts: events, some at a time; the first is :class:`Started` or :class:`Failed`.
@@ -87,22 +87,23 @@ class ModelServer:
         Whoever stops reading early cancels what is under way.
         """
         job: Job | None = None
+        loaded = self._loaded  # for all of this request, whatever comes after it
         try:
-            job, started = await self._job(call)
+            job, started = await self._job(loaded, call)
+            tracks, left = list(job.tracks), len(job.tracks)
             if call.max_tokens != 0:
                 self._engine.submit(job)
             yield [started]
             if call.echo:
-                async for events in self._echoes(call, job):
+                async for events in self._echoes(loaded, call, job, tracks):
                     yield events
             if call.max_tokens == 0:
-                yield [End(track.index, "length", 0) for track in job.tracks]
+                yield [End(track.index, "length", 0) for track in tracks]
                 return
-            left = len(job.tracks)
             while left > 0:
                 events = await job.mailbox.take()
                 left -= sum(isinstance(one, End) for one in events)
-                left -= len(job.tracks) * any(isinstance(one, Failed) for one in events)
+                left -= len(tracks) * any(isinstance(one, Failed) for one in events)
                 if events:
                     yield events
         except ApiError as error:
@@ -111,41 +112,48 @@ class ModelServer:
             if job is not None:
                 self._engine.cancel(job)
 
-    async def _job(self, call: Call) -> tuple[Job, Started]:
-        prompts = await asyncio.to_thread(self._prompts.encode, call)
-        longest = self._engine.sampler.capacity
+    async def _job(self, loaded: Loaded, call: Call) -> tuple[Job, Started]:
+        prompts = await asyncio.to_thread(loaded.prompts.encode, call)
+        longest = loaded.lane.sampler.capacity
         for place, prompt in enumerate(prompts, 1):
             try:
-                check_prompt(prompt, place, longest, self._vocabulary)
+                check_prompt(prompt, place, longest, loaded.vocabulary)
             except CodexRayError as error:
                 code = "context_length_exceeded" if len(prompt) >= longest else None
                 raise ApiError(
                     400, str(error), param="messages" if call.messages else "prompt", code=code
                 ) from error
         for token in call.bias:
-            if not 0 <= token < self._vocabulary:
+            if not 0 <= token < loaded.vocabulary:
                 raise ApiError(
-                    400, f"logit_bias names token {token} of {self._vocabulary}", param="logit_bias"
+                    400, f"logit_bias names token {token} of {loaded.vocabulary}", param="logit_bias"
                 )
         grammar = None
         if call.schema is not None:
-            grammar = await asyncio.to_thread(self._grammars.compile, call.schema)
+            grammar = await asyncio.to_thread(loaded.grammars.compile, call.schema)
+        adapter = await self._adapter(loaded, call)
         seed = secrets.randbits(62) if call.seed is None else call.seed % 2**62
-        tracks = tracks_of(call, prompts, seed, grammar, self._tokenizer, self._ends)
-        job = Job(call.owner, tracks, time.monotonic() + call.seconds, Mailbox())
+        tracks = tracks_of(call, prompts, seed, grammar, adapter, loaded.tokenizer, loaded.ends)
+        job = Job(call.owner, tracks, loaded.lane, time.monotonic() + call.seconds, Mailbox())
         return job, Started(sum(map(len, prompts)))
 
-    async def _echoes(self, call: Call, job: Job) -> AsyncIterator[list[Event]]:
+    async def _adapter(self, loaded: Loaded, call: Call) -> Adapter | None:
+        return None if call.adapter is None else await asyncio.to_thread(loaded.adapter, call.adapter)
+
+    async def _echoes(
+        self, loaded: Loaded, call: Call, job: Job, tracks: list[Track]
+    ) -> AsyncIterator[list[Event]]:
         """The prompts themselves, before what is drawn; with their tokens where these are asked for."""
-        for place in range(0, len(job.tracks), call.choices):
-            ids = list(job.tracks[place].request.prompt)
+        for place in range(0, len(tracks), call.choices):
+            ids = list(tracks[place].request.prompt)
             given = call.prompts[place // call.choices] if call.prompts else ids
-            text = given if isinstance(given, str) else self._tokenizer.decode(ids)
+            text = given if isinstance(given, str) else loaded.tokenizer.decode(ids)
             entries: list[Entry] = []
             if call.top is not None:
-                parts, empty = scores(self._model, ids, call.top), list[Scored]()
+                adapter = tracks[place].request.adapter
+                parts, empty = scores(loaded.model, ids, call.top, adapter), list[Scored]()
                 while part := await self._aside(partial(next, parts, empty), job.deadline):
-                    entries += [entry_of(self._tokenizer, one.token, one.logprob, one.top) for one in part]
+                    entries += [entry_of(loaded.tokenizer, one.token, one.logprob, one.top) for one in part]
             yield [Delta(place + choice, text, entries) for choice in range(call.choices)]
 
     async def _aside(self, work: Callable[[], Result], deadline: float) -> Result:
@@ -154,7 +162,7 @@ class ModelServer:
         Raises:
             ApiError: too much of it waits already, or it was too late.
         """
-        if self._asides >= self._engine.sampler.slots + self._settings.engine.queue:
+        if self._asides >= self._engine.room:
             raise overloaded(1)
         self._asides += 1
         try:
@@ -165,14 +173,21 @@ class ModelServer:
         finally:
             self._asides -= 1
 
-    async def embed(self, texts: list[str] | list[list[int]]) -> tuple[list[list[float]], int] | Failed:
-        """Embeddings of texts, and how many tokens these have."""
+    async def embed(self, call: Call) -> tuple[list[list[float]], int] | Failed:
+        """Embeddings of a call's prompts, and how many tokens these have."""
+        loaded = self._loaded
         try:
-            prompts = await asyncio.to_thread(self._prompts.encode, Call(prompts=texts))
+            prompts = await asyncio.to_thread(loaded.prompts.encode, call)
             for place, ids in enumerate(prompts, 1):
-                check_prompt(ids, place, self._engine.sampler.capacity + 1, self._vocabulary)
-            deadline = time.monotonic() + self._settings.engine.request_seconds
-            found = [await self._aside(partial(embedding, self._model, ids), deadline) for ids in prompts]
+                check_prompt(ids, place, loaded.lane.sampler.capacity + 1, loaded.vocabulary)
+            adapter = await self._adapter(loaded, call)
+            deadline = time.monotonic() + call.seconds
+            found = []
+            for ids in prompts:
+                parts, vector = embedding(loaded.model, ids, adapter), list[float]()
+                while not vector:
+                    vector = await self._aside(partial(next, parts), deadline)
+                found.append(vector)
         except ApiError as error:
             return Failed(error)
         except CodexRayError as error:
@@ -182,31 +197,38 @@ class ModelServer:
     async def tokenize(self, call: Call) -> list[int] | Failed:
         """Ids of a text or of a chat, as the model would read it."""
         try:
-            return (await asyncio.to_thread(self._prompts.encode, call))[0]
+            return (await asyncio.to_thread(self._loaded.prompts.encode, call))[0]
         except ApiError as error:
             return Failed(error)
 
     async def detokenize(self, ids: list[int]) -> str | Failed:
         """The text of ids."""
         try:
-            return self._tokenizer.decode(ids)
+            return await asyncio.to_thread(self._loaded.tokenizer.decode, ids)
         except CodexRayError as error:
             return Failed(ApiError(400, str(error), param="tokens"))
 
     async def stand(self) -> dict[str, Any]:
         """What the model is and how busy the engine is."""
+        loaded = self._loaded
         return {
             **asdict(self._engine.load),
-            "slots": self._engine.sampler.slots,
-            "max_model_len": self._engine.sampler.capacity,
-            "created": self._created,
-            "fingerprint": f"fp_{self._prompts.digest}",
+            "slots": self._settings.engine.slots,
+            "max_model_len": loaded.lane.sampler.capacity,
+            "created": loaded.created,
+            "fingerprint": f"fp_{loaded.prompts.digest}",
+            "source": loaded.source,
         }
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises here."""
         if not self._engine.healthy:
             raise RuntimeError("the engine's thread has ended, or its last steps all failed")
+        wanted = self._wanted()
+        if wanted not in (None, self._loaded.source) and not self._changing.locked():
+            if (refused := await self.prepare(str(wanted))) is not None:
+                raise RuntimeError(f"the model that this one was changed to cannot be served: {refused}")
+            await self.commit()
 
     def close(self, seconds: float) -> None:
         """Let requests end in so many seconds, and stop."""

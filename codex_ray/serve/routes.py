@@ -13,12 +13,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from codex_ray import __version__
-from codex_ray.serve.answering import Account
 from codex_ray.serve.answers import embeddings, model_card
 from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError
-from codex_ray.serve.events import Failed
-from codex_ray.serve.front import Front
+from codex_ray.serve.front import Front, whole
 from codex_ray.serve.guard import Guard
 from codex_ray.serve.requests import (
     ChatRequest,
@@ -57,27 +55,29 @@ def _add_generation(app: FastAPI, front: Front) -> None:
             )
         call = front.call(
             raw,
-            request,
+            request.model,
+            **request.sampled(),
             prompts=prompts,
             max_tokens=16 if request.max_tokens is None else request.max_tokens,
             top=request.logprobs,
             echo=bool(request.echo),
         )
-        return await front.answered(raw, request, call, len(prompts))
+        return await front.answered(raw, request, call)
 
     @app.post("/v1/chat/completions")
     async def chat(request: ChatRequest, raw: Request) -> Response:
         """Answer a chat."""
         call = front.call(
             raw,
-            request,
+            request.model,
+            **request.sampled(),
             messages=_messages(front, request.messages),
             tools=[tool.model_dump() for tool in request.tools or () if request.tool_choice != "none"],
             max_tokens=request.max_completion_tokens or request.max_tokens,
             top=(request.top_logprobs or 0) if request.logprobs else None,
             schema=request.response_format.schema_of_text if request.response_format else None,
         )
-        return await front.answered(raw, request, call, 1)
+        return await front.answered(raw, request, call)
 
 
 def _messages(front: Front, messages: list[Any]) -> list[dict[str, Any]]:
@@ -96,15 +96,13 @@ def _add_texts(app: FastAPI, front: Front) -> None:
         inputs, most = request.inputs, front.settings.limits.prompts
         if len(inputs) > most:
             raise ApiError(400, f"there are {len(inputs)} inputs and at most {most} are taken", param="input")
-        account, close = Account(), front.closing(raw, request.model)
-        try:
-            vectors, tokens = _whole(await front.backend(request.model).embed(inputs))
-            account.prompt_tokens, account.outcome = tokens, "ok"
-        except ApiError as error:
-            account.outcome = error.code or str(error.status)
-            raise
-        finally:
-            close(account)
+        backend, _ = front.find(request.model)
+        account = front.account(raw, request.model)
+        with account.refusing():
+            vectors, tokens = whole(await backend.embed(front.call(raw, request.model, prompts=inputs)))
+            account.read(tokens)
+            account.outcome = "ok"
+        account.end()
         packed = request.encoding_format == "base64"
         return JSONResponse(embeddings(request.model, vectors, tokens, packed=packed))
 
@@ -113,24 +111,15 @@ def _add_texts(app: FastAPI, front: Front) -> None:
         """Ids of a prompt or of messages, as the model would read them."""
         messages = _messages(front, request.messages) if request.messages is not None else None
         prompts = None if request.prompt is None else [request.prompt]
-        ids = _whole(await front.backend(request.model).tokenize(Call(prompts=prompts, messages=messages)))
+        backend, _ = front.find(request.model)
+        ids = whole(await backend.tokenize(Call(prompts=prompts, messages=messages)))
         return JSONResponse({"tokens": ids, "count": len(ids)})
 
     @app.post("/detokenize")
     async def detokenize(request: DetokenizeRequest) -> Response:
         """The text of ids."""
-        return JSONResponse({"prompt": _whole(await front.backend(request.model).detokenize(request.tokens))})
-
-
-def _whole(found: Any) -> Any:
-    """What a model answered.
-
-    Raises:
-        ApiError: that it cannot.
-    """
-    if isinstance(found, Failed):
-        raise found.error
-    return found
+        backend, _ = front.find(request.model)
+        return JSONResponse({"prompt": whole(await backend.detokenize(request.tokens))})
 
 
 def _add_state(app: FastAPI, front: Front) -> None:
@@ -160,18 +149,22 @@ def _add_state(app: FastAPI, front: Front) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
         """The models here."""
-        data = [_card(name, stand) for name, stand in (await front.stands()).items()]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": list(_cards(front, await front.stands()).values())})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         """One model."""
-        front.backend(name)
-        return JSONResponse(_card(name, (await front.stands())[name]))
+        front.find(name)
+        return JSONResponse(_cards(front, await front.stands())[name])
 
 
-def _card(name: str, stand: Mapping[str, Any]) -> dict[str, Any]:
-    return model_card(name, stand["created"], stand["max_model_len"])
+def _cards(front: Front, stands: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Models and adapters as they are listed; an adapter names its ``parent``, as vLLM's do."""
+    cards = {
+        name: model_card(name, stand["created"], stand["max_model_len"]) for name, stand in stands.items()
+    }
+    first = next(iter(cards))
+    return cards | {name: {**cards[first], "id": name, "parent": first} for name in front.adapters()}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
+from codex_ray.rollout.lora import Adapter, adapted
+
 PART = 512
 """Tokens read at a time, so that logits of a long text never lie in memory together."""
 
@@ -27,14 +29,18 @@ class Scored:
     top: list[tuple[int, float]]
 
 
-def scores(model: Any, ids: Sequence[int], top: int) -> Iterator[list[Scored]]:
+def scores(
+    model: Any, ids: Sequence[int], top: int, adapter: Adapter | None = None
+) -> Iterator[list[Scored]]:
     """Score a text part by part; its first token has no score, since nothing predicts it."""
     yield [Scored(ids[0], None, [])]
     cache = DynamicCache(config=model.config)
     for start in range(0, len(ids) - 1, PART):
         part = list(ids[start : min(start + PART, len(ids) - 1)])
         nexts = list(ids[start + 1 : start + 1 + len(part)])
-        yield _part(model, cache, part, start, nexts, top)
+        with adapted(model, adapter, len(part)):
+            found = _part(model, cache, part, start, nexts, top)
+        yield found
 
 
 @torch.inference_mode()
@@ -57,10 +63,23 @@ def _part(
     return [Scored(*one) for one in zip(nexts, own_Q, tops, strict=True)]
 
 
+def embedding(model: Any, ids: Sequence[int], adapter: Adapter | None = None) -> Iterator[list[float]]:
+    """Read a text part by part: nothing, and at last its mean last hidden state at length 1, [D]."""
+    cache, total_D = DynamicCache(config=model.config), torch.zeros(())
+    for start in range(0, len(ids), PART):
+        part = list(ids[start : start + PART])
+        with adapted(model, adapter, len(part)):
+            total_D = total_D.to(model.device) + _states(model, cache, part, start)
+        if start + PART < len(ids):
+            yield []
+    yield functional.normalize(total_D / len(ids), dim=0).tolist()
+
+
 @torch.inference_mode()
-def embedding(model: Any, ids: Sequence[int]) -> list[float]:
-    """Return a text's mean last hidden state at length 1, [D]."""
-    ids_1S = torch.tensor([list(ids)], device=model.device)
-    hidden_SD: Tensor = model.base_model(ids_1S, use_cache=False).last_hidden_state[0]
-    found: list[float] = functional.normalize(hidden_SD.float().mean(dim=0), dim=0).tolist()
-    return found
+def _states(model: Any, cache: DynamicCache, part: list[int], start: int) -> Tensor:
+    """The sum of the last hidden states of a part, [D]."""
+    positions_1Q = torch.arange(start, start + len(part), device=model.device)[None]
+    ids_1Q = torch.tensor([part], device=model.device)
+    read = model.base_model(ids_1Q, position_ids=positions_1Q, past_key_values=cache, use_cache=True)
+    hidden_QD: Tensor = read.last_hidden_state[0]
+    return hidden_QD.float().sum(dim=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from codex_ray.rollout.lora import Adapter
 from codex_ray.rollout.request import Drawn, Request
 from codex_ray.rollout.sampling import Sampling, row_seeds
 from codex_ray.serve.adjusting import Adjuster
@@ -21,6 +22,7 @@ def tracks_of(
     prompts: Sequence[Sequence[int]],
     seed: int,
     grammar: JsonGrammar | None,
+    adapter: Adapter | None,
     tokenizer: Tokenizer,
     ends: frozenset[int],
 ) -> list[Track]:
@@ -50,6 +52,7 @@ def tracks_of(
             tuple(call.stop),
             streamed=call.stream,
             adjust=adjuster,
+            adapter=adapter,
         )
         tracks.append(Track(index, request, adjuster, told))
     return tracks

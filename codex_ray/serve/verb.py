@@ -26,6 +26,9 @@ from codex_ray.serve.keys import KeyFile
 
 APP = "codex_ray"
 
+FRONT_SECONDS = 5.0
+"""Longest wait for the front to say what is in work."""
+
 QUIET = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 
 _NOTE = """\
@@ -70,17 +73,23 @@ def serve_verb(settings: Serve) -> None:
 
 def absolute(settings: Serve) -> Serve:
     """Name files in full: replicas run elsewhere."""
-
-    def full(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
-
     return replace(
         settings,
-        model=(full(settings.model) if Path(settings.model).expanduser().exists() else None)
-        or settings.model,
-        access=replace(settings.access, keys=full(settings.access.keys)),
-        guarding=replace(settings.guarding, audit=full(settings.guarding.audit)),
+        model=absolute_model(settings.model),
+        models={name: absolute_model(model) for name, model in settings.models.items()},
+        adapters=_full(settings.adapters),
+        access=replace(settings.access, keys=_full(settings.access.keys)),
+        guarding=replace(settings.guarding, audit=_full(settings.guarding.audit)),
     )
+
+
+def absolute_model(model: str) -> str:
+    """Name a model's folder in full; a Hub name stays."""
+    return str(_full(model)) if Path(model).expanduser().exists() else model
+
+
+def _full(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def check(settings: Serve) -> None:
@@ -106,9 +115,16 @@ def check(settings: Serve) -> None:
         raise ConfigError(
             f"replicas.min={settings.replicas.min} is above replicas.max={settings.replicas.max}; lower it"
         )
+    if settings.adapters is not None and not Path(settings.adapters).is_dir():
+        raise ConfigError(f"adapters={settings.adapters} is no folder; name the one that holds the adapters")
     from codex_ray.model.load import load_config  # torch, which the checks above do without
+    from codex_ray.serve.app import name_of
 
     load_config(settings.model, settings.revision)
+    for name, model in settings.models.items():
+        if name == name_of(settings):
+            raise ConfigError(f"models has {name}, which is the first model's name; give one of them another")
+        load_config(model)
 
 
 def write_config(settings: Serve, path: Path) -> None:
@@ -144,6 +160,11 @@ def _start(settings: Serve, stop: threading.Event) -> None:
     from codex_ray.serve.app import build_app
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if APP in serve.status().applications:
+        raise CodexRayError(
+            "this cluster serves already; change its model with `codex-ray serve update MODEL`, or end "
+            "the other server first"
+        )
     http = {"host": settings.host, "port": settings.port}
     serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_logging())
     app = build_app(to_dict(settings))
@@ -185,6 +206,8 @@ def _check_alive() -> None:
 def _drain(seconds: float, stop: threading.Event) -> None:
     """Take no more requests and let those in work end; a second signal ends the wait."""
     from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     stop.clear()
     front = serve.get_app_handle(APP)
@@ -192,8 +215,9 @@ def _drain(seconds: float, stop: threading.Event) -> None:
     told = False
     while not stop.is_set() and time.monotonic() < deadline:
         try:
-            left = front.drain.remote().result(timeout_s=5)
-        except Exception:  # whatever it is, there is nothing to wait for
+            left = front.drain.remote().result(timeout_s=FRONT_SECONDS)
+        except (RayError, RayServeException, TimeoutError) as error:
+            print(f"the front does not say what is in work ({type(error).__name__}); ending now", flush=True)
             return
         if not left:
             serve.delete(APP)  # its replicas pass on what they still have
@@ -235,6 +259,8 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _greeting(settings: Serve) -> str:
+    import ray
+
     from codex_ray.serve.app import name_of
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -243,5 +269,6 @@ def _greeting(settings: Serve) -> str:
         f"{name} answers at {base}/v1 (the OpenAI API); Ctrl-C ends it\n"
         f"  export OPENAI_BASE_URL={base}/v1\n"
         f"  curl {base}/v1/completions -H 'content-type: application/json' "
-        f'-d \'{{"model": "{name}", "prompt": "def ", "max_tokens": 32}}\''
+        f'-d \'{{"model": "{name}", "prompt": "def ", "max_tokens": 32}}\'\n'
+        f"  codex-ray serve update MODEL address={ray.get_runtime_context().gcs_address}"
     )

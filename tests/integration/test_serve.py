@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,9 @@ import httpx2 as httpx
 import openai
 import psutil
 import pytest
+import torch
 
+from codex_ray.model import load_model
 from tests.unit.rollout.models import llama, train_small_tokenizer
 
 pytestmark = pytest.mark.integration
@@ -150,7 +153,7 @@ def ending(server: Server) -> None:
     """Ctrl-C: what is in work ends well, new requests are told to go, no process stays."""
     children = psutil.Process(server.process.pid).children(recursive=True)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    settings: Any = {"model": "tiny", "prompt": ["a"] * 16, "max_tokens": 60, "logit_bias": {"2": -100}}
+    settings: Any = {"model": "tiny", "prompt": ["a"] * 8, "max_tokens": 60, "logit_bias": {"2": -100}}
     stream = client.completions.create(**settings, stream=True)
     next(iter(stream))
     reasons: list[str] = []
@@ -163,12 +166,89 @@ def ending(server: Server) -> None:
     reader.start()
     server.process.send_signal(signal.SIGINT)
     reader.join(60)
-    assert reasons == ["length"] * 16
+    assert reasons == ["length"] * 8
     assert server.process.wait(60) == 0, server.said()
     deadline = time.monotonic() + 30
     while alive := [one for one in children if one.is_running()]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
+
+
+@pytest.mark.verify
+def test_the_model_is_changed_under_load_and_stays_so_when_replicas_are_lost(folder: Path) -> None:
+    """Two replicas; every request is answered, none by a model that is half there."""
+    port = free_port()
+    model = load_model(folder / "tiny")
+    for name, change in (("second", 0.5), ("broken", float("nan"))):
+        with torch.no_grad():
+            model.model.norm.weight.mul_(change)
+        model.save_pretrained(folder / name)
+        shutil.copytree(folder / "tiny", folder / name, dirs_exist_ok=True, ignore=lambda _, names: [
+            one for one in names if one.endswith(".safetensors")])  # fmt: skip
+    words = [str(folder / "tiny"), f"port={port}", "compute.dtype=float32", "replicas.max=2"]
+    words += ["replicas.min=2", "engine.threads=1", "replicas.cpus=0.5"]
+    one = Server(folder, port, [sys.executable, "-m", "codex_ray", "serve", *words])
+    asked: Any = {"model": "tiny", "prompt": "a", "max_tokens": 20, "temperature": 0, "logprobs": 0}
+    stop, seen, failed = threading.Event(), list[tuple[float, ...]](), list[str]()
+
+    def ask() -> None:
+        client = openai.OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=8, timeout=120)
+        while not stop.is_set():
+            try:
+                logprobs = client.completions.create(**asked).choices[0].logprobs
+                assert logprobs and logprobs.token_logprobs
+                seen.append(tuple(round(value, 3) for value in logprobs.token_logprobs))
+            except (openai.OpenAIError, AssertionError) as error:
+                failed.append(str(error))
+
+    def update(name: str) -> subprocess.CompletedProcess[str]:
+        address = next(
+            line.split("address=")[1] for line in one.said().splitlines() if "serve update" in line
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "codex_ray",
+            "serve",
+            "update",
+            str(folder / name),
+            f"address={address}",
+        ]
+        environment = {**os.environ, "HOME": str(folder)}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    try:
+        one.wait()
+        for thread in threads:
+            thread.start()
+        refused = update("broken")
+        assert refused.returncode == 1 and "not finite" in refused.stderr, refused.stderr
+        before = set(seen)
+        assert len(before) == 1
+        done = update("second")
+        assert done.returncode == 0 and "tiny is" in done.stdout, done.stderr
+        seen.clear()
+        deadline = time.monotonic() + 60
+        while len(seen) < 12:
+            assert time.monotonic() < deadline and not failed
+            time.sleep(0.1)
+        after = set(seen[6:])
+        assert len(after) == 1 and after != before
+        for process in psutil.Process(one.process.pid).children(recursive=True):
+            if "ServeReplica:codex_ray:model" in " ".join(process.cmdline()):
+                process.kill()
+        deadline = time.monotonic() + 120
+        count = len(seen)
+        while len(seen) < count + 12:
+            assert time.monotonic() < deadline, failed
+            time.sleep(0.1)
+        assert set(seen[count + 6 :]) == after and not failed
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(150)
+        one.end()
 
 
 @pytest.mark.verify
@@ -196,7 +276,7 @@ def test_a_killed_replica_is_replaced_and_its_requests_are_told_to_try_again(fol
     try:
         one.wait()
         client = openai.OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=0, timeout=60)
-        settings: Any = {"model": "tiny", "prompt": ["a"] * 60, "max_tokens": 60, "logit_bias": {"2": -100}}
+        settings: Any = {"model": "tiny", "prompt": ["a"] * 32, "max_tokens": 60, "logit_bias": {"2": -100}}
         stream = client.completions.create(**settings, stream=True)
         next(iter(stream))
         for process in psutil.Process(one.process.pid).children(recursive=True):

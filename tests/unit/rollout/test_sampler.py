@@ -81,9 +81,9 @@ class Reads:
         assert packed is not None
         run = packed.run
 
-        def counted(tokens: list[int], positions: list[int], spans: Sequence[Span]) -> Tensor:
+        def counted(tokens: list[int], positions: list[int], spans: Sequence[Span], adapters: Any) -> Tensor:
             self.tokens += len(tokens) + sum(len(span.tokens) for span in spans)
-            return run(tokens, positions, spans)
+            return run(tokens, positions, spans, adapters)
 
         packed.run = counted  # type: ignore[method-assign]
 

@@ -119,7 +119,7 @@ def test_echo_with_log_probabilities_of_the_prompt(client: openai.OpenAI, model_
     import torch
 
     with torch.inference_mode():
-        logits_SV = model_server._model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        logits_SV = model_server._loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     wanted = [float(logits_SV[place, token]) for place, token in enumerate(ids[1:])]
     assert logprobs.token_logprobs[1:5] == pytest.approx(wanted, abs=1e-4)
     only = client.completions.create(model="tiny", prompt="def f(", max_tokens=0, echo=True)
@@ -305,7 +305,8 @@ def test_clients_that_vanish_leave_nothing_behind(url: str, model_server: ModelS
     while model_server._engine._jobs:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert model_server._engine.call(lambda: model_server._engine.sampler.running).result(10) == 0
+    sampler = model_server._loaded.lane.sampler
+    assert model_server._engine.call(lambda: sampler.running).result(10) == 0
 
 
 def test_many_at_once_are_answered_or_told_to_come_again(url: str) -> None:
