@@ -48,6 +48,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """A certificate, with which the server answers by HTTPS."""
+
+    certificate: str | None = setting(
+        None, help="PEM file of the certificate, and of those that vouch for it"
+    )
+    key: str | None = setting(None, help="PEM file of its key")
+
+
+@dataclass(frozen=True)
 class Access:
     """Who may ask."""
 
@@ -130,9 +140,13 @@ class Serve:
     write_config: str | None = setting(
         None, help="write a YAML file for Ray's `serve run` and `serve deploy` instead of serving"
     )
+    feedback: str | None = setting(
+        None, help="file that gets preferences of the chat page's users who consent, for finetune method=dpo"
+    )
     compute: Device = setting(Device, help="device and precision")
     engine: Engine = setting(Engine, help="how a replica computes")
     limits: Limits = setting(Limits, help="what a request may be")
+    tls: Tls = setting(Tls, help="HTTPS")
     access: Access = setting(Access, help="who may ask")
     guarding: Guarding = setting(Guarding, help="what is kept back and written down")
     replicas: Replicas = setting(Replicas, help="copies of the model")

@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import read_json
 from codex_ray.model.adapter import base_of, is_adapter, merged
+from codex_ray.model.hub import offline
 from codex_ray.model.modeling import CodexRayForCausalLM
 from codex_ray.track.hardware import choose_dtype
 
@@ -194,6 +196,11 @@ def _source(path: str | Path, revision: str | None) -> tuple[str, bool]:
     local = Path(path).expanduser().exists() or not _HUB_NAME.fullmatch(str(path))
     if local and revision is not None:
         raise ConfigError(f"revision={revision} is for Hub models and {path} is a local folder; leave it out")
+    if not local and offline():  # what was fetched before; the libraries would ask again and again
+        try:
+            return snapshot_download(str(path), revision=revision, local_files_only=True), True
+        except OSError as error:
+            raise _unloadable(str(path), False, error) from error
     return (str(resolve_model_folder(path)) if local else str(path)), local
 
 
@@ -264,6 +271,7 @@ def _unloadable(source: str, local: bool, error: Exception) -> CodexRayError:
         return CodexRayError(
             f"the model in {source} cannot be loaded ({why}); it is damaged, export it again"
         )
+    why = "it cannot be reached" if offline() else why
     return CodexRayError(
         f"{source} is neither a folder here nor a model that the Hub gives ({why}); check the name, or "
         f"fetch it where there is a network (hf download {source} --local-dir FOLDER) and give the folder"

@@ -56,4 +56,9 @@ def tokenizer_folder(model: str, revision: str | None) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, revision=revision, allow_patterns=list(TOKENIZER_FILES)))
+    from codex_ray.model.hub import offline
+
+    patterns = list(TOKENIZER_FILES)
+    return Path(
+        snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=offline())
+    )

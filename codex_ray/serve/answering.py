@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,9 @@ from fastapi.responses import StreamingResponse
 
 from codex_ray.serve.answers import DONE, Answer, event, plain, usage_of
 from codex_ray.serve.errors import ApiError
-from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Started
+from codex_ray.serve.events import Called, Delta, End, Entry, Event, Failed, Started
 from codex_ray.serve.masking import ChoiceText
+from codex_ray.serve.tool_calls import CallParser, ToolCalled
 
 GRACE_SECONDS = 10.0
 """How much longer than the engine's own deadline an answer is waited for."""
@@ -100,6 +101,7 @@ class Exchange:
         tokens: whether tokens were asked for.
         mask: whether secrets are masked.
         seconds: the engine's deadline.
+        tools: names of those that the model may call.
     """
 
     def __init__(
@@ -112,12 +114,14 @@ class Exchange:
         tokens: bool,
         mask: bool,
         seconds: float,
+        tools: Collection[str] = (),
     ) -> None:
         self.account = account
         self._events, self._answer = events, answer
         self._tokens = tokens
         self._deadline = asyncio.get_running_loop().time() + seconds + GRACE_SECONDS
         self._texts = [ChoiceText(mask=mask) for _ in range(choices)]
+        self._calls = [CallParser(tools) for _ in range(choices)] if tools else []
 
     async def start(self) -> None:
         """Wait until the request is taken.
@@ -151,11 +155,14 @@ class Exchange:
         texts: dict[int, list[str]] = {}
         entries: dict[int, list[Entry]] = {}
         reasons: dict[int, str] = {}
+        calls: dict[int, list[ToolCalled]] = {}
         try:
             async for one in self._shown():
                 if isinstance(one, Delta):
                     texts.setdefault(one.choice, []).append(one.text)
                     entries.setdefault(one.choice, []).extend(one.entries)
+                elif isinstance(one, Called):
+                    calls[one.choice] = one.calls
                 else:
                     reasons[one.choice] = one.reason
             self.account.outcome = "ok"
@@ -168,6 +175,7 @@ class Exchange:
                 "".join(texts.get(index, [])),
                 entries.get(index, []) if self._tokens and not self._texts[index].masked else None,
                 reason,
+                calls.get(index, []),
             )
             for index, reason in reasons.items()
         }
@@ -185,6 +193,8 @@ class Exchange:
                     yield event(
                         self._answer.piece(one.choice, one.text, one.entries if self._tokens else None)
                     )
+                elif isinstance(one, Called):
+                    yield event(self._answer.calls(one.choice, one.calls))
                 else:
                     yield event(self._answer.closing(one.choice, one.reason))
             if with_usage:
@@ -200,8 +210,28 @@ class Exchange:
         finally:
             await self.close(failure)
 
-    async def _shown(self) -> AsyncIterator[Delta | End]:
-        """What may be shown, choice by choice.
+    async def _shown(self) -> AsyncIterator[Delta | Called | End]:
+        """What may be shown, choice by choice, and the calls of tools in it.
+
+        Raises:
+            ApiError: the engine failed.
+        """
+        async for one in self._masked():
+            if not self._calls:
+                yield one
+            elif isinstance(one, Delta):
+                if (text := self._calls[one.choice].feed(one.text)) or one.entries:
+                    yield one._replace(text=text)
+            else:
+                text, calls = self._calls[one.choice].end()
+                if text:
+                    yield Delta(one.choice, text, [], one.tokens)
+                if calls:
+                    yield Called(one.choice, calls)
+                yield one._replace(reason="tool_calls") if calls and one.reason == "stop" else one
+
+    async def _masked(self) -> AsyncIterator[Delta | End]:
+        """What may be shown, choice by choice, as text.
 
         Raises:
             ApiError: the engine failed.

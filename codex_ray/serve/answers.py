@@ -20,11 +20,16 @@ from openai.types import (
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat import chat_completion as whole
 from openai.types.chat import chat_completion_chunk as chunks
+from openai.types.chat.chat_completion_message_function_tool_call import (
+    ChatCompletionMessageFunctionToolCall,
+    Function,
+)
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.completion_choice import Logprobs
 from pydantic import BaseModel
 
 from codex_ray.serve.events import Entry
+from codex_ray.serve.tool_calls import ToolCalled
 
 DONE = b"data: [DONE]\n\n"
 
@@ -46,6 +51,10 @@ def event(answer: BaseModel) -> bytes:
     return b"data: " + answer.model_dump_json(exclude_unset=True, warnings=False).encode() + b"\n\n"
 
 
+Parts = tuple[str, list[Entry] | None, str, list[ToolCalled]]
+"""Of one choice: its text, its tokens, the reason of its end, its calls of tools."""
+
+
 class Answer(Protocol):
     """Makes the parts of one answer."""
 
@@ -55,16 +64,17 @@ class Answer(Protocol):
     def piece(self, index: int, text: str, entries: Sequence[Entry] | None) -> BaseModel:
         """A chunk of text."""
 
+    def calls(self, index: int, calls: Sequence[ToolCalled]) -> BaseModel:
+        """The chunk of a choice's calls of tools."""
+
     def closing(self, index: int, reason: str) -> BaseModel:
         """The chunk that ends a choice."""
 
     def usage(self, usage: CompletionUsage) -> BaseModel:
         """The chunk that counts tokens."""
 
-    def whole(
-        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
-    ) -> BaseModel:
-        """All of it: text, tokens and reason of its end, by choice."""
+    def whole(self, choices: Mapping[int, Parts], usage: CompletionUsage) -> BaseModel:
+        """All of it, by choice."""
 
 
 class ChatAnswer:
@@ -98,6 +108,19 @@ class ChatAnswer:
         """See :class:`Answer`."""
         return self._chunk(index, chunks.ChoiceDelta(content=text), entries, None)
 
+    def calls(self, index: int, calls: Sequence[ToolCalled]) -> BaseModel:
+        """See :class:`Answer`."""
+        found = [
+            chunks.ChoiceDeltaToolCall(
+                index=place,
+                id=one.identity,
+                type="function",
+                function=chunks.ChoiceDeltaToolCallFunction(name=one.name, arguments=one.arguments),
+            )
+            for place, one in enumerate(calls)
+        ]
+        return self._chunk(index, chunks.ChoiceDelta(tool_calls=found), None, None)
+
     def closing(self, index: int, reason: str) -> BaseModel:
         """See :class:`Answer`."""
         return self._chunk(index, chunks.ChoiceDelta(), None, reason)
@@ -106,22 +129,32 @@ class ChatAnswer:
         """See :class:`Answer`."""
         return ChatCompletionChunk(object="chat.completion.chunk", choices=[], usage=usage, **self._common)
 
-    def whole(
-        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
-    ) -> BaseModel:
+    def whole(self, choices: Mapping[int, Parts], usage: CompletionUsage) -> BaseModel:
         """See :class:`Answer`."""
         found = [
             whole.Choice(
                 index=index,
-                message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
+                message=_message(text, calls),
                 finish_reason=reason,  # type: ignore[arg-type]
                 logprobs=None
                 if entries is None
                 else whole.ChoiceLogprobs(content=_chat_tokens(entries), refusal=None),
             )
-            for index, (text, entries, reason) in sorted(choices.items())
+            for index, (text, entries, reason, calls) in sorted(choices.items())
         ]
         return ChatCompletion(object="chat.completion", choices=found, usage=usage, **self._common)
+
+
+def _message(text: str, calls: Sequence[ToolCalled]) -> ChatCompletionMessage:
+    if not calls:
+        return ChatCompletionMessage(role="assistant", content=text, refusal=None)
+    found: list[Any] = [
+        ChatCompletionMessageFunctionToolCall(
+            id=one.identity, type="function", function=Function(name=one.name, arguments=one.arguments)
+        )
+        for one in calls
+    ]
+    return ChatCompletionMessage(role="assistant", content=text or None, refusal=None, tool_calls=found)
 
 
 def _chat_tokens(entries: Sequence[Entry]) -> list[ChatCompletionTokenLogprob]:
@@ -160,6 +193,10 @@ class CompletionAnswer:
         """See :class:`Answer`."""
         return self._chunk(self._choice(index, text, entries, None))
 
+    def calls(self, index: int, calls: Sequence[ToolCalled]) -> BaseModel:
+        """None: completions have no tools."""
+        raise NotImplementedError
+
     def closing(self, index: int, reason: str) -> BaseModel:
         """See :class:`Answer`."""
         return self._chunk(self._choice(index, "", None, reason))
@@ -168,11 +205,9 @@ class CompletionAnswer:
         """See :class:`Answer`."""
         return Completion(choices=[], usage=usage, **self._common)
 
-    def whole(
-        self, choices: Mapping[int, tuple[str, list[Entry] | None, str]], usage: CompletionUsage
-    ) -> BaseModel:
+    def whole(self, choices: Mapping[int, Parts], usage: CompletionUsage) -> BaseModel:
         """See :class:`Answer`."""
-        found = [self._choice(index, *parts) for index, parts in sorted(choices.items())]
+        found = [self._choice(index, *parts[:3]) for index, parts in sorted(choices.items())]
         return Completion(choices=found, usage=usage, **self._common)
 
     def _chunk(self, choice: CompletionChoice) -> BaseModel:

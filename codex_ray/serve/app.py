@@ -28,6 +28,7 @@ from codex_ray.serve.front import Front
 from codex_ray.serve.guard import Guard
 from codex_ray.serve.logs import mask_logs
 from codex_ray.serve.routes import build_app as build_routes
+from codex_ray.track.registered import is_registered, registered_name
 
 FRONT, MODEL = "front", "model"
 
@@ -96,14 +97,17 @@ class Replicas:
         return found
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return await getattr(self._handle, method).remote(*arguments)
-        except BackPressureError:
-            raise overloaded(1) from None
-        except RayTaskError as error:
-            raise _failed(error) from error
-        except (RayError, RayServeException) as error:
-            raise _lost(error) from error
+        for attempt in range(ATTEMPTS):
+            try:
+                return await getattr(self._handle, method).remote(*arguments)
+            except BackPressureError:
+                raise overloaded(1) from None
+            except RayTaskError as error:
+                raise _failed(error) from error
+            except (RayError, RayServeException) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise _lost(error) from error
+        raise AssertionError
 
 
 def _failed(error: RayTaskError) -> ApiError:
@@ -227,6 +231,8 @@ def name_of(settings: Serve) -> str:
     """What clients call the model: its name, or its folder's."""
     if settings.name is not None:
         return settings.name
+    if is_registered(settings.model):
+        return registered_name(settings.model)
     folder = Path(settings.model).expanduser()
     if not folder.is_dir():
         return settings.model

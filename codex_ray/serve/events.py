@@ -8,6 +8,7 @@ from collections import deque
 from typing import NamedTuple
 
 from codex_ray.serve.errors import ApiError
+from codex_ray.serve.tool_calls import ToolCalled
 
 
 class Alternative(NamedTuple):
@@ -58,6 +59,13 @@ class Failed(NamedTuple):
     """Nothing more comes."""
 
     error: ApiError
+
+
+class Called(NamedTuple):
+    """The calls of tools in which a choice ends."""
+
+    choice: int
+    calls: list[ToolCalled]
 
 
 Event = Started | Delta | End | Failed

@@ -19,6 +19,7 @@ from codex_ray.serve.budgets import Budgets
 from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Event, Failed
+from codex_ray.serve.feedback import Feedback
 from codex_ray.serve.guard import is_loopback
 from codex_ray.serve.keys import Key, KeyFile
 from codex_ray.serve.metrics import Metrics
@@ -63,6 +64,7 @@ class Front:
         self.budgets, self.metrics = Budgets(), Metrics()
         self._shelf, self._first = Shelf(settings.adapters), next(iter(backends), "")
         self._audit, self._screen = Audit(settings.guarding.audit), Screen(settings.guarding)
+        self.feedback = Feedback(settings.feedback)
         for key in ("mask_secrets", "mask_logs"):
             if not getattr(settings.guarding, key):
                 self._audit.write(event="start", **{key: "off"})
@@ -158,6 +160,7 @@ class Front:
             tokens=call.top is not None,
             mask=self.settings.guarding.mask_secrets,
             seconds=call.seconds,
+            tools=[tool["function"]["name"] for tool in call.tools or ()],
         )
         await exchange.start()
         if not call.stream:

@@ -24,7 +24,7 @@ OPEN = frozenset({"/", "/health", "/ready", "/favicon.ico"})
 """Routes that need no key: whether the server lives, and the chat page, in which the key is entered."""
 
 SCOPE_OF = {"/v1/completions": "generate", "/v1/chat/completions": "generate", "/v1/embeddings": "embed"}
-SCOPE_OF |= {"/metrics": "metrics"}
+SCOPE_OF |= {"/metrics": "metrics", "/v1/feedback": "generate"}
 
 _IDENTITY = re.compile(r"[\w.:-]{1,64}")
 _SECURITY = [

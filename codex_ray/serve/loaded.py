@@ -18,6 +18,7 @@ from codex_ray.serve.errors import ApiError
 from codex_ray.serve.json_grammar import JsonGrammars
 from codex_ray.serve.prompts import Prompts
 from codex_ray.serve.shelf import Shelf
+from codex_ray.track.registered import is_registered, registered_folder
 
 LONGEST = 8192
 """Tokens of a sequence where neither settings nor the model name a limit below."""
@@ -30,7 +31,7 @@ class Loaded:
 
     Args:
         settings: of serving.
-        source: model folder, run folder, adapter folder or Hub name.
+        source: model folder, run folder, adapter folder, Hub name, or ``models:/`` of MLflow's registry.
 
     Raises:
         CodexRayError: the model cannot be loaded.
@@ -39,10 +40,11 @@ class Loaded:
     def __init__(self, settings: Serve, source: str) -> None:
         self.source, self._engine = source, settings.engine
         revision = settings.revision if source == settings.model else None
-        self.model, self.tokenizer = load_with_tokenizer(source, revision, settings.compute)
+        folder = str(registered_folder(source)) if is_registered(source) else source
+        self.model, self.tokenizer = load_with_tokenizer(folder, revision, settings.compute)
         self.ends = end_ids(self.model, self.tokenizer)
         self.vocabulary: int = self.model.config.get_text_config().vocab_size
-        self.prompts = Prompts(self.tokenizer, tokenizer_folder(source, revision))
+        self.prompts = Prompts(self.tokenizer, tokenizer_folder(folder, revision))
         self.grammars = JsonGrammars(self.tokenizer, self.vocabulary, self.ends)
         self.created = int(time.time())
         self.lane = Lane(self._sampler)

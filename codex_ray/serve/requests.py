@@ -312,3 +312,23 @@ class DetokenizeRequest(_Request):
     """Of ``/detokenize``."""
 
     tokens: Prompt
+
+
+class Preference(_Request):
+    """Of ``/v1/feedback``: of two answers, the one that is preferred, and how its user said so."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    chosen: Annotated[str, Field(min_length=1, max_length=2**18)]
+    rejected: Annotated[str, Field(min_length=1, max_length=2**18)]
+    how: Literal["rated", "edited", "regenerated"]
+    consent: Literal[True]
+
+    @model_validator(mode="after")
+    def _differs(self) -> Preference:
+        if self.chosen.strip() == self.rejected.strip():
+            raise ValueError("chosen and rejected are the same")
+        if not self.chosen.strip() or not self.rejected.strip():
+            raise ValueError("chosen and rejected must hold text")
+        if self.messages[-1].role != "user":
+            raise ValueError("messages must end with the user's")
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from codex_ray.serve.requests import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    Preference,
     TokenizeRequest,
 )
 
@@ -41,6 +43,7 @@ def build_app(front: Front) -> Guard:
     _add_generation(app, front)
     _add_texts(app, front)
     _add_state(app, front)
+    _add_feedback(app, front)
     return Guard(app, front.settings.limits, front.keys, front.key_required, front.budgets)
 
 
@@ -156,6 +159,22 @@ def _add_state(app: FastAPI, front: Front) -> None:
         """One model."""
         front.find(name)
         return JSONResponse(_cards(front, await front.stands())[name])
+
+
+def _add_feedback(app: FastAPI, front: Front) -> None:
+    @app.get("/v1/feedback")
+    async def kept() -> Response:
+        """Whether preferences are kept here."""
+        return JSONResponse({"kept": front.feedback.kept})
+
+    @app.post("/v1/feedback")
+    async def keep(request: Preference, raw: Request) -> Response:
+        """Keep a preference, to which its user consents."""
+        front.find(request.model)
+        _messages(front, request.messages)
+        key = raw.state.key
+        await asyncio.to_thread(front.feedback.keep, request, key and key.id)
+        return JSONResponse({"kept": True})
 
 
 def _cards(front: Front, stands: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -78,6 +78,8 @@ def absolute(settings: Serve) -> Serve:
         model=absolute_model(settings.model),
         models={name: absolute_model(model) for name, model in settings.models.items()},
         adapters=_full(settings.adapters),
+        feedback=_full(settings.feedback),
+        tls=replace(settings.tls, certificate=_full(settings.tls.certificate), key=_full(settings.tls.key)),
         access=replace(settings.access, keys=_full(settings.access.keys)),
         guarding=replace(settings.guarding, audit=_full(settings.guarding.audit)),
     )
@@ -115,16 +117,26 @@ def check(settings: Serve) -> None:
         raise ConfigError(
             f"replicas.min={settings.replicas.min} is above replicas.max={settings.replicas.max}; lower it"
         )
+    tls = (settings.tls.certificate, settings.tls.key)
+    for file in tls:
+        if any(tls) and (file is None or not Path(file).is_file()):
+            raise ConfigError(
+                f"tls.certificate={tls[0]} and tls.key={tls[1]} must both name files that are there; correct "
+                "them, or leave both out"
+            )
     if settings.adapters is not None and not Path(settings.adapters).is_dir():
         raise ConfigError(f"adapters={settings.adapters} is no folder; name the one that holds the adapters")
     from codex_ray.model.load import load_config  # torch, which the checks above do without
     from codex_ray.serve.app import name_of
+    from codex_ray.track.registered import is_registered
 
-    load_config(settings.model, settings.revision)
-    for name, model in settings.models.items():
-        if name == name_of(settings):
-            raise ConfigError(f"models has {name}, which is the first model's name; give one of them another")
-        load_config(model)
+    if name_of(settings) in settings.models:
+        raise ConfigError(
+            f"models has {name_of(settings)}, which is the first model's name; give one of them another"
+        )
+    for model in (settings.model, *settings.models.values()):
+        if not is_registered(model):
+            load_config(model, settings.revision if model == settings.model else None)
 
 
 def write_config(settings: Serve, path: Path) -> None:
@@ -140,7 +152,7 @@ def write_config(settings: Serve, path: Path) -> None:
     arguments = to_dict(replace(settings, write_config=None))
     config = {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": settings.host, "port": settings.port},
+        "http_options": http_options(settings),
         "applications": [
             {
                 "name": APP,
@@ -154,6 +166,13 @@ def write_config(settings: Serve, path: Path) -> None:
     print(f"{path}: `serve run {path}` here, or `serve deploy {path}` on a running cluster")
 
 
+def http_options(settings: Serve) -> dict[str, Any]:
+    """What Ray Serve's proxy is told."""
+    tls = settings.tls
+    secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key} if tls.certificate else {}
+    return {"host": settings.host, "port": settings.port, **secure}
+
+
 def _start(settings: Serve, stop: threading.Event) -> None:
     from ray import serve
 
@@ -165,8 +184,7 @@ def _start(settings: Serve, stop: threading.Event) -> None:
             "this cluster serves already; change its model with `codex-ray serve update MODEL`, or end "
             "the other server first"
         )
-    http = {"host": settings.host, "port": settings.port}
-    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_logging())
+    serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=_logging())
     app = build_app(to_dict(settings))
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=_logging())
     serve.run_many([target], wait_for_applications_running=False)
@@ -264,7 +282,8 @@ def _greeting(settings: Serve) -> str:
     from codex_ray.serve.app import name_of
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base, name = f"http://{host}:{settings.port}", name_of(settings)
+    scheme = "https" if settings.tls.certificate else "http"
+    base, name = f"{scheme}://{host}:{settings.port}", name_of(settings)
     return (
         f"{name} answers at {base}/v1 (the OpenAI API); Ctrl-C ends it\n"
         f"  export OPENAI_BASE_URL={base}/v1\n"

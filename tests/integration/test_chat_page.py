@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Page:
 
     async def until(self, script: str) -> None:
         deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
-        while not await self.run(script):
+        while not await self.run(f"typeof at == 'function' && ({script})"):  # once the page is there
             assert asyncio.get_running_loop().time() < deadline, (script, self.logged)
             await asyncio.sleep(0.05)
 
@@ -152,6 +153,48 @@ def test_a_chat_by_keyboard(serving: Any, tmp_path: Path) -> None:
     try:
         asyncio.run(chat())
         assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
+    finally:
+        running.stop()
+
+
+def test_what_is_preferred_is_kept_with_consent_alone(serving: Any, tmp_path: Path) -> None:
+    settings, server = serving
+    file = tmp_path / "preferences.jsonl"
+    running = Running(build_app(Front(replace(settings, feedback=str(file)), {"tiny": server})))
+    last = "turns[turns.length - 1]"
+
+    async def chat() -> None:
+        async with opened(running.url, tmp_path / "profile") as page:
+            await page.until("at('model').value == 'tiny' && !at('consenting').hidden")
+            await page.run("at('max_tokens').value = 12; at('text').focus()")
+            await page.type("hi")
+            await page.until(SAID.format(1))
+            first = await page.run(f"{last}.content")
+            again = "[...document.querySelectorAll('button')].find(one => one.textContent == {!r})"
+            await page.run(again.format("Again") + ".click()")
+            await page.until(SAID.format(1) + f" && {last}.content != {json.dumps(first)}")
+            await page.run("document.querySelector('[data-rating=\"1\"]').click()")
+            await asyncio.sleep(0.5)
+            assert file.read_text() == ""  # without consent
+            await page.run("at('settings').open = true; at('consent').click()")
+            for _ in range(2):  # off and on
+                await page.run("document.querySelector('[data-rating=\"1\"]').click()")
+            await page.until("document.querySelector('.tools span').textContent.includes('kept')")
+            second = await page.run(f"{last}.content")
+            await page.run(again.format("Edit") + ".click()")
+            await page.run("document.querySelector('article textarea').value = 'hello'")
+            await page.run(again.format("Save") + ".click()")
+            await page.until("turns[0].told.size == 2")
+            await page.until("document.querySelector('article.assistant pre').textContent == 'hello'")
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            told = [(one["how"], one["chosen"], one["rejected"]) for one in lines]
+            assert told == [("regenerated", second, first), ("edited", "hello", second)]
+            assert lines[0]["messages"] == [{"role": "user", "content": "hi"}]
+            await page.picture(tmp_path / "rated.png")
+            assert not page.logged, page.logged
+
+    try:
+        asyncio.run(chat())
     finally:
         running.stop()
 

@@ -10,7 +10,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from codex_ray.config.fields import build
-from codex_ray.config.serve import Access, Replicas, Serve
+from codex_ray.config.serve import Access, Replicas, Serve, Tls
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.serve.app import name_of
 from codex_ray.serve.keys import KeyFile
@@ -27,6 +27,12 @@ def test_what_cannot_serve_is_refused(model_folder: Path, tmp_path: Path) -> Non
         serve_verb(replace(open_to_all, access=Access(keys, "never")))
     with pytest.raises(ConfigError, match=r"replicas\.min=3 is above"):
         serve_verb(Serve(str(model_folder), replicas=Replicas(min=3)))
+    with pytest.raises(ConfigError, match="must both name files"):
+        serve_verb(Serve(str(model_folder), tls=Tls(certificate=str(tmp_path / "none.pem"))))
+    with pytest.raises(ConfigError, match="is no folder"):
+        serve_verb(Serve(str(model_folder), adapters=str(tmp_path / "nothing")))
+    with pytest.raises(ConfigError, match="which is the first model's name"):
+        serve_verb(Serve(str(model_folder), models={"tiny": str(model_folder)}))
     with pytest.raises(CodexRayError, match="holds no model"):
         serve_verb(Serve(str(tmp_path)))
 
@@ -51,4 +57,5 @@ def test_a_model_is_called_as_its_folder(tmp_path: Path) -> None:
     assert name_of(Serve(str(tmp_path / "first"))) == "first"
     assert name_of(Serve(str(tmp_path / "first" / "model"))) == "first"
     assert name_of(Serve("org/model")) == "org/model"
+    assert name_of(Serve("models:/chat/champion")) == "chat"
     assert name_of(Serve("org/model", name="mine")) == "mine"

@@ -19,6 +19,7 @@ from codex_ray.model.reward import start_reward_model
 from codex_ray.rollout.generate import generate, prompt_ids
 from codex_ray.tokenizer import Tokenizer
 from codex_ray.track import MlflowRun
+from codex_ray.track.registered import registered_folder, registered_name
 from tests.unit.rollout.models import mhc, train_small_tokenizer
 
 PROMPTS = ["def main(", "import "]
@@ -64,6 +65,28 @@ def test_a_registered_model_loads_with_mlflow_and_completes(store: Any, model: P
         assert loaded.predict(given, params={"max_new_tokens": 6}) == [one.text for one in wanted]
     with pytest.raises(CodexRayError, match="one column"):
         loaded.predict(pandas.DataFrame({"text": PROMPTS, "more": PROMPTS}))
+
+
+def test_a_registered_model_is_fetched_by_version_or_alias(
+    store: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, client = store
+    run.register("served", model)
+    client.set_registered_model_alias("served", "champion", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mlflow.set_tracking_uri(run.uri)
+    folder = registered_folder("models:/served/champion")
+    assert folder.name == "model" and (folder / "model.safetensors").is_file()
+    stamp = (folder / "config.json").stat().st_ino
+    for address in ("models:/served/1", "models:/served@champion"):
+        assert registered_folder(address) == folder and (folder / "config.json").stat().st_ino == stamp
+    assert registered_name("models:/served/1") == "served"
+    assert load_model(folder).config.model_type == "codex_ray"
+    for address in ("models:/served/9", "models:/served/nobody", "models:/unknown/1", "models:/served"):
+        with pytest.raises(CodexRayError, match=r"models:/") as failure:
+            registered_folder(address)
+        assert "\n" not in str(failure.value)
+    assert not list((tmp_path / ".cache" / "codex_ray" / "registered").glob(".partial*/*"))
 
 
 def test_a_registered_reward_model_scores(store: Any, model: Path) -> None:

@@ -1,0 +1,79 @@
+"""What users prefer, kept with their consent: lines of JSON that ``finetune method=dpo`` takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from codex_ray.errors import CodexRayError
+from codex_ray.files import unwritable
+from codex_ray.safety import redact
+from codex_ray.serve.errors import ApiError
+from codex_ray.serve.requests import Preference
+
+MOST_BYTES = 2**30
+"""The file is not let grow longer: whoever may ask could fill the disk."""
+
+
+class Feedback:
+    """Appends preferences to a file that only its owner can read; None keeps none.
+
+    Secrets and personal data are masked: what is trained on is learnt by heart.
+
+    Raises:
+        CodexRayError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._handle: int | None = None
+        if path is None:
+            return
+        file = Path(path).expanduser()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unwritable(file, error) from error
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a file."""
+        return self._handle is not None
+
+    def keep(self, given: Preference, owner: str | None) -> None:
+        """Add a line.
+
+        Raises:
+            ApiError: nothing is kept here, or the file is full.
+            CodexRayError: it cannot be written.
+        """
+        if self._handle is None:
+            raise ApiError(404, "this server keeps no preferences (feedback=FILE)", code="no_feedback")
+        line = _masked(
+            {
+                "messages": [message.plain() for message in given.messages],
+                "chosen": given.chosen,
+                "rejected": given.rejected,
+            }
+        )
+        line |= {"model": given.model, "how": given.how, "key": owner, "time": round(time.time(), 3)}
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+        if os.fstat(self._handle).st_size + len(data) > MOST_BYTES:
+            raise ApiError(507, "the file of preferences is full", code="full")
+        try:
+            os.write(self._handle, data)
+        except OSError as error:
+            raise CodexRayError(f"the file of preferences cannot be written ({error.strerror})") from error
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value, secrets="mask", personal="mask").text
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _masked(one) for key, one in value.items()}
+    return value
