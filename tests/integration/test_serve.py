@@ -202,9 +202,6 @@ def test_the_model_is_changed_under_load_and_stays_so_when_replicas_are_lost(fol
                 failed.append(str(error))
 
     def update(name: str) -> subprocess.CompletedProcess[str]:
-        address = next(
-            line.split("address=")[1] for line in one.said().splitlines() if "serve update" in line
-        )
         command = [
             sys.executable,
             "-m",
@@ -220,6 +217,11 @@ def test_the_model_is_changed_under_load_and_stays_so_when_replicas_are_lost(fol
     threads = [threading.Thread(target=ask) for _ in range(3)]
     try:
         one.wait()
+        deadline = time.monotonic() + 60
+        while "address=" not in one.said():  # the last line of its greeting
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        address = one.said().split("address=")[1].split()[0]
         for thread in threads:
             thread.start()
         refused = update("broken")
