@@ -5,8 +5,9 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out __init__ report results continual continual_data discovery gpu gpu_steps loader soak stack sweep,$(basename $(notdir $(wildcard benchmarks/*.py))))
 text ?=
 name ?=
+dry ?=
 
-.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock clean
+.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,6 +54,9 @@ bench: setup-dev ## Run every benchmark, or one with name=NAME, and write benchm
 lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
 	$(BIN)/python tools/lock.py
 
+release: setup-dev ## Build a release into dist/ with its bill of materials; dry=1 for trying
+	$(BIN)/python tools/release.py $(if $(dry),--dry-run)
+
 clean: ## Undo the set-up and remove caches; corpora, runs and quickstart folders stay
-	rm -rf .venv docs/_build docs/settings.md docs/rules.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv docs/_build docs/settings.md docs/rules.md docs/licences.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

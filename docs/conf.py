@@ -18,8 +18,15 @@ author = "the codex_ray authors"
 project_copyright = "the codex_ray authors, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "rules_page", "settings_page"]
-exclude_patterns = ["_build", "_ext"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "licences_page",
+    "rules_page",
+    "settings_page",
+]
+exclude_patterns = ["_build", "_ext", "template"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

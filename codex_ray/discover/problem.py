@@ -18,6 +18,7 @@ from typing import Any
 
 from codex_ray.discover.problems.verdict import Verdict
 from codex_ray.errors import ConfigError, nearest
+from codex_ray.plugins import path_of
 
 MINIMISE, MAXIMISE = "minimise", "maximise"
 
@@ -207,8 +208,8 @@ def find_problem(name: str, language: str | None, options: Mapping[str, Any]) ->
                 f"has {', '.join(languages)}"
             )
         build = _imported(languages[language], name)
-    elif "." in name or ":" in name:
-        build = _imported(name, name)
+    elif (path := path_of("problems", name)) or "." in name or ":" in name:
+        build = _imported(path or name, name)
     else:
         raise ConfigError(
             f"problem={name} is none of {', '.join(PROBLEMS)}{nearest(name, PROBLEMS)}; a class of yours is "

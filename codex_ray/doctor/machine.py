@@ -55,6 +55,7 @@ def machine_findings(settings: Doctor) -> list[Finding]:
         "disk": lambda: disk(Path(settings.folder), settings.least_free_bytes),
         "token": token,
         "sandbox": sandbox,
+        "plugins": plugins,
     }
     return [guarded(name, check) for name, check in checks.items()]
 
@@ -238,6 +239,17 @@ def sandbox() -> Finding:
     if not done.ok or done.stdout.strip() != "42":
         raise CodexRayError(f"a program in the sandbox came to {done}")
     return Finding("sandbox", OK, f"all layers: {', '.join(LAYERS)}")
+
+
+def plugins() -> Finding:
+    """Whether every component that other packages bring can be loaded."""
+    from codex_ray.plugins import KINDS, broken, names
+
+    wrong = broken()
+    if wrong:
+        return Finding("plugins", FAILED, " · ".join(wrong.values()), "see docs/extending.md")
+    found = [f"{name} ({kind})" for kind in KINDS for name in names(kind)]
+    return Finding("plugins", OK, ", ".join(found) or "none")
 
 
 def ports(wanted: Mapping[int, str] | None = None) -> Finding:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codex_ray.errors import ConfigError, nearest
+from codex_ray.plugins import load, path_of
 
 Array = NDArray[np.float64]
 Combine = Callable[[Array], Array]
@@ -283,5 +284,10 @@ def find_metric(name: str) -> Metric:
         return METRICS[name]
     if match := _PASS_AT.fullmatch(name):
         return _pass_at(int(match[1]))
+    if path := path_of("metrics", name):
+        found = load(path, f"metric {name}")
+        if not isinstance(found, Metric):
+            raise ConfigError(f"metric {name} ({path}) is no codex_ray.evaluate.metrics.Metric; make it one")
+        return found
     listed = ", ".join([*METRICS, "pass@k"])
     raise ConfigError(f"unknown metric {name!r}{nearest(name, METRICS) or f'; it is one of {listed}'}")

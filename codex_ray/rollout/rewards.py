@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.common import Device
 from codex_ray.errors import ConfigError, nearest
+from codex_ray.plugins import path_of
 from codex_ray.rollout.environment import Calculator, Environment, EnvironmentBuilder, SingleTurn
 from codex_ray.rollout.python_tool import Python
 
@@ -88,7 +89,8 @@ def stops_of(name: str) -> tuple[str, ...]:
 def _find(name: str, known: Mapping[str, Any], key: str, else_: str) -> Any:
     if name in known:
         return known[name]
-    module, _, attribute = name.replace(":", ".").rpartition(".")
+    path = path_of("environments" if key == "on_policy.environment" else "rewards", name) or name
+    module, _, attribute = path.replace(":", ".").rpartition(".")
     if not module or "/" in name:
         raise ConfigError(
             f"{key}={name} is none of {', '.join(known)}{nearest(name, known)}, and nothing else is of that "
@@ -96,7 +98,7 @@ def _find(name: str, known: Mapping[str, Any], key: str, else_: str) -> Any:
         )
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a user's module raises while it is imported
         raise ConfigError(
             f"{key}={name} cannot be imported ({error}); put its module on PYTHONPATH"
         ) from error

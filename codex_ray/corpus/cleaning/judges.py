@@ -8,6 +8,7 @@ from typing import Any
 from codex_ray.corpus.cleaning.decode import no_text
 from codex_ray.corpus.raw import Dropped
 from codex_ray.errors import ConfigError
+from codex_ray.plugins import path_of
 
 
 class JudgeFailed(Exception):
@@ -48,7 +49,7 @@ class Judge:
 
 
 def _made(path: str) -> Any:
-    module, _, name = path.rpartition(".")
+    module, _, name = (path_of("judges", path) or path).rpartition(".")
     wanted = f"clean.judges: {path!r}"
     if not module:
         raise ConfigError(f"{wanted} is no dotted path; give MODULE.CLASS, such as mine.rules.NoLists")

@@ -172,13 +172,14 @@ def test_the_verb_prints_lines_or_json_and_fails_with_a_sentence(tmp_path: Path,
     monkeypatch.setattr(machine, "_SMALLEST_MEMORY", 0)
     assert cli.main(["doctor", str(tmp_path), "least_free_bytes=0", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    names = ["python", "packages", "compilers", "gpus", "memory", "disk", "token", "sandbox", "ports", "gloo"]
+    names = ["python", "packages", "compilers", "gpus", "memory", "disk", "token", "sandbox", "plugins"]
+    names += ["ports", "gloo"]
     assert [finding["name"] for finding in told["findings"]] == names
     assert (told["format_version"], told["failed"], told["address"]) == (1, 0, None)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert cli.main(["doctor", str(tmp_path), "least_free_bytes=0"]) == 1
     out, err = capsys.readouterr()
-    assert "1 of 10 checks failed (token)" in err
+    assert "1 of 11 checks failed (token)" in err
     (line,) = [line for line in out.splitlines() if line.startswith("FAILED")]
     assert "RAY_AUTH_MODE=disabled; unset RAY_AUTH_MODE" in line
     assert os.listdir(tmp_path) == []  # noqa: PTH208
