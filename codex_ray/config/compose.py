@@ -10,7 +10,6 @@ converted.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,20 @@ from codex_ray.config.dial import DEPTH, turned
 from codex_ray.config.fields import build
 from codex_ray.config.groups import Slot, composed, group_choices, verb_slots
 from codex_ray.config.saved import save
-from codex_ray.config.tree import Key, alternatives, find_key, flatten, is_text, settings_keys, unknown_key
+from codex_ray.config.tree import (
+    WORD,
+    Key,
+    alternatives,
+    find_key,
+    flatten,
+    is_text,
+    settings_keys,
+    unknown_key,
+)
 from codex_ray.config.verbs import Verb, find_verb
 from codex_ray.errors import ConfigError, nearest
 
 __all__ = ["compose", "save"]
-
-_WORD = re.compile(r"\+{0,2}(?P<key>[A-Za-z_][\w.@/-]*)=(?P<value>.*)", re.DOTALL)
 
 
 @dataclass
@@ -83,7 +89,7 @@ def _words_layer(verb: Verb, cls: type[Any], slots: list[Slot], words: Sequence[
     paths = list(verb.paths)
     listed: list[str] = []
     for word in words:
-        match = _WORD.fullmatch(word)
+        match = WORD.fullmatch(word)
         if match is None and verb.takes_any:
             listed.append(word)
             continue

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from codex_ray.config.common import DEFAULT_SEED
 from codex_ray.config.fields import setting
-from codex_ray.config.tree import Key
+from codex_ray.config.tree import WORD, Key
 from codex_ray.errors import ConfigError
 
 BASES = ("pretrain", "finetune", "discover")
 KINDS = ("choice", "uniform", "log_uniform", "integer")
 # A sweep's own keys; every other word is the base verb's.
 OWN = ("base", "base_config", "paths", "run", "name", "runs", "resume", "sweep")
-
-_WORD = re.compile(r"(?P<key>[A-Za-z_][\w.@/-]*)=(?P<value>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -48,20 +45,28 @@ class Searching:
     )
     scheduler: str = setting(
         "none",
-        choices=("none", "asha", "hyperband", "median"),
+        choices=("none", "asha", "hyperband", "median", "pbt"),
         help="asha, hyperband: go on with the best share at growing numbers of tokens; median: give up what "
-        "is worse than the median of the others",
+        "is worse than the median of the others; pbt: the worst go on from the best, with settings moved",
     )
     grace_tokens: int = setting(
         0, minimum=0, help="tokens that every trial has before it may be given up; 0 is an eighth of its run"
     )
     reduction: int = setting(4, minimum=2, help="asha, hyperband: one in so many goes on at each rung")
+    segment_steps: int | None = setting(
+        None, minimum=1, help="pbt: optimizer steps between comparisons; unset is an eighth of the run"
+    )
     concurrent: int | None = setting(
         None, minimum=1, help="trials at a time; unset is what the cluster can hold, whole"
     )
     hours: float | None = setting(None, minimum=0.0, help="time after which no trial goes on; unset has none")
     tokens: int | None = setting(
         None, minimum=1, help="tokens, over all trials, after which none goes on; unset has no limit"
+    )
+    stall_seconds: float = setting(
+        3600.0,
+        minimum=1.0,
+        help="a trial without a line of metrics for so long, its own recoveries included, has failed",
     )
     keep: int = setting(1, minimum=0, help="best trials whose model and checkpoints are kept")
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of what is drawn; trials have their own `seed`")
@@ -100,7 +105,7 @@ def sort_words(words: Sequence[str]) -> tuple[list[str], list[tuple[Key, Any]]]:
     paths: list[str] = []
     others: list[tuple[Key, Any]] = []
     for word in words:
-        match = _WORD.fullmatch(word)
+        match = WORD.fullmatch(word)
         if match is None:
             paths.append(word)
             continue
@@ -157,22 +162,17 @@ def refuse_sweep(settings: Sweep, prefix: str = "") -> None:
             f"sweep.scheduler={search.scheduler} gives trials up by one metric and sweep.metrics has "
             f"{len(search.metrics)}; give sweep.scheduler=none"
         )
-    if search.scheduler == "none" and search.grace_tokens:
+    if search.grace_tokens and search.scheduler in ("none", "pbt"):
         raise ConfigError(
             "sweep.grace_tokens is for a scheduler that gives trials up; add sweep.scheduler=asha"
         )
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as nested plain data."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *above, last = key.split(".")
-        node = tree
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
+    if search.segment_steps and search.scheduler != "pbt":
+        raise ConfigError("sweep.segment_steps is for a population; add sweep.scheduler=pbt")
+    if search.scheduler == "pbt" and search.search == "tpe":
+        raise ConfigError(
+            "sweep.search=tpe chooses each trial by what others came to and sweep.scheduler=pbt needs them "
+            "all from the beginning; give sweep.search=random or grid"
+        )
 
 
 RULES: dict[type[Any], Callable[[Any, str], None]] = {Sweep: refuse_sweep}

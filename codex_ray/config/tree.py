@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -12,6 +13,8 @@ from codex_ray.config.fields import mapping_of, own_first
 from codex_ray.errors import ConfigError
 
 Key = tuple[str, ...]
+
+WORD = re.compile(r"\+{0,2}(?P<key>[A-Za-z_][\w.@/-]*)=(?P<value>.*)", re.DOTALL)  # of a command line
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -110,6 +113,18 @@ def unknown_key(cls: type[Any], dotted: str, groups: Iterable[str], where: str) 
     )
     source = "" if where in ("setting", "argument") else f" in {where}"
     return ConfigError(f"unknown setting {dotted!r}{source}{hint}")
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted key as nested plain data; the opposite of :func:`dotted`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, last = key.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

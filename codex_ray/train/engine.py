@@ -232,13 +232,18 @@ class Engine:
     def load(self, folder: Path, written_by: int) -> dict[str, Any]:
         """Read what :meth:`save` wrote with ``written_by`` workers, any number; returns ``state``.
 
-        Every rank takes part.
+        Rates, decay, momentum and the like stay those of the present settings. Every rank takes part.
 
         Raises:
             CodexRayError: ZeRO was told to lay parameters out by the number of workers, or the disk is full.
         """
+        present = [{k: v for k, v in group.items() if k != "params"} for group in self._inner.param_groups]
         with self._fitting(folder, written_by) as fitting:
             _, state = self._engine.load_checkpoint(str(fitting), tag="engine")
+        for group, ours in zip(self._inner.param_groups, present, strict=True):
+            group.update(ours)
+        if hasattr(self._optimizer, "clip_grad"):  # which stages 1 and 2 save as well
+            self._optimizer.clip_grad = self.clip_norm
         self._bind_layouts()
         for held in self._held:
             held.begin()

@@ -79,15 +79,19 @@ def facts(run: RunFolder, settings: TrainingRun, decided: Mapping[str, Any]) -> 
     computes and the SHA-256 of all packages, and the run's own decisions, by which a run whose folder is lost
     can go on.
     """
-    config = _shaping(to_dict(settings))
     environment = read_json(run.environment, "environment") if run.environment.exists() else {}
     return {
-        "config": config,
-        "config_sha256": _digest(config),
+        **shaping_facts(settings),
         "commit": environment.get("commit"),
         "environment": {"sha256": _digest(environment.get("packages")), **_versions()},
         "decided": dict(decided),
     }
+
+
+def shaping_facts(settings: TrainingRun) -> dict[str, Any]:
+    """Return the settings that shape the weights, and their SHA-256, as a checkpoint's manifest has them."""
+    config = _shaping(to_dict(settings))
+    return {"config": config, "config_sha256": _digest(config)}
 
 
 def refuse_other_checkpoint(found: Found, run: RunFolder, settings: TrainingRun) -> list[str]:

@@ -12,6 +12,7 @@ from codex_ray.config.fields import to_dict
 from codex_ray.config.sweep import Sweep
 from codex_ray.config.train import Pretrain, TrainingRun
 from codex_ray.corpus.manifest import Manifest
+from codex_ray.errors import Interrupted
 from codex_ray.model.lineage import life_of
 from codex_ray.track.mlflow import ROLE_TAG, MlflowRun, tracking_uri
 from codex_ray.track.run_folder import RunFolder
@@ -34,6 +35,9 @@ def opened_books(settings: Sweep, base: TrainingRun, run: RunFolder) -> Iterator
     try:
         yield _told(mlflow, base, runs)
         status = "FINISHED"
+    except Interrupted:
+        status = "KILLED"
+        raise
     finally:
         for artifact in (run.config, run.summary, run.report):
             mlflow.log_artifact(artifact)

@@ -77,7 +77,7 @@ def longest_tokens(sweep: Sweep, space: Space) -> int:
     Raises:
         ConfigError: trials are given up early and their length in tokens is not known beforehand.
     """
-    if sweep.sweep.scheduler == "none":
+    if sweep.sweep.scheduler in ("none", "pbt"):
         return 1
     longest = 0
     for axis in space.axes:

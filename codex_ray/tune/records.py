@@ -13,6 +13,7 @@ from typing import Any
 from codex_ray.config.sweep import Searching
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
+from codex_ray.track.progress import figure
 from codex_ray.tune.names import TRIALS, trial_name
 
 RUNNING, COMPLETED, GIVEN_UP, STOPPED, FAILED = "running", "completed", "given up", "stopped", "failed"
@@ -29,6 +30,8 @@ class TrialRecord:
         state: running, completed, given up (by the scheduler), stopped (with the sweep) or failed.
         results: step, tokens and metrics, each time that they were measured.
         reason: why it failed.
+        taken: each time that it took over another trial's state: the step, the giver's number, its own values
+            before, and why it had failed, if it had.
     """
 
     number: int
@@ -38,11 +41,17 @@ class TrialRecord:
     reason: str | None = None
     began: float = field(default_factory=time.time)
     ended: float | None = None
+    taken: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """Name of its run folder."""
         return trial_name(self.number)
+
+    @property
+    def step(self) -> int:
+        """Optimizer step of its last result, or of the state that it took over since."""
+        return max([0, *(int(one["step"]) for one in [*self.results[-1:], *self.taken[-1:]])])
 
     @property
     def tokens(self) -> int:
@@ -52,6 +61,11 @@ class TrialRecord:
     def final(self, metric: str) -> float:
         """What a metric last came to; not a number where it was never measured."""
         return float(self.results[-1][metric]) if self.results else math.nan
+
+
+def shown(value: Any) -> str:
+    """Return a value of a setting as people read it."""
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 class Records:
@@ -104,6 +118,17 @@ class Records:
         self.write()
         return trial
 
+    def take_over(self, number: int, giver: int, values: dict[str, Any], step: int) -> None:
+        """A trial goes on from another's state of a step, with values of its own."""
+        trial = self._trials[number]
+        trial.taken.append({"step": step, "giver": giver, "before": trial.values, "reason": trial.reason})
+        trial.values, trial.state, trial.reason, trial.ended = values, STOPPED, None, None
+        self.write()
+
+    def folder_of(self, number: int) -> Path:
+        """Return a trial's run folder."""
+        return self._folder / trial_name(number)
+
     def write(self) -> None:
         """Write the file."""
         write_json(self._path, [asdict(trial) for trial in self])
@@ -118,7 +143,12 @@ class Records:
         sign = 1 if self._search.modes[0] == "min" else -1
         measured = [trial for trial in self if trial.results and trial.state != FAILED]
         metric = self._search.metrics[0]
-        return sorted(measured, key=lambda trial: (trial.state == GIVEN_UP, sign * trial.final(metric)))
+
+        def place(trial: TrialRecord) -> tuple[bool, bool, float]:
+            final = trial.final(metric)
+            return (trial.state == GIVEN_UP, math.isnan(final), sign * final)
+
+        return sorted(measured, key=place)
 
     def front(self) -> list[TrialRecord]:
         """Return the trials that no other is at least as good as in every metric and better in one."""

@@ -14,7 +14,8 @@ from codex_ray.track.page import build_page, columns_table, escape, figure_card,
 from codex_ray.track.plots import Plot, Series, svg_of
 from codex_ray.track.progress import figure
 from codex_ray.track.run_folder import RunFolder
-from codex_ray.tune.records import FAILED, GIVEN_UP, Records, TrialRecord
+from codex_ray.tune.population import ancestry
+from codex_ray.tune.records import FAILED, GIVEN_UP, Records, TrialRecord, shown
 from codex_ray.tune.space import Axis, Space, trial_settings
 
 CURVES = 12  # drawn in colours of their own; the other trials are listed
@@ -45,6 +46,7 @@ def write_report(settings: Sweep, space: Space, run: RunFolder, records: Records
         tiles(facts),
         section("Trials", f'<div class="plots">{"".join(cards)}</div>'),
         section("All trials, best first", _table(settings, records)),
+        *_history(settings, records, best),
         section(
             "The best trial's settings",
             f"<pre>{escape(dumps(trial_settings(settings, best.values)))}</pre>",
@@ -195,6 +197,23 @@ def _dots(axes: Any, metrics: Sequence[str], trials: Sequence[TrialRecord], colo
         color=color,
         markersize=4,
     )
+
+
+def _history(settings: Sweep, records: Records, best: TrialRecord) -> list[str]:
+    """Say which settings made the best trial's weights in turn, where it took over another's."""
+    parts = list(ancestry(records, best))
+    if len(parts) == 1:
+        return []
+    keys = list(settings.sweep.space)
+    rows = [
+        (f"{one['from']} to {one['to']}", one["trial"], *(shown(one["values"].get(key, "-")) for key in keys))
+        for one in parts
+    ]
+    return [
+        section(
+            "How the best came about", columns_table(("steps", "trial", *keys), rows, words=("trial", *keys))
+        )
+    ]
 
 
 def _table(settings: Sweep, records: Records) -> str:

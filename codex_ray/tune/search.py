@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import Searcher
 
 from codex_ray.config.sweep import Searching
-from codex_ray.tune.records import ENDED, FAILED, Records, TrialRecord
+from codex_ray.tune.records import COMPLETED, ENDED, FAILED, GIVEN_UP, Records, TrialRecord
 from codex_ray.tune.space import DRAWS, Space, Values
 
 GRACE_SHARE = 8  # a trial may be given up after this part of its run
@@ -27,7 +27,10 @@ class ParzenSearch(Searcher):
     """Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) over a sweep's space.
 
     Ray Tune's own OptunaSearch knows nothing of constraints, and is continued from a pickled file. Here a
-    draw that breaks one is told to Optuna as failed, and so is what earlier starts of the sweep found.
+    draw that breaks one is told to Optuna as failed, and what earlier starts found is told again.
+
+    With a scheduler that gives trials up this is BOHB (Falkner et al., 2018, arXiv 1807.01774), Optuna's
+    estimator in place of its own: those given up rank below all that went further.
     """
 
     def __init__(self, space: Space, search: Searching, records: Records) -> None:
@@ -43,7 +46,7 @@ class ParzenSearch(Searcher):
             [optuna_trial(space, search, trial) for trial in records if trial.state in ENDED]
         )
         self._unfinished = [(one.number, one.values) for one in records if one.state not in ENDED]
-        self._running: dict[str, int] = {}  # Ray Tune's trial to Optuna's
+        self._running: dict[str, Any] = {}  # Ray Tune's trial to Optuna's
         self._begun = len(records)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -72,20 +75,29 @@ class ParzenSearch(Searcher):
             self._study.tell(trial, state=TrialState.FAIL)
         raise self._space.nothing_allowed()
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell Optuna what a trial has come to so far."""
+        metric = self._search.metrics[0]
+        if len(self._search.metrics) == 1 and metric in result and trial_id in self._running:
+            self._running[trial_id].report(float(result[metric]), step=int(result["tokens"]))
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell Optuna what a trial came to."""
         from optuna.trial import TrialState
 
-        number = self._running.pop(trial_id, None)
-        if number is None:
+        trial = self._running.pop(trial_id, None)
+        if trial is None:
             return
-        measured = result is not None and all(name in result for name in self._search.metrics)
-        if error or not measured:
-            self._study.tell(number, state=TrialState.FAIL)
+        told = result or {}
+        if error or not all(name in told for name in self._search.metrics):
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif told.get("state") == COMPLETED or len(self._search.metrics) > 1:
+            self._study.tell(trial, [float(told[name]) for name in self._search.metrics])
         else:
-            self._study.tell(number, [float((result or {})[name]) for name in self._search.metrics])
+            trial.report(float(told[self._search.metrics[0]]), step=int(told["tokens"]))
+            self._study.tell(trial, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the sweep's records are what it is continued from."""
@@ -95,7 +107,7 @@ class ParzenSearch(Searcher):
 
     def _begin(self, trial_id: str, trial: Any, number: int) -> tuple[dict[str, Any], Values]:
         values = self._space.choose(lambda axis: axis.suggest(trial))
-        self._running[trial_id] = trial.number
+        self._running[trial_id] = trial
         return {"trial": {"number": number, "values": values}}, values
 
 
@@ -110,11 +122,16 @@ def optuna_trial(space: Space, search: Searching, trial: TrialRecord, *, leading
 
     axes = [axis for axis in space.axes if axis.key in trial.values]
     good = bool(trial.results) and trial.state != FAILED
+    given_up = good and trial.state == GIVEN_UP and not leading
+    metrics = search.metrics[: 1 if leading else None]
     return create_trial(
-        state=TrialState.COMPLETE if good else TrialState.FAIL,
+        state=TrialState.PRUNED if given_up else TrialState.COMPLETE if good else TrialState.FAIL,
         params={axis.key: axis.encoded(trial.values[axis.key]) for axis in axes},
         distributions={axis.key: axis.distribution() for axis in axes},
-        values=[trial.final(name) for name in search.metrics[: 1 if leading else None]] if good else None,
+        values=[trial.final(name) for name in metrics] if good and not given_up else None,
+        intermediate_values={int(one["tokens"]): float(one[metrics[0]]) for one in trial.results}
+        if given_up
+        else None,
     )
 
 

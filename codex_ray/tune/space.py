@@ -12,8 +12,8 @@ import numpy as np
 
 from codex_ray.config.compose import compose
 from codex_ray.config.fields import to_dict
-from codex_ray.config.sweep import KINDS, Sweep, nested
-from codex_ray.config.tree import dotted
+from codex_ray.config.sweep import KINDS, Sweep
+from codex_ray.config.tree import dotted, nested
 from codex_ray.errors import ConfigError, nearest
 from codex_ray.tune.constraint import Constraint
 

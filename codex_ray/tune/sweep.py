@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codex_ray.cluster import preflight
 from codex_ray.cluster.session import default_variables, is_embedded, open_session, refuse_relative_in_job
@@ -23,6 +23,7 @@ from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.files import write_json
 from codex_ray.track.progress import Progress, figure, open_progress
 from codex_ray.track.run_folder import RunFolder
+from codex_ray.tune import population
 from codex_ray.tune.books import opened_books
 from codex_ray.tune.capacity import capacity_of, longest_tokens
 from codex_ray.tune.names import EXPERIMENT
@@ -30,8 +31,11 @@ from codex_ray.tune.records import ENDED, RUNNING, STOPPED, Records, TrialRecord
 from codex_ray.tune.report import write_report
 from codex_ray.tune.space import Space, Values, trial_settings
 
+if TYPE_CHECKING:
+    from codex_ray.tune.watch import Limit, Watch
+
 # What may be others when a sweep goes on.
-FREE_SEARCHING = ("trials", "concurrent", "hours", "tokens", "keep")
+FREE_SEARCHING = ("trials", "concurrent", "hours", "tokens", "stall_seconds", "keep")
 FREE = ("resume", "runs", "name", *(f"sweep.{key}" for key in FREE_SEARCHING))
 # Read by Ray Tune in this process: its own files and lines are not wanted.
 ENVIRONMENT = {
@@ -64,6 +68,8 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
     space = Space(settings)
     base = trial_settings(settings, space.choose(lambda axis: axis.values[0]))
     planned = space.trials()
+    if settings.sweep.scheduler == "pbt":
+        population.segment_ends(settings, space)
     with (
         open_progress(progress, base.track.progress) as shown,
         RunFolder.open(settings.runs, settings.name, "sweep", settings.resume) as run,
@@ -87,7 +93,10 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
 
 def preview(settings: Sweep) -> str:
     """Return the trials of a sweep that are known beforehand, as lines of comments below its settings."""
-    trials = Space(settings).trials()
+    space = Space(settings)
+    trials = space.trials()
+    if settings.sweep.scheduler == "pbt":
+        population.segment_ends(settings, space)
     if trials is None:
         return f"# {settings.sweep.trials} trials, each chosen by what those before it came to\n"
     lines = [f"# {len(trials)} trials"]
@@ -95,6 +104,50 @@ def preview(settings: Sweep) -> str:
         trial_settings(settings, values)
         lines.append(f"# {number}: {'  '.join(f'{key}={value}' for key, value in values.items())}")
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """What each round of trials is run with."""
+
+    settings: Sweep
+    run: RunFolder
+    records: Records
+    concurrent: int
+    own: dict[str, Any]
+    scheduler: Any
+    watch: Watch
+    limit: Limit
+
+    def train(self, listed: list[dict[str, Any]] | None, search_alg: Any = None, **own: Any) -> None:
+        """Run trials to their end: those that are listed, or what ``search_alg`` proposes.
+
+        Args:
+            listed: each trial's number and values.
+            own: settings of this round's runs, by dotted key.
+        """
+        from ray import tune
+
+        from codex_ray.tune.trial import TrialRun
+
+        folder = str(self.run.path.absolute())
+        tune.run(
+            tune.with_parameters(TrialRun, sweep=self.settings, folder=folder, own={**self.own, **own}),
+            name="-".join([str(self.run.attempt), *(str(value) for value in own.values())]),
+            storage_path=str(Path(folder) / EXPERIMENT),
+            config={} if listed is None else {"trial": tune.grid_search(listed)},
+            search_alg=search_alg,
+            num_samples=-1 if listed is None else 1,
+            scheduler=self.scheduler,
+            max_concurrent_trials=self.concurrent,
+            resources_per_trial={"cpu": ACTOR_CPUS},
+            stop=self.limit,
+            callbacks=[self.watch],
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            verbose=0,
+            log_to_file=False,
+        )
 
 
 def _run(
@@ -112,10 +165,7 @@ def _run(
     Raises:
         Interrupted: the user stopped it.
     """
-    from ray import tune
-
     from codex_ray.tune.search import ParzenSearch, make_scheduler, remember
-    from codex_ray.tune.trial import TrialRun
     from codex_ray.tune.watch import Limit, Watch
 
     # What Ray Tune says of trials is in the records; the records are what people see.
@@ -123,31 +173,20 @@ def _run(
     search = settings.sweep
     done = {trial.number for trial in records if trial.state in ENDED}
     total = search.trials if planned is None else len(planned)
-    if len(done) >= total:
+    if len(done) >= total and search.scheduler != "pbt":
         return
     scheduler = make_scheduler(search, longest_tokens(settings, space))
     remember(scheduler, records)
     watch = Watch(records, search, shown)
-    listed = [{"number": n, "values": v} for n, v in enumerate(planned or []) if n not in done]
-    folder = str(run.path.absolute())
+    limit = Limit(records, watch, search)
+    rounds = _Rounds(settings, run, records, concurrent, own, scheduler, watch, limit)
     with _stopped_by_signals() as signals, shown.stage("sweep", total=total, unit="trials"):
-        tune.run(
-            tune.with_parameters(TrialRun, sweep=settings, folder=folder, own=own),
-            name=str(run.attempt),
-            storage_path=str(Path(folder) / EXPERIMENT),
-            config={} if planned is None else {"trial": tune.grid_search(listed)},
-            search_alg=ParzenSearch(space, search, records) if planned is None else None,
-            num_samples=-1 if planned is None else 1,
-            scheduler=scheduler,
-            max_concurrent_trials=concurrent,
-            resources_per_trial={"cpu": ACTOR_CPUS},
-            stop=Limit(records, watch, search),
-            callbacks=[watch],
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            verbose=0,
-            log_to_file=False,
-        )
+        if planned is None:
+            rounds.train(None, ParzenSearch(space, search, records))
+        elif search.scheduler == "pbt":
+            _train_population(rounds, space, planned, signals)
+        else:
+            rounds.train([{"number": n, "values": v} for n, v in enumerate(planned) if n not in done])
         for trial in records:
             if trial.state == RUNNING:
                 records.end(trial.number, STOPPED)
@@ -157,6 +196,31 @@ def _run(
                 f"stopped with {ended} of {total} trials ended; go on with: codex-ray sweep "
                 f"--config {run.config} name={run.name} resume=must"
             )
+
+
+def _train_population(rounds: _Rounds, space: Space, planned: list[Values], signals: list[int]) -> None:
+    """Train segment after segment, and let the worst take over from the best in between."""
+    settings, records = rounds.settings, rounds.records
+    ends = population.segment_ends(settings, space)
+    for step in ends:
+        if any(trial.step > step for trial in records):
+            continue  # an earlier start of the sweep was further
+        known = {trial.number: trial for trial in records}
+        behind = [
+            {"number": number, "values": known[number].values if number in known else values}
+            for number, values in enumerate(planned)
+            if number not in known or (known[number].state not in ENDED and known[number].step < step)
+        ]
+        if behind:
+            rounds.train(behind, **{"train.stop_after": step})
+        if signals or rounds.watch.over or step == ends[-1]:
+            return
+        for one in population.exchanges(space, settings, records, step):
+            try:
+                population.apply(settings, records, one, step, rounds.own)
+                rounds.watch.note(population.line(records, one, step))
+            except CodexRayError as error:  # it goes on from its own, or stays failed
+                rounds.watch.note(str(error))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from ray.tune.result import DONE
 from codex_ray.cluster.session import TRAIN_ENVIRONMENT
 from codex_ray.config.sweep import Sweep
 from codex_ray.config.verbs import find_verb
-from codex_ray.errors import CodexRayError, Interrupted
-from codex_ray.runs.state import COMPLETED, last_attempt, outcome
+from codex_ray.errors import CodexRayError
+from codex_ray.runs.state import COMPLETED, STOPPED, last_attempt, outcome
 from codex_ray.track.metrics import MetricsFollower, Row
+from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.tune.names import TRIALS, trial_name
 from codex_ray.tune.space import trial_settings
 
@@ -53,16 +55,24 @@ class TrialRun(tune.Trainable):
         """Wait until the metrics are measured again, or the run has ended.
 
         Raises:
-            CodexRayError: the run failed.
+            CodexRayError: the run failed, or has not gone on for too long.
         """
         while True:
             ended = not self._thread.is_alive()
-            self._waiting += [row for row in self._rows.new_rows() if self._measured(row)]
+            if rows := self._rows.new_rows():
+                self._moved = time.monotonic()
+            self._waiting += [row for row in rows if self._measured(row)]
             if self._waiting:
                 self._last = self._result(self._waiting.pop(0))
                 return self._last
             if ended:
                 return self._closing()
+            longest = self._sweep.sweep.stall_seconds
+            if time.monotonic() - self._moved > longest:
+                raise CodexRayError(
+                    f"no line of metrics came within sweep.stall_seconds={longest:g}; "
+                    f"the logs are in {self._run_folder / 'attempts'}"
+                )
             self._thread.join(POLL_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -82,22 +92,33 @@ class TrialRun(tune.Trainable):
         name, runs = trial_name(trial["number"]), self._folder / TRIALS
         own = {"name": name, "runs": str(runs), "resume": "auto", "track.progress": "off"}
         settings = trial_settings(self._sweep, trial["values"], **own, **self._own)
-        self._rows = MetricsFollower(runs / name / "metrics.jsonl")
-        self._stop = runs / name / "stop"
+        self._run_folder = runs / name
+        self._rows = MetricsFollower(self._run_folder / "metrics.jsonl")
+        self._stop = self._run_folder / "stop"
         self._waiting: list[Row] = []
         self._last = {}
         self._error: BaseException | None = None
+        self._moved = time.monotonic()
         self._thread = threading.Thread(target=self._run, args=[settings], name=name, daemon=True)
         self._thread.start()
 
     def _run(self, settings: Any) -> None:
-        attempt = last_attempt(Path(settings.runs) / settings.name)
-        if attempt is not None and (outcome(attempt) or {}).get("status") == COMPLETED:
-            return  # by an earlier start of the sweep, which ended before it had written that down
+        """Do the run, unless an earlier start of the sweep did it and ended before it wrote that down."""
         try:
+            if self._complete():
+                return
+            saved, end = CheckpointFolder(self._run_folder / "checkpoints"), settings.train.stop_after
+            if end in saved.steps():  # the line of this step may not have been written
+                row = Found.read(saved.path(end)).manifest["figures"]
+                self._waiting += [row] if self._measured(row) else []
+                return
             find_verb(self._sweep.base).run(settings)
         except BaseException as error:  # Tune is told of it by step()
             self._error = error
+
+    def _complete(self) -> bool:
+        attempt = last_attempt(self._run_folder)
+        return attempt is not None and (outcome(attempt) or {}).get("status") == COMPLETED
 
     def _measured(self, row: Row) -> bool:
         return all(isinstance(row.get(name), int | float) for name in self._sweep.sweep.metrics)
@@ -112,8 +133,6 @@ class TrialRun(tune.Trainable):
         Raises:
             CodexRayError: it failed, or never measured what the sweep goes by.
         """
-        if isinstance(self._error, Interrupted):
-            return {**self._last, "stopped": True, DONE: True}
         if self._error is not None:
             reason = str(self._error).strip().split("\n")[0] or type(self._error).__name__
             raise CodexRayError(reason) from self._error
@@ -122,4 +141,4 @@ class TrialRun(tune.Trainable):
                 f"the run ended and never measured {', '.join(self._sweep.sweep.metrics)}, which "
                 "sweep.metrics names; see its metrics.jsonl for what it measures"
             )
-        return {**self._last, DONE: True}
+        return {**self._last, "state": COMPLETED if self._complete() else STOPPED, DONE: True}

@@ -7,11 +7,10 @@ import time
 from typing import Any
 
 from ray.tune import Callback, Stopper
-from ray.tune.result import DONE
 
 from codex_ray.config.sweep import Searching
 from codex_ray.track.progress import Progress, figure
-from codex_ray.tune.records import COMPLETED, FAILED, GIVEN_UP, STOPPED, Records, TrialRecord
+from codex_ray.tune.records import FAILED, GIVEN_UP, STOPPED, Records, TrialRecord, shown
 
 
 class Watch(Callback):
@@ -39,14 +38,18 @@ class Watch(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, by itself or not."""
-        completed = bool(trial.last_result.get(DONE)) and not trial.last_result.get("stopped")
-        state = COMPLETED if completed else STOPPED if self.over else GIVEN_UP
+        # A run that ends by itself says how; of others Ray Tune says that they are done as well.
+        state = trial.last_result.get("state") or (STOPPED if self.over else GIVEN_UP)
         self._note(self._records.end(_number(trial), state))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed; the others go on."""
         reason = str(trial.get_error() or "no reason given").strip().split("\n")[-1]
         self._note(self._records.end(_number(trial), FAILED, reason.rpartition("CodexRayError: ")[2]))
+
+    def note(self, text: str) -> None:
+        """Tell the user one sentence."""
+        self._progress.note(text)
 
     def _note(self, trial: TrialRecord) -> None:
         values = "  ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
@@ -103,11 +106,6 @@ class NoLimit(Stopper):
     def stop_all(self) -> bool:
         """Nor all."""
         return False
-
-
-def shown(value: Any) -> str:
-    """Return a value of a setting as people read it."""
-    return figure(value) if isinstance(value, float) else str(value)
 
 
 def _number(trial: Any) -> int:

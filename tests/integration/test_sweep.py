@@ -100,6 +100,25 @@ def _assert_nested(runs: Path, trials: int) -> None:
 
 
 @pytest.mark.verify
+def test_asha_gives_the_worst_up_and_says_so(base: Path, tmp_path: Path) -> None:
+    settings = a_sweep(
+        base,
+        tmp_path,
+        {RATE: [3e-3, 1e-6]},
+        search="grid",
+        scheduler="asha",
+        reduction=2,
+        concurrent=1,
+        grace_tokens=4 * 256,
+    )
+    result = sweep(settings)
+    trials = json.loads((result.folder / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["completed", "given up"]
+    assert trials[1]["results"][-1]["tokens"] == 4 * 256 and result.figures["best_trial"] == 0
+    assert result.figures["given_up"] == 1 and "given up early" in (result.folder / "report.html").read_text()
+
+
+@pytest.mark.verify
 def test_a_killed_sweep_goes_on_and_no_ended_trial_runs_again(
     base: Path, tmp_path: Path, popen: Callable[..., subprocess.Popen[Any]]
 ) -> None:
@@ -143,3 +162,55 @@ def test_ctrl_c_stops_trials_with_a_checkpoint(
     assert process.returncode == 130 and "resume=must" in told.strip().split("\n")[-1]
     assert list((tmp_path / "s" / "trials" / "trial_0000" / "checkpoints").glob("step_*"))
     assert {one["state"] for one in json.loads((tmp_path / "s" / "trials.json").read_text())} == {"stopped"}
+
+
+@pytest.mark.verify
+def test_a_population_hands_weights_optimizer_and_cursor_over_also_after_a_kill(
+    base: Path, tmp_path: Path, popen: Callable[..., subprocess.Popen[Any]]
+) -> None:
+    words = [f"base_config={base}", f"runs={tmp_path}", "name=s", f"{RATE}=1e-6,3e-3,1e-2"]
+    words += ["sweep.search=grid", "sweep.scheduler=pbt", "sweep.segment_steps=4", "checkpoints.keep_last=9"]
+    command = [sys.executable, "jobs/sweep.py", *words]
+    process = popen(command, start_new_session=True)
+    trials = tmp_path / "s" / "trials.json"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found = json.loads(trials.read_text()) if trials.exists() else []
+        if any(one["taken"] for one in found) and any(one["state"] == "running" for one in found):
+            break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+    subprocess.run([*command, "resume=must"], check=True, timeout=400)
+    found = json.loads(trials.read_text())
+    assert [one["state"] for one in found] == ["completed"] * 3
+    assert sorted(taken["step"] for one in found for taken in one["taken"]) == [4, 8]
+    folders = [tmp_path / "s" / "trials" / f"trial_{number:04d}" for number in range(3)]
+    rows = [{row["step"]: row for row in read_metrics(folder / "metrics.jsonl")} for folder in folders]
+    assert all(sorted(one) == list(range(1, 13)) for one in rows)
+    assert all(one[step]["batch"] == rows[0][step]["batch"] for one in rows for step in one)
+    for one in found:
+        for taken in one["taken"]:
+            step, taker, giver = taken["step"], one["number"], taken["giver"]
+            _assert_handed_over(folders[giver], folders[taker], step)
+            # The next step's loss is that of the same weights on the same batch; then rates differ.
+            after = step + 1
+            assert rows[taker][after]["loss"] == rows[giver][after]["loss"]
+            assert rows[taker][after]["learning_rate"] != rows[giver][after]["learning_rate"]
+    last = max(found, key=lambda one: len(one["taken"]))
+    assert (
+        compose("pretrain", config_file=folders[last["number"]] / "config.yaml").optimizer.learning_rate
+        == (last["values"][RATE])
+    )
+    assert "How the best came about" in (tmp_path / "s" / "report.html").read_text()
+
+
+def _assert_handed_over(giver: Path, taker: Path, step: int) -> None:
+    """The taker's checkpoint of a step holds the giver's files, and says so."""
+    theirs, ours = (
+        json.loads((run / "checkpoints" / f"step_{step:08d}" / "manifest.json").read_text())
+        for run in (giver, taker)
+    )
+    assert ours["files"] == theirs["files"] and ours["config_sha256"] != theirs["config_sha256"]
+    assert ours["taken_from"] == {"run": giver.name, "step": step, "sha256": theirs["sha256"]}
+    assert not list((taker / "checkpoints").glob(f"step_{step - 1:08d}"))

@@ -23,7 +23,8 @@ def searched(sweep: Sweep, records: Records, loss: Any) -> list[dict[str, Any]]:
     found = []
     while isinstance(told := search.suggest(f"t{len(found)}"), dict):
         found.append(told["trial"])
-        search.on_trial_complete(f"t{len(found) - 1}", {"validation_loss": loss(found[-1]["values"])})
+        result = {"validation_loss": loss(found[-1]["values"]), "tokens": 80, "state": COMPLETED}
+        search.on_trial_complete(f"t{len(found) - 1}", result)
     return found
 
 
@@ -47,6 +48,27 @@ def test_a_continued_search_first_gives_what_had_not_ended_and_knows_what_had(tm
     found = searched(sweep, records, lambda values: 1.0)
     assert [trial["number"] for trial in found] == [2, 3, 4, 5]
     assert found[0]["values"] == {RATE: 0.3}
+
+
+def test_with_halving_it_is_bohb_and_what_was_given_up_ranks_below_what_went_on(tmp_path: Path) -> None:
+    sweep = a_sweep(
+        {RATE: {"uniform": [0.0, 1.0]}}, trials=40, search="tpe", scheduler="asha", grace_tokens=10
+    )
+    records = Records(tmp_path, sweep.sweep)
+    search, scheduler = ParzenSearch(Space(sweep), sweep.sweep, records), make_scheduler(sweep.sweep, 80)
+    rates, tokens = [], 0
+    while isinstance(told := search.suggest(name := f"t{len(rates)}"), dict):
+        rates.append(told["trial"]["values"][RATE])
+        losses = [abs(rates[-1] - 0.7) + 1 / step for step in range(1, 9)]
+        told_of = len(a_trial(scheduler, name, losses))
+        for step in range(1, told_of):  # Ray Tune does not tell a search of the result that ends a trial
+            search.on_trial_result(name, {"tokens": 10 * step, "validation_loss": losses[step - 1]})
+        last = {"tokens": 10 * told_of, "validation_loss": losses[told_of - 1]}
+        search.on_trial_complete(name, last | ({"state": COMPLETED} if told_of == 8 else {}))
+        tokens += 10 * told_of
+    assert tokens < 0.5 * 40 * 80
+    distances = [abs(rate - 0.7) for rate in rates]
+    assert sum(distances[20:]) < 0.8 * sum(distances[:20])
 
 
 def a_trial(scheduler: TrialScheduler, name: str, losses: list[float]) -> list[str]:
