@@ -114,6 +114,11 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
             f"{prefix}lora.rank={settings.lora.rank} on fresh weights leaves adapters of a base that is "
             f"written nowhere; give {prefix}start=FOLDER, {prefix}lora.merge=true, or {prefix}lora.rank=0"
         )
+    if settings.depth is not None and settings.model.base_width is not None:
+        raise ConfigError(
+            f"{prefix}depth={settings.depth} derives the rates of this size and {prefix}model.base_width="
+            f"{settings.model.base_width} takes them for those of another; leave one of them out"
+        )
     _training_run(settings, prefix)
     refuse_sequence_parallel(settings, prefix)
     refuse_evaluation(settings.evaluation, "pretrain", prefix)

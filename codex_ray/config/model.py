@@ -45,4 +45,10 @@ class Model:
     query_key_norm: bool = setting(True, help="RMSNorm on queries and keys, per head")
     tie_embeddings: bool = setting(True, help="one matrix for the embedding and the output")
     init_std: float = setting(0.02, minimum=0.0, help="standard deviation of initial weights")
+    base_width: int | None = setting(
+        None,
+        minimum=8,
+        help="hidden_size for which rates and init_std are meant: at others they follow it (µP); unset, they "
+        "stay as they are",
+    )
     residual: Residual = setting(Residual, help="residual connections")

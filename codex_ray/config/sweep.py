@@ -69,6 +69,11 @@ class Searching:
         help="a trial without a line of metrics for so long, its own recoveries included, has failed",
     )
     keep: int = setting(1, minimum=0, help="best trials whose model and checkpoints are kept")
+    scaling: bool = setting(
+        False,
+        help="a ladder of sizes, with `depth` in the space: fit loss against compute and say what the next "
+        "size up would reach",
+    )
     seed: int = setting(DEFAULT_SEED, minimum=0, help="seed of what is drawn; trials have their own `seed`")
 
 

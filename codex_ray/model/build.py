@@ -17,6 +17,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.model.configuration import CodexRayConfig
 from codex_ray.model.load import reason
 from codex_ray.model.modeling import CodexRayForCausalLM
+from codex_ray.model.parametrisation import scale_initial, width_multiplier
 
 
 def build_model(
@@ -50,6 +51,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         model: CodexRayForCausalLM = CodexRayForCausalLM(config).float()
+        scale_initial(model, width_multiplier(config))
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -86,6 +88,7 @@ def model_config(
                 query_key_norm=settings.query_key_norm,
                 initializer_range=settings.init_std,
                 tie_word_embeddings=settings.tie_embeddings,
+                base_width=settings.base_width,
                 **residual_fields(settings.residual),
                 bos_token_id=special_ids["bos"],
                 eos_token_id=special_ids["eos"],

@@ -36,6 +36,7 @@ class CodexRayConfig(PreTrainedConfig):
         gate_init: initial gate of the coefficients' dynamic part.
         off_diagonal_init: initial mixing logit off the diagonal.
         residual_exit: how streams become one before the last norm, ``mean`` or ``learned``.
+        base_width: hidden size for which the rates of training are meant, where they follow it.
 
     Raises:
         ValueError: (wrapped by ``huggingface_hub``) the shape is impossible.
@@ -85,6 +86,7 @@ class CodexRayConfig(PreTrainedConfig):
     gate_init: float = 0.01
     off_diagonal_init: float = -4.0
     residual_exit: str = "mean"
+    base_width: int | None = None
     pad_token_id: int | None = 3
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2

@@ -27,6 +27,8 @@ from codex_ray.config.train import DeepSpeed, Optimizer
 from codex_ray.errors import CodexRayError
 from codex_ray.files import SMALLEST_FREE_BYTES
 from codex_ray.imports import no_collection
+from codex_ray.model.adapter import bare
+from codex_ray.model.parametrisation import width_multiplier
 from codex_ray.train.average import Average
 from codex_ray.train.held import HeldWeights
 from codex_ray.train.muon import MuonAdamW
@@ -125,7 +127,8 @@ class Engine:
         if sequence_parallel > 1:
             groups = share_attention(model, sequence_parallel, batch.micro_rows)
         self._replicas = dist.get_world_size() // sequence_parallel
-        built = build_optimizer(optimizer, model.named_parameters(), dtype)
+        width = width_multiplier(bare(model).config)
+        built = build_optimizer(optimizer, model.named_parameters(), dtype, width=width)
         self._engine, self._optimizer, _, _ = library.initialize(
             model=model,
             optimizer=built,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from codex_ray.config.train import Optimizer
+from codex_ray.model.parametrisation import follows_width
 from codex_ray.model.roles import optimizer_role
 from codex_ray.train.muon import MuonAdamW, Piece
 
@@ -24,7 +25,7 @@ def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 
 def build_optimizer(
-    settings: Optimizer, named: Iterable[tuple[str, nn.Parameter]], dtype: torch.dtype
+    settings: Optimizer, named: Iterable[tuple[str, nn.Parameter]], dtype: torch.dtype, *, width: float = 1.0
 ) -> torch.optim.Optimizer:
     """Build the optimizer over trainable parameters, with one group per treatment.
 
@@ -32,28 +33,43 @@ def build_optimizer(
         settings: kind, rates and constants.
         named: parameters with their names.
         dtype: compute precision, which Newton–Schulz iterates in as well.
+        width: the model's width over that which the rates are meant for, by which those of some parameters
+            are divided (:mod:`codex_ray.model.parametrisation`).
     """
-    roles: dict[str, list[nn.Parameter]] = {"matrix": [], "decayed": [], "kept": []}
+    muon = settings.kind == "muon"
+    roles: dict[tuple[bool, str], list[nn.Parameter]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         shape = full_shape(parameter)
         role = optimizer_role(name, shape)
         group = "matrix" if role == "matrix" else "decayed" if len(shape) >= 2 else "kept"
-        roles[group].append(parameter)
-    muon = settings.kind == "muon"
-    adam = {"betas": tuple(settings.betas), "eps": settings.eps, "peak": settings.learning_rate}
-    groups: list[dict[str, Any]] = [
-        {"params": roles["matrix"], "weight_decay": settings.weight_decay, **adam},
-        {"params": roles["decayed"], "weight_decay": settings.weight_decay, **adam},
-        {"params": roles["kept"], "weight_decay": 0.0, **adam},
+        divided = width != 1.0 and follows_width(name, shape) and not (muon and group == "matrix")
+        roles.setdefault((divided, group), []).append(parameter)
+    groups = [
+        _group(settings, kind, parameters, width if divided else 1.0)
+        for divided in (False, True)
+        for kind in ("matrix", "decayed", "kept")
+        if (parameters := roles.get((divided, kind)))
     ]
-    if muon:
-        groups[0] |= {"muon": True, "momentum": settings.momentum, "peak": settings.matrix_learning_rate}
-    groups = [group | {"lr": group["peak"]} for group in groups if group["params"]]
     if not muon:
         return torch.optim.AdamW(groups, foreach=False)
     return MuonAdamW(groups, newton_schulz_steps=settings.newton_schulz_steps, newton_schulz_dtype=dtype)
+
+
+def _group(settings: Optimizer, kind: str, parameters: list[nn.Parameter], divisor: float) -> dict[str, Any]:
+    """Return a parameter group; a lower rate has a higher decay, so that weights shrink as fast."""
+    muon = settings.kind == "muon" and kind == "matrix"
+    peak = (settings.matrix_learning_rate if muon else settings.learning_rate) / divisor
+    group = {
+        "params": parameters,
+        "weight_decay": 0.0 if kind == "kept" else settings.weight_decay * divisor,
+        "betas": tuple(settings.betas),
+        "eps": settings.eps,
+        "peak": peak,
+        "lr": peak,
+    }
+    return group | {"muon": True, "momentum": settings.momentum} if muon else group
 
 
 def partition_layout(

@@ -16,13 +16,17 @@ from codex_ray.track.progress import figure
 from codex_ray.track.run_folder import RunFolder
 from codex_ray.tune.population import ancestry
 from codex_ray.tune.records import FAILED, GIVEN_UP, Records, TrialRecord, shown
+from codex_ray.tune.scaling import Study
+from codex_ray.tune.scaling_report import ladder_section
 from codex_ray.tune.space import Axis, Space, trial_settings
 
 CURVES = 12  # drawn in colours of their own; the other trials are listed
 
 
-def write_report(settings: Sweep, space: Space, run: RunFolder, records: Records) -> None:
-    """Write report.html of a sweep's trials."""
+def write_report(
+    settings: Sweep, space: Space, run: RunFolder, records: Records, ladder: Study | None = None
+) -> None:
+    """Write report.html of a sweep's trials, with a scaling study where they are a ladder."""
     metric = settings.sweep.metrics[0]
     ranked = records.ranked()
     best = ranked[0]
@@ -44,6 +48,7 @@ def write_report(settings: Sweep, space: Space, run: RunFolder, records: Records
     body = [
         header("sweep", run.name, [settings.base, settings.sweep.search, settings.sweep.scheduler]),
         tiles(facts),
+        ladder_section(ladder, metric) if ladder is not None else "",
         section("Trials", f'<div class="plots">{"".join(cards)}</div>'),
         section("All trials, best first", _table(settings, records)),
         *_history(settings, records, best),

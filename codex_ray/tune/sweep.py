@@ -23,12 +23,13 @@ from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.files import write_json
 from codex_ray.track.progress import Progress, figure, open_progress
 from codex_ray.track.run_folder import RunFolder
-from codex_ray.tune import population
+from codex_ray.tune import population, scaling
 from codex_ray.tune.books import opened_books
 from codex_ray.tune.capacity import capacity_of, longest_tokens
 from codex_ray.tune.names import EXPERIMENT
 from codex_ray.tune.records import ENDED, RUNNING, STOPPED, Records, TrialRecord
 from codex_ray.tune.report import write_report
+from codex_ray.tune.scaling_report import facts as scaling_facts
 from codex_ray.tune.space import Space, Values, trial_settings
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 ACTOR_CPUS = 0.01  # of a trial's own actor, which waits; Ray Tune takes no less
-BEST = "best.yaml"
+BEST, NEXT = "best.yaml", "next.yaml"  # settings of the best trial, and of a ladder's next size
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
     space = Space(settings)
     base = trial_settings(settings, space.choose(lambda axis: axis.values[0]))
     planned = space.trials()
-    if settings.sweep.scheduler == "pbt":
-        population.segment_ends(settings, space)
+    _refuse_for_this_space(settings, space)
     with (
         open_progress(progress, base.track.progress) as shown,
         RunFolder.open(settings.runs, settings.name, "sweep", settings.resume) as run,
@@ -95,8 +95,7 @@ def preview(settings: Sweep) -> str:
     """Return the trials of a sweep that are known beforehand, as lines of comments below its settings."""
     space = Space(settings)
     trials = space.trials()
-    if settings.sweep.scheduler == "pbt":
-        population.segment_ends(settings, space)
+    _refuse_for_this_space(settings, space)
     if trials is None:
         return f"# {settings.sweep.trials} trials, each chosen by what those before it came to\n"
     lines = [f"# {len(trials)} trials"]
@@ -265,7 +264,11 @@ def _close(settings: Sweep, space: Space, run: RunFolder, records: Records, show
     write_json(run.outcome, {"status": "completed", "time": time.time()})
     path = run.path / BEST
     saved.save(replace(trial_settings(settings, best.values), name=None), path)
-    write_report(settings, space, run, records)
+    found = scaling.study(settings, space, records) if settings.sweep.scaling else None
+    write_report(settings, space, run, records, found)
+    if found is not None:
+        saved.save(replace(trial_settings(settings, found.values), name=None), run.path / NEXT)
+        shown.table("the next size up", scaling_facts(found))
     heads = ("trial", "state", *settings.sweep.metrics, "tokens", *(key for key in settings.sweep.space))
     rows = [
         (
@@ -300,6 +303,18 @@ def summary(settings: Sweep, records: Records, best: TrialRecord) -> dict[str, f
         "tokens": float(records.tokens),
         **{state.replace(" ", "_"): float(states.count(state)) for state in (*ENDED, STOPPED)},
     }
+
+
+def _refuse_for_this_space(settings: Sweep, space: Space) -> None:
+    """Refuse what cannot be searched as the settings say.
+
+    Raises:
+        ConfigError: one sentence with the reason and the remedy.
+    """
+    if settings.sweep.scheduler == "pbt":
+        population.segment_ends(settings, space)
+    if settings.sweep.scaling:
+        scaling.refuse_no_ladder(settings, space)
 
 
 def _refuse_other_settings(run: RunFolder, settings: Sweep) -> None:
