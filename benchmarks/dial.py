@@ -18,35 +18,23 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.results import FOLDER, Figure, machine_name, write_result
+from benchmarks.short_runs import trained
 from codex_ray.config.compose import compose
 from codex_ray.config.train import Pretrain
-from codex_ray.corpus.direct import RowReader
-from codex_ray.corpus.manifest import Manifest
-from codex_ray.corpus.stream import open_stream
 from codex_ray.files import read_json
-from codex_ray.model import build_model
-from codex_ray.tokenizer import Tokenizer
-from codex_ray.train.objectives.next_token import NextToken
-from codex_ray.train.optimizer import build_optimizer
-from codex_ray.train.schedule import Plan, learning_rate_share
-from codex_ray.train.validation import validation_rows
 
 DEPTHS = (2, 3, 4)
 HORIZON = 2.5  # tokens per parameter; the law's shortest runs have 2
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FEWER = 1 / 1.1
-VALIDATION_ROWS = 256
 WITHIN = 1.1
 SAME_RATE = 0.01
 
@@ -154,76 +142,14 @@ def _train(corpus: Path, depth: int, factor: float, share: float) -> dict[str, A
     rate = settings.optimizer.learning_rate
     optimizer = replace(settings.optimizer, learning_rate=rate * factor)
     steps = round((settings.train.steps or 0) * share)
-    manifest = Manifest.load(corpus)
-    model = _model(settings, manifest, corpus)
-    masters = {
-        name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()
-    }
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16()
-    adam = build_optimizer(optimizer, masters.items(), torch.bfloat16)
-    rows = settings.train.batch_tokens // manifest.sequence_length
-    stream = open_stream(
-        corpus,
-        "train",
-        kind="direct",
-        seed=settings.seed,
-        first_step=0,
-        steps=steps,
-        batch_rows=rows,
-        rank=0,
-        world_size=1,
-    )
-    started, objective = time.perf_counter(), NextToken()
-    for step, batch in enumerate(stream):
-        input_ids_BS = torch.from_numpy(batch.tokens.astype(np.int64))
-        for micro_BS in input_ids_BS.split(16):
-            objective.loss(model, micro_BS, objective.weight(input_ids_BS)).backward()
-        for group in adam.param_groups:
-            group["lr"] = group["peak"] * learning_rate_share(settings.schedule, Plan(steps), step)
-        _update(model, masters, adam, optimizer.clip_norm)
     return {
         "depth": depth,
         "factor": factor,
         "share": share,
         "derived_rate": rate,
-        "loss": _validate(model, manifest),
-        "steps": steps,
         "batch_tokens": settings.train.batch_tokens,
-        "parameters": sum(parameter.numel() for parameter in masters.values()),
-        "seconds": round(time.perf_counter() - started, 1),
+        **trained(replace(settings, optimizer=optimizer), corpus, steps),
     }
-
-
-def _model(settings: Pretrain, manifest: Manifest, corpus: Path) -> Any:
-    tokenizer = Tokenizer.load(corpus / "tokenizer")
-    return build_model(
-        settings.model,
-        vocabulary_size=tokenizer.vocabulary_size,
-        sequence_length=manifest.sequence_length,
-        seed=settings.seed,
-        special_ids=tokenizer.special_ids,
-    )
-
-
-def _update(model: Any, masters: dict[str, Tensor], adam: torch.optim.Optimizer, clip: float) -> None:
-    for name, parameter in model.named_parameters():
-        masters[name].grad, parameter.grad = parameter.grad.float(), None
-    torch.nn.utils.clip_grad_norm_(masters.values(), clip)
-    adam.step()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(masters[name])
-
-
-def _validate(model: Any, manifest: Manifest) -> float:
-    """Mean loss over the held-out rows, in nats per token; infinite where training has diverged."""
-    ((_, ids),) = validation_rows(manifest, VALIDATION_ROWS, 1).items()
-    rows = torch.from_numpy(RowReader(manifest, "validation", cached_groups=1).take(ids).astype("int64"))
-    objective, model = NextToken(), model.eval()
-    with torch.no_grad():
-        total = sum(objective.loss(model, micro, objective.weight(rows)).item() for micro in rows.split(16))
-    return total if math.isfinite(total) else 1e9
 
 
 if __name__ == "__main__":
