@@ -12,6 +12,7 @@ from codex_ray.config.common import Cluster
 from codex_ray.errors import CodexRayError
 
 STREAM_CPUS_PER_WORKER = 0.25  # what the Ray Data stream of one worker needs to make progress
+MOST_WORKERS = 10**6  # that a node is taken to hold where they ask for nothing
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,7 @@ def check_nodes(cluster: Cluster, offers: Sequence[NodeOffer]) -> None:
     Raises:
         CodexRayError: with how many workers such nodes can hold, and the setting to change.
     """
-    workers = cluster.fewest_workers
-    held = [
-        _most_workers(cluster, offer)
-        for offer in offers
-        if all(matches(offer.labels.get(label), wanted) for label, wanted in cluster.labels.items())
-    ]
+    workers, held = cluster.fewest_workers, _held(cluster, offers, cluster.workers)
     possible = {
         "strict_pack": max(held, default=0),
         "strict_spread": sum(1 for most in held if most),
@@ -95,6 +91,26 @@ def check_nodes(cluster: Cluster, offers: Sequence[NodeOffer]) -> None:
     )
 
 
+def runs_at_a_time(cluster: Cluster, offers: Sequence[NodeOffer]) -> int:
+    """Return how many runs the nodes can hold whole, each with all its workers placed as it wants."""
+    held, workers = _held(cluster, offers, MOST_WORKERS), cluster.workers
+    if cluster.placement == "strict_pack":
+        return sum(most // workers for most in held)
+    runs = sum(held) // workers
+    while cluster.placement == "strict_spread" and sum(min(most, runs) for most in held) < runs * workers:
+        runs -= 1
+    return runs
+
+
+def _held(cluster: Cluster, offers: Sequence[NodeOffer], at_most: int) -> list[int]:
+    """Return how many workers each node can hold that has the labels."""
+    return [
+        _most_workers(cluster, offer, at_most)
+        for offer in offers
+        if all(matches(offer.labels.get(label), wanted) for label, wanted in cluster.labels.items())
+    ]
+
+
 def matches(value: str | None, wanted: str) -> bool:
     """Whether a label is what a selector of Ray's asks for: ``a``, ``!a``, ``in(a,b)`` or ``!in(a,b)``.
 
@@ -106,12 +122,12 @@ def matches(value: str | None, wanted: str) -> bool:
     return (value in values) != wanted.startswith("!")
 
 
-def _most_workers(cluster: Cluster, offer: NodeOffer) -> int:
-    """Return how many workers a node can hold; of those that ask for nothing, all."""
+def _most_workers(cluster: Cluster, offer: NodeOffer, at_most: int) -> int:
+    """Return how many workers a node can hold; of those that ask for nothing, ``at_most``."""
     kind = f"accelerator_type:{cluster.gpu_kind}"
     if cluster.gpu_kind is not None and not offer.resources.get(kind):
         return 0
-    shares = [cluster.workers]
+    shares = [at_most]
     for name, amount in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         if amount:
             shares.append(int(offer.resources.get(name, 0.0) / amount + 1e-9))

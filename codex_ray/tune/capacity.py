@@ -40,8 +40,13 @@ class Capacity:
         """Logical CPUs that embedded Ray needs beside those of one run."""
         return (self.concurrent - 1) * self.cpus
 
-    def on(self, resources: Mapping[str, float], *, embedded: bool) -> Capacity:
+    def on(self, resources: Mapping[str, float], runs: int, *, embedded: bool) -> Capacity:
         """Return the capacity of the cluster that was joined; embedded Ray has what it was started for.
+
+        Args:
+            resources: of the whole cluster.
+            runs: how many trials' workers its nodes can hold, each of them whole on a node.
+            embedded: whether Ray was started for this sweep.
 
         Raises:
             CodexRayError: not even one trial can be held, or fewer than were asked for.
@@ -49,7 +54,8 @@ class Capacity:
         if embedded:
             return self
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        held = min(int(resources.get(kind, 0.0) / each + 1e-9) for kind, each in wanted.items() if each)
+        counts = [int(resources.get(kind, 0.0) / each + 1e-9) for kind, each in wanted.items() if each]
+        held = min([runs, *counts])
         if held < (self.asked or 1):
             kinds = [kind for kind, each in wanted.items() if each]
             each = ", ".join(f"{wanted[kind]:g} {kind}s" for kind in kinds)

@@ -83,8 +83,10 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
             open_session(base.cluster, more_cpus=capacity.more_cpus) as there,
             opened_books(settings, base, run) as own,
         ):
-            capacity = capacity.on(there, embedded=is_embedded())
-            preflight.check_nodes(base.cluster, preflight.nodes())
+            offers = preflight.nodes()
+            preflight.check_nodes(base.cluster, offers)
+            runs = preflight.runs_at_a_time(base.cluster, offers)
+            capacity = capacity.on(there, runs, embedded=is_embedded())
             if capacity.threads is not None:
                 own["cluster.threads_per_worker"] = capacity.threads
             _run(settings, space, planned, run, records, capacity.concurrent, own, shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from codex_ray.cluster.local_cluster import LocalCluster
 from codex_ray.cluster.processes import find
 from codex_ray.config.cluster import ClusterUp
 from codex_ray.config.saved import save
+from codex_ray.corpus.prepare import prepare
 from codex_ray.errors import CodexRayError
+from codex_ray.train.messages import MessageReader
 from tests.cluster.clients import LIST_JOBS, WHO, descendants, interfaces, python, states, still_running
 from tests.integration.training import (
     STEPS,
@@ -96,6 +99,26 @@ def test_a_job_prepares_and_two_workers_on_two_nodes_train(cluster, tmp_path):
     run = tmp_path / "runs" / "two"
     assert [step for step, _ in batches(run)] == list(range(1, STEPS + 1))
     assert weights(run)
+
+
+def test_a_sweep_as_a_job_has_as_many_trials_as_nodes_hold_whole(cluster, tmp_path):
+    prepare(corpus_settings(make_text(tmp_path / "text"), tmp_path / "corpus"))
+    save(run_settings(tmp_path / "corpus", tmp_path / "runs", "unused"), tmp_path / "base.yaml")
+    words = ["sweep", f"base_config={tmp_path / 'base.yaml'}", f"runs={tmp_path / 'runs'}", "name=s"]
+    words += ["optimizer.learning_rate=1e-3,2e-3,3e-3,4e-3", "sweep.search=grid", "track.progress=plain"]
+    # Of each node's four CPUs a worker and its data take over half, so that the cluster holds two whole.
+    words += ["cluster.workers=1", "cluster.cpus_per_worker=2.5"]
+    done = python(cluster, "-m", "codex_ray", *words, "--submit", cluster.state.dashboard)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = json.loads((tmp_path / "runs" / "s" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["completed"] * 4
+    moments = [trial["began"] for trial in trials]
+    running = [sum(trial["began"] <= at < trial["ended"] for trial in trials) for at in moments]
+    assert max(running) == 2
+    folders = [tmp_path / "runs" / "s" / "trials" / f"trial_{trial['number']:04d}" for trial in trials]
+    messages = [MessageReader(folder / "attempts" / "1").new() for folder in folders]
+    nodes = {item["node"] for some in messages for item in some if item["kind"] == "worker"}
+    assert len(nodes) == 2 or cluster.state.isolation == "processes"
 
 
 def test_a_node_that_is_cut_off_for_long_is_given_up_and_for_a_moment_is_kept(cluster):

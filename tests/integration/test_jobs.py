@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -172,6 +173,20 @@ def test_a_checkout_pretrains_through_rays_own_command(head, tiny_corpus, tmp_pa
     relative = head.python(*submit, "--", *words, "runs=here")
     assert relative.returncode == 1
     assert "runs=here is relative, and a job's working folder is temporary" in relative.stdout
+
+
+@pytest.mark.verify
+def test_a_checkout_sweeps_through_rays_own_command(head, tiny_corpus, tmp_path):
+    save(run_settings(tiny_corpus, tmp_path / "runs", "unused"), tmp_path / "base.yaml")
+    submit = ["-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
+    words = ["python", "jobs/sweep.py", f"base_config={tmp_path / 'base.yaml'}", f"runs={tmp_path / 'runs'}"]
+    words += ["name=s", "optimizer.learning_rate=1e-3,3e-3", "sweep.search=grid", "track.progress=plain"]
+    words += ["cluster.workers=1", "cluster.cpus_per_worker=0.5"]
+    done = head.python(*submit, "--working-dir", str(ROOT), "--", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = json.loads((tmp_path / "runs" / "s" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["completed"] * 2
+    assert "trials, best first" in done.stdout and (tmp_path / "runs" / "s" / "best.yaml").is_file()
 
 
 def test_an_installed_package_travels_whole(head, tmp_path):

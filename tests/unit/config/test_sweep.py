@@ -62,6 +62,9 @@ def test_words_are_laid_over_a_group_and_quoted_text_is_one_value() -> None:
             "give sweep.scheduler=none",
         ),
         (["seed=1,2", "sweep.grace_tokens=5"], "add sweep.scheduler=asha"),
+        (["seed=1,2", "sweep.grace_tokens=5", "sweep.scheduler=pbt"], "add sweep.scheduler=asha"),
+        (["seed=1,2", "sweep.segment_steps=5"], "add sweep.scheduler=pbt"),
+        (["seed=1,2", "sweep.search=tpe", "sweep.scheduler=pbt"], "give sweep.search=random or grid"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words: list[str], sentence: str) -> None:
