@@ -266,7 +266,11 @@ def _close(settings: Sweep, space: Space, run: RunFolder, records: Records, show
     write_json(run.outcome, {"status": "completed", "time": time.time()})
     path = run.path / BEST
     saved.save(replace(trial_settings(settings, best.values), name=None), path)
-    found = scaling.study(settings, space, records) if settings.sweep.scaling else None
+    found = None
+    try:
+        found = scaling.study(settings, space, records) if settings.sweep.scaling else None
+    except ConfigError as error:  # the next size cannot be had, and the trials stand all the same
+        shown.note(f"there is no scaling study: {error}")
     write_report(settings, space, run, records, found)
     if found is not None:
         saved.save(replace(trial_settings(settings, found.values), name=None), run.path / NEXT)
