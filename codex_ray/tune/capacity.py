@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codex_ray.cluster.preflight import STREAM_CPUS_PER_WORKER
-from codex_ray.config.common import Cluster
 from codex_ray.config.discover import Discover
 from codex_ray.config.finetune import ON_POLICY, Finetune
 from codex_ray.config.sweep import Sweep
@@ -27,6 +26,7 @@ class Capacity:
         concurrent: trials at a time.
         threads: compute threads of a worker; None leaves that to the trial.
         asked: what the user asked for at a time.
+        actor_cpus: of ``cpus``, those of what samples and scores beside the workers.
     """
 
     cpus: float
@@ -34,11 +34,12 @@ class Capacity:
     concurrent: int
     threads: int | None
     asked: int | None
+    actor_cpus: float
 
     @property
     def more_cpus(self) -> float:
         """Logical CPUs that embedded Ray needs beside those of one run."""
-        return (self.concurrent - 1) * self.cpus
+        return (self.concurrent - 1) * self.cpus + self.actor_cpus
 
     def on(self, resources: Mapping[str, float], runs: int, *, embedded: bool) -> Capacity:
         """Return the capacity of the cluster that was joined; embedded Ray has what it was started for.
@@ -67,14 +68,16 @@ class Capacity:
         return replace(self, concurrent=self.asked or held, threads=None)
 
 
-def capacity_of(sweep: Sweep, cluster: Cluster) -> Capacity:
+def capacity_of(sweep: Sweep, base: TrainingRun) -> Capacity:
     """Return what embedded Ray would be started for: trials that share this machine's cores."""
+    cluster = base.cluster
     cores = len(os.sched_getaffinity(0))
     workers = max([cluster.workers, *_tried(sweep, "cluster.workers")])
     concurrent = sweep.sweep.concurrent or max(1, cores // workers)
     threads = cluster.threads_per_worker or max(1, cores // (workers * concurrent))
-    cpus = workers * (cluster.cpus_per_worker + STREAM_CPUS_PER_WORKER)
-    return Capacity(cpus, workers * cluster.gpus_per_worker, concurrent, threads, sweep.sweep.concurrent)
+    actors, asked = _actor_cpus(base), sweep.sweep.concurrent
+    cpus = workers * (cluster.cpus_per_worker + STREAM_CPUS_PER_WORKER) + actors
+    return Capacity(cpus, workers * cluster.gpus_per_worker, concurrent, threads, asked, actors)
 
 
 def longest_tokens(sweep: Sweep, space: Space) -> int:
@@ -97,6 +100,14 @@ def longest_tokens(sweep: Sweep, space: Space) -> int:
                 )
             longest = max(longest, settings.train.steps * settings.train.batch_tokens)
     return longest
+
+
+def _actor_cpus(base: TrainingRun) -> float:
+    """Return the CPUs of what samples and scores beside a trial's workers."""
+    if isinstance(base, Discover):
+        return base.rollout.cpus(scored=True)
+    on_policy = isinstance(base, Finetune) and base.method in ON_POLICY
+    return base.rollout.cpus(scored=base.method != "sdft") if on_policy else 0.0  # type: ignore[attr-defined]
 
 
 def _tried(sweep: Sweep, key: str) -> list[Any]:

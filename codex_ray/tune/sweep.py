@@ -77,7 +77,7 @@ def sweep(settings: Sweep, progress: Progress | None = None) -> SweepResult:
         _refuse_other_settings(run, settings)
         saved.save(settings, run.config)
         records = Records(run.path, settings.sweep)
-        capacity = capacity_of(settings, base.cluster)
+        capacity = capacity_of(settings, base)
         with (
             default_variables(ENVIRONMENT),
             open_session(base.cluster, more_cpus=capacity.more_cpus) as there,

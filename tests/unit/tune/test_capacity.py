@@ -6,6 +6,10 @@ import pytest
 
 from codex_ray.cluster.preflight import NodeOffer, runs_at_a_time
 from codex_ray.config.common import Cluster
+from codex_ray.config.discover import Discover
+from codex_ray.config.finetune import Finetune
+from codex_ray.config.rollout import Rollouts
+from codex_ray.config.train import Pretrain, TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.tune.capacity import capacity_of
 from tests.unit.tune.sweeps import a_sweep
@@ -31,11 +35,26 @@ def test_runs_fit_whole(workers: int, cpus: float, placement: str, nodes: int, r
 
 
 def test_a_cluster_holds_as_many_as_fit_whole_and_fewer_than_were_asked_for_are_refused() -> None:
-    cluster = Cluster(workers=1, cpus_per_worker=3.0)
+    base = Pretrain(cluster=Cluster(workers=1, cpus_per_worker=3.0))
     sweep = a_sweep({"seed": [1, 2]})
-    capacity = capacity_of(sweep, cluster)
+    capacity = capacity_of(sweep, base)
     assert capacity.on({"CPU": 20.0}, 3, embedded=False).concurrent == 3
     assert capacity.on({"CPU": 20.0}, 3, embedded=True) is capacity
-    asked = capacity_of(a_sweep({"seed": [1, 2]}, concurrent=4), cluster)
+    asked = capacity_of(a_sweep({"seed": [1, 2]}, concurrent=4), base)
     with pytest.raises(CodexRayError, match=r"4 trials at a time need .* for 3; lower cluster\.workers"):
         asked.on({"CPU": 20.0}, 3, embedded=False)
+
+
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        (Pretrain(), 0.0),
+        (Finetune(), 0.0),
+        (Finetune(method="grpo", rollout=Rollouts(actors=2, cpus_per_actor=1.5)), 3.0),
+        (Discover(rollout=Rollouts(actors=3)), 3.0),
+    ],
+)
+def test_what_samples_beside_the_workers_is_counted(base: TrainingRun, more: float) -> None:
+    cluster = base.cluster
+    found = capacity_of(a_sweep({"seed": [1, 2]}), base).cpus
+    assert found == cluster.workers * (cluster.cpus_per_worker + 0.25) + more
