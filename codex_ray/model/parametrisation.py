@@ -32,6 +32,9 @@ from torch import nn
 from codex_ray.model.roles import optimizer_role
 
 
+SCORES = ("value_head.weight", "score.weight")  # outputs of one number, from which nothing is divided
+
+
 def width_multiplier(config: Any) -> float:
     """Return m of a model's configuration; 1 where its rates are not to follow the width."""
     base = getattr(config, "base_width", None)
@@ -42,7 +45,7 @@ def follows_width(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter's rate is divided by m."""
     if "lora_" in name:
         return False
-    if name.endswith("model.norm.weight"):
+    if name.endswith("model.norm.weight") or any(head in name for head in SCORES):
         return True
     return len(shape) == 2 and optimizer_role(name, shape) in ("matrix", "mixer")
 

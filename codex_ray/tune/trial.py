@@ -28,6 +28,7 @@ from codex_ray.tune.space import trial_settings
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 300.0  # longest wait for a run that was asked to stop; it writes a checkpoint first
+STALLED_SECONDS = 10.0  # for one that does nothing any more; it ends with this actor
 
 
 class TrialRun(tune.Trainable):
@@ -69,6 +70,7 @@ class TrialRun(tune.Trainable):
                 return self._closing()
             longest = self._sweep.sweep.stall_seconds
             if time.monotonic() - self._moved > longest:
+                self._patience = STALLED_SECONDS
                 raise CodexRayError(
                     f"no line of metrics came within sweep.stall_seconds={longest:g}; "
                     f"the logs are in {self._run_folder / 'attempts'}"
@@ -86,7 +88,7 @@ class TrialRun(tune.Trainable):
         if self._thread.is_alive():
             self._stop.parent.mkdir(parents=True, exist_ok=True)
             self._stop.touch()
-            self._thread.join(STOP_SECONDS)
+            self._thread.join(self._patience)
 
     def _begin(self, trial: dict[str, Any]) -> None:
         name, runs = trial_name(trial["number"]), self._folder / TRIALS
@@ -98,7 +100,7 @@ class TrialRun(tune.Trainable):
         self._waiting: list[Row] = []
         self._last = {}
         self._error: BaseException | None = None
-        self._moved = time.monotonic()
+        self._moved, self._patience = time.monotonic(), STOP_SECONDS
         self._thread = threading.Thread(target=self._run, args=[settings], name=name, daemon=True)
         self._thread.start()
 

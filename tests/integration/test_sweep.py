@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -24,6 +25,7 @@ from codex_ray.config.train import Validation
 from codex_ray.errors import CodexRayError
 from codex_ray.track.metrics import read_metrics
 from codex_ray.track.mlflow import PARENT_TAG
+from codex_ray.train.messages import MessageReader
 from codex_ray.tune.sweep import sweep
 from tests.integration.training import QUIET, run_settings
 
@@ -214,3 +216,24 @@ def _assert_handed_over(giver: Path, taker: Path, step: int) -> None:
     assert ours["files"] == theirs["files"] and ours["config_sha256"] != theirs["config_sha256"]
     assert ours["taken_from"] == {"run": giver.name, "step": step, "sha256": theirs["sha256"]}
     assert not list((taker / "checkpoints").glob(f"step_{step - 1:08d}"))
+
+
+@pytest.mark.verify
+def test_a_trial_that_hangs_is_recorded_and_the_next_one_runs(
+    base: Path, tmp_path: Path, popen: Callable[..., subprocess.Popen[Any]]
+) -> None:
+    words = [f"base_config={base}", f"runs={tmp_path}", "name=s", f"{RATE}=1e-3,2e-3", "sweep.search=grid"]
+    words += ["sweep.concurrent=1", "sweep.stall_seconds=40", "train.steps=400"]
+    process = popen([sys.executable, "jobs/sweep.py", *words], start_new_session=True)
+    run = tmp_path / "s" / "trials" / "trial_0000"
+    deadline = time.monotonic() + 200
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    messages = MessageReader(run / "attempts" / "1").new()
+    (worker,) = [psutil.Process(int(item["pid"])) for item in messages if item["kind"] == "worker"]
+    worker.suspend()
+    assert process.wait(300) == 0
+    found = json.loads((tmp_path / "s" / "trials.json").read_text())
+    assert [one["state"] for one in found] == ["failed", "completed"]
+    assert "no line of metrics came within sweep.stall_seconds=40" in found[0]["reason"]
+    assert not worker.is_running()
