@@ -31,7 +31,6 @@ from torch import nn
 
 from codex_ray.model.roles import optimizer_role
 
-
 SCORES = ("value_head.weight", "score.weight")  # outputs of one number, from which nothing is divided
 
 
