@@ -10,6 +10,9 @@ from codex_ray.track.progress import figure
 from codex_ray.tune.scaling import SIZE, Study
 
 
+RUN_IT = ("run it", "codex-ray pretrain --config next.yaml")
+
+
 def facts(study: Study) -> list[tuple[str, str]]:
     """Return the fit and the prediction in words."""
     curve, (low, high) = study.curve, study.interval(study.compute)
@@ -20,7 +23,6 @@ def facts(study: Study) -> list[tuple[str, str]]:
         *((key, figure(value)) for key, value in study.values.items()),
         ("compute", f"{study.compute:.3g} FLOPs"),
         ("loss to expect", f"{curve.at(study.compute):.3f} ({low:.3f} to {high:.3f})"),
-        ("run it", "codex-ray pretrain --config next.yaml"),
     ]
 
 
@@ -31,7 +33,7 @@ def ladder_section(study: Study, metric: str) -> str:
         "resampled residuals. A few small sizes say little about far larger ones."
     )
     card = figure_card(_drawing(study, metric), "Loss against compute", "", note, _label(study))
-    return section("Scaling", f'<div class="plots">{card}</div>{facts_table(facts(study))}')
+    return section("Scaling", f'<div class="plots">{card}</div>{facts_table([*facts(study), RUN_IT])}')
 
 
 def _label(study: Study) -> str:

@@ -273,8 +273,10 @@ def _close(settings: Sweep, space: Space, run: RunFolder, records: Records, show
         shown.note(f"there is no scaling study: {error}")
     write_report(settings, space, run, records, found)
     if found is not None:
-        saved.save(replace(trial_settings(settings, found.values), name=None), run.path / NEXT)
-        shown.table("the next size up", scaling_facts(found))
+        following = run.path / NEXT
+        saved.save(replace(trial_settings(settings, found.values), name=None), following)
+        how = ("run it", f"codex-ray pretrain --config {following}")
+        shown.table("the next size up", [*scaling_facts(found), how])
     heads = ("trial", "state", *settings.sweep.metrics, "tokens", *(key for key in settings.sweep.space))
     rows = [
         (

@@ -172,7 +172,7 @@ def test_a_population_hands_weights_optimizer_and_cursor_over_also_after_a_kill(
 ) -> None:
     words = [f"base_config={base}", f"runs={tmp_path}", "name=s", f"{RATE}=tag(log,interval(1e-6,1e-2))"]
     words += ["sweep.trials=3", "sweep.scheduler=pbt", "sweep.segment_steps=4", "train.steps=8"]
-    words += ["optimizer.kind=adamw"]
+    words += ["optimizer.kind=adamw", "sweep.keep=3"]
     command = [sys.executable, "jobs/sweep.py", *words]
     process = popen(command, start_new_session=True)
     trials = tmp_path / "s" / "trials.json"
