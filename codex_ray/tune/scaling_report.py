@@ -9,7 +9,6 @@ from codex_ray.track.page import facts_table, figure_card, section
 from codex_ray.track.progress import figure
 from codex_ray.tune.scaling import SIZE, Study
 
-
 RUN_IT = ("run it", "codex-ray pretrain --config next.yaml")
 
 
