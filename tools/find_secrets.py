@@ -1,7 +1,7 @@
-"""Look for secrets in all files of the project: ``python tools/find_secrets.py [--accept]``.
+"""Look for secrets: ``python tools/find_secrets.py [FILE...]``, in all of the project where none is named.
 
 Those known to be none are in ``.secrets.baseline``, by file, kind and hash: test data, and settings whose
-names sound secret. A new one fails; ``--accept`` takes it into the baseline, after a person has looked at it.
+names sound secret. A new one fails; ``--accept`` makes the baseline anew, after a person has looked at it.
 Nothing is asked of a network.
 """
 
@@ -23,8 +23,11 @@ BINARY = (".png", ".parquet", ".model", ".safetensors")
 
 def main() -> int:
     """Return 1 where a secret is found that the baseline does not hold."""
-    found = {(file, kind, digest): line for file, kind, digest, line in scan(tracked())}
-    if "--accept" in sys.argv[1:]:
+    named = sys.argv[1:]
+    accept = named == ["--accept"]
+    files = [name for name in tracked() if accept or not named or name in named]
+    found = {(file, kind, digest): line for file, kind, digest, line in scan(files)}
+    if accept:
         known = sorted(found)
         BASELINE.write_text(json.dumps([list(one) for one in known], indent=1) + "\n")
         print(f"{BASELINE.name}: {len(known)} places that are no secrets")

@@ -13,11 +13,12 @@ if [ ! -f "$authority/ca.key" ]; then
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
     -subj "/CN=codex_ray authority" -keyout "$authority/ca.key" -out "$authority/ca.crt" 2>/dev/null
 fi
-[ $# -gt 0 ] || set -- $(hostname -i) $(hostname)
+[ $# -gt 0 ] || set -- $(hostname -I 2>/dev/null || hostname -i) $(hostname)
 names="DNS:localhost,IP:127.0.0.1"
 for address; do
   [ -n "$address" ] || continue
   case $address in
+    *:*) names="$names,IP:$address" ;;
     *[!0-9.]*) names="$names,DNS:$address" ;;
     *) names="$names,IP:$address" ;;
   esac

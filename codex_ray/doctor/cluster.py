@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,11 @@ _HERE = "here"
 
 class Examiner:
     """A process on a node, which looks at its machine."""
+
+    def __init__(self) -> None:
+        # Ray hides the GPUs from an actor that has asked for none, and these are to be looked at.
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            del os.environ["CUDA_VISIBLE_DEVICES"]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function there."""

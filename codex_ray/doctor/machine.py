@@ -22,6 +22,7 @@ from codex_ray.track.environment import memory_bytes, nvidia_smi
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 GIBIBYTE = 2**30
+CONNECT_SECONDS = 5.0
 PORTS = {6379: "a Ray head", 8265: "Ray's dashboard", 8000: "`codex-ray serve`"}
 _COMPILE_SECONDS = 60.0
 _PROGRAM = "#include <Python.h>\n#include <vector>\nint main() { return (int)std::vector<int>(1).front(); }\n"
@@ -36,12 +37,19 @@ def address_of(settings: Doctor) -> str | None:
     if address or not LAST_CLUSTER.is_file():
         return address
     found = LAST_CLUSTER.read_text().strip()
-    host, _, port = found.rpartition(":")
+    return None if silent(found) else found  # it may be of a cluster that has ended
+
+
+def silent(address: str) -> str:
+    """Return why nothing answers at a head's address, where Ray would try for minutes; empty if it does."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return ""  # no address of a head: Ray has to say
     try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
-    except (OSError, ValueError):
-        return None  # it was of a cluster that has ended
-    return found
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def machine_findings(settings: Doctor) -> list[Finding]:

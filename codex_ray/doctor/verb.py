@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from codex_ray.config.doctor import Doctor
 from codex_ray.doctor.finding import FAILED, Finding, guarded
 from codex_ray.doctor.links import meet_here
-from codex_ray.doctor.machine import address_of, machine_findings, ports
+from codex_ray.doctor.machine import address_of, machine_findings, ports, silent
 from codex_ray.errors import CodexRayError
 
 FORMAT_VERSION = 1
@@ -23,7 +23,11 @@ def doctor_verb(settings: Doctor) -> list[Finding]:
         CodexRayError: a check failed, or the cluster does not answer.
     """
     address = address_of(settings)
-    if address is not None:
+    if address is not None and (why := silent(address)):
+        remedy = "look at the head with `ray status`, and give its address (RAY_ADDRESS, address=HOST:PORT)"
+        gone = Finding("nodes", FAILED, f"nothing answers at {address} ({why})", remedy)
+        found = [*machine_findings(settings), gone]
+    elif address is not None:
         from codex_ray.doctor.cluster import cluster_findings
 
         found = cluster_findings(settings, address)

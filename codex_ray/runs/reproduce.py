@@ -76,13 +76,25 @@ def reproduce_verb(settings: Reproduce) -> Reproduction:
         shown.table("what differs in the environment", rows, ("", "then", "now"))
     second = first.with_name(settings.name or f"{first.name}-again")
     words = [f"name={second.name}", f"runs={first.parent}", "resume=never"]
-    if (plain.get("train") or {}).get("seconds") is not None:
-        words.append(f"train.steps={_last_step(first)}")  # as many, however long they take here
+    words += _decided(first, plain)
     find_verb(verb).run(compose(verb, [*words, *settings.changes], first / "config.yaml"))
     result = compared(first, second, settings.tolerance, differing)
     write_json(second / REPORT, asdict(result))
     _show(result, settings.tolerance)
     return result
+
+
+def _decided(run: Path, plain: Mapping[str, Any]) -> list[str]:
+    """Return as settings what the run left open and found out on the way; here it may come out otherwise."""
+    words = []
+    if plain["train"]["seconds"] is not None:
+        words.append(f"train.steps={_last_step(run)}")  # as many, however long they take
+    decided = read_json(run / "decided.json", "run decisions")
+    if plain["compute"]["dtype"] == "auto":
+        words.append(f"compute.dtype={decided['dtype']}")
+    if plain["cluster"]["threads_per_worker"] is None:  # by which sums are rounded
+        words.append(f"cluster.threads_per_worker={decided['threads']}")
+    return words
 
 
 def compared(

@@ -225,6 +225,39 @@ def test_slurm_starts_ray_on_all_nodes_with_a_token_and_tls(tmp_path: Path) -> N
     assert [path.name for path in home.iterdir()] == ["cluster"]  # the secrets went with the job
 
 
+def test_a_certificate_is_for_the_address_that_ray_takes(tmp_path: Path) -> None:
+    """Nodes check it: with another name than the address in it, none of them reaches the head."""
+    from ray._private.services import get_node_ip_address
+
+    issue = ["sh", str(CLUSTER / "tls" / "issue.sh"), str(tmp_path / "authority"), str(tmp_path / "tls")]
+    for words in ([], ["fd00::1", "head.example", "10.1.2.3", ""]):
+        subprocess.run([*issue, *words], check=True, timeout=60)
+        shown = [
+            "openssl",
+            "x509",
+            "-noout",
+            "-ext",
+            "subjectAltName",
+            "-in",
+            str(tmp_path / "tls" / "tls.crt"),
+        ]
+        names = subprocess.run(shown, capture_output=True, text=True, timeout=60, check=True).stdout
+        expected = (
+            [f"IP Address:{get_node_ip_address()}"] if not words else ["DNS:head.example", "FD00", "10.1.2.3"]
+        )
+        assert all(one in names for one in expected), names
+    verify = [
+        "openssl",
+        "verify",
+        "-CAfile",
+        str(tmp_path / "tls" / "ca.crt"),
+        str(tmp_path / "tls" / "tls.crt"),
+    ]
+    assert subprocess.run(verify, capture_output=True, timeout=60, check=False).returncode == 0
+    assert (tmp_path / "authority" / "ca.key").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "tls" / "tls.key").stat().st_mode & 0o077 == 0
+
+
 def test_every_verb_that_is_named_exists() -> None:
     for path in CLUSTER.rglob("*"):
         if path.is_file() and path.suffix not in (".json",):

@@ -153,6 +153,16 @@ def test_a_cluster_that_has_ended_is_not_looked_for(tmp_path: Path, monkeypatch:
     assert machine.address_of(Doctor(address="10.0.0.1:6379")) == "10.0.0.1:6379"
 
 
+def test_a_head_that_does_not_answer_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    assert cli.main(["doctor", str(tmp_path), f"address={address}", "least_free_bytes=0"]) == 1
+    assert f"nothing answers at {address} (" in capsys.readouterr().out
+    assert machine.silent("auto") == machine.silent("ray://somewhere:10001") == ""
+
+
 def test_a_check_that_breaks_is_a_line_too() -> None:
     found = guarded("disk", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     assert (found.state, found.found) == (FAILED, "ZeroDivisionError: division by zero")

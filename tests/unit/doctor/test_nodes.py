@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from codex_ray.doctor import nodes
+from codex_ray.doctor.cluster import Examiner
 from codex_ray.doctor.finding import FAILED, NOTE, OK
 from codex_ray.doctor.links import Link, link_finding
 
@@ -98,6 +100,12 @@ def test_a_dashboard_beyond_loopback_is_noted() -> None:
     assert (found.state, found.found) == (NOTE, "b: Ray's dashboard listens on 0.0.0.0:8265")
     assert nodes.open_ports({"a": [("127.0.0.1", 8265)]}, inner).state == OK
     assert nodes.listening_sockets() is not None
+
+
+def test_an_examiner_sees_gpus_that_ray_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, left in (("", None), ("1", "1")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert Examiner().call(os.environ.get, "CUDA_VISIBLE_DEVICES") == left
 
 
 def test_pairs_that_do_not_meet_and_the_slowest_are_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
-from codex_ray.runs.reproduce import _show, compared, differences
+from codex_ray.runs.reproduce import _decided, _show, compared, differences
 
 
 def make_run(folder: Path, losses: list[float], weights: bytes = b"one", fingerprint: str = "f") -> Path:
@@ -77,3 +77,17 @@ def test_environments_are_compared_by_what_matters() -> None:
         "packages.b": ("1", None),
         "packages.c": (None, "1"),
     }
+
+
+def test_what_a_run_found_out_is_fixed_for_its_repetition(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", [3.0, 2.0])
+    write_json(run / "decided.json", {"dtype": "bfloat16", "threads": 3})
+    left = {"train": {"seconds": 60.0}, "compute": {"dtype": "auto"}, "cluster": {"threads_per_worker": None}}
+    words = ["train.steps=2", "compute.dtype=bfloat16", "cluster.threads_per_worker=3"]
+    assert _decided(run, left) == words
+    given = {
+        "train": {"seconds": None},
+        "compute": {"dtype": "float32"},
+        "cluster": {"threads_per_worker": 1},
+    }
+    assert _decided(run, given) == []
