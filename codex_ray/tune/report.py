@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,11 +77,13 @@ def importance(space: Space, settings: Sweep, ranked: Sequence[TrialRecord]) -> 
     study = optuna.create_study(directions=directions(settings.sweep.modes[:1]))
     study.add_trials([optuna_trial(space, settings.sweep, trial, leading=True) for trial in ranked])
     try:
-        found = optuna.importance.get_param_importances(
-            study,
-            evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-            params=[axis.key for axis in always],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of trials that all came to the same
+            found = optuna.importance.get_param_importances(
+                study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                params=[axis.key for axis in always],
+            )
     except (OptunaError, ValueError, RuntimeError):
         return {}
     return {key: float(value) for key, value in found.items() if math.isfinite(value)}

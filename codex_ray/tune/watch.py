@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -11,6 +13,8 @@ from ray.tune import Callback, Stopper
 from codex_ray.config.sweep import Searching
 from codex_ray.track.progress import Progress, figure
 from codex_ray.tune.records import FAILED, GIVEN_UP, STOPPED, Records, TrialRecord, shown
+
+_RAISED = re.compile(r"[\w.]*codex_ray\.errors\.\w+: ")  # before the sentence, in Python's traceback
 
 
 class Watch(Callback):
@@ -44,8 +48,11 @@ class Watch(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed; the others go on."""
-        reason = str(trial.get_error() or "no reason given").strip().split("\n")[-1]
-        self._note(self._records.end(_number(trial), FAILED, reason.rpartition("CodexRayError: ")[2]))
+        # What trial.get_error() reads is in the experiment's folder later only.
+        lines = Path(trial.error_file).read_text(encoding="utf-8").strip().split("\n")
+        told = [line for line in lines if _RAISED.match(line)] or lines
+        reason = _RAISED.sub("", told[-1])
+        self._note(self._records.end(_number(trial), FAILED, reason))
 
     def note(self, text: str) -> None:
         """Tell the user one sentence."""
