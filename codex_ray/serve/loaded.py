@@ -13,8 +13,8 @@ from codex_ray.rollout.lora import WEIGHTS, Adapter, load_adapter
 from codex_ray.rollout.request import Request
 from codex_ray.rollout.sampler import Sampler, end_ids
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.serve.engine import Lane
 from codex_ray.serve.errors import ApiError
+from codex_ray.serve.jobs import Lane
 from codex_ray.serve.json_grammar import JsonGrammars
 from codex_ray.serve.prompts import Prompts
 from codex_ray.serve.shelf import Shelf

@@ -20,9 +20,10 @@ from codex_ray.errors import CodexRayError
 from codex_ray.rollout.lora import Adapter
 from codex_ray.rollout.sampler import check_prompt
 from codex_ray.serve.calls import Call
-from codex_ray.serve.engine import Engine, Job, Track
+from codex_ray.serve.engine import Engine
 from codex_ray.serve.errors import ApiError, overloaded
 from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, Started
+from codex_ray.serve.jobs import Job, Track
 from codex_ray.serve.loaded import Loaded
 from codex_ray.serve.logs import mask_logs
 from codex_ray.serve.scoring import Scored, embedding, scores
@@ -48,6 +49,7 @@ class ModelServer:
         self._loaded = Loaded(self._settings, self._wanted() or self._settings.model)
         self._next: Loaded | None = None
         self._changing = asyncio.Lock()
+        self._following: asyncio.Task[str | None] | None = None
         self._engine = Engine(slots=engine.slots, waiting=engine.queue)
         self._asides = 0  # calls beside sampling that are under way
         self._engine.call(self._loaded.probe).result(self._settings.start_seconds)
@@ -224,11 +226,20 @@ class ModelServer:
         """Called by Ray Serve, which replaces a replica that raises here."""
         if not self._engine.healthy:
             raise RuntimeError("the engine's thread has ended, or its last steps all failed")
-        wanted = self._wanted()
-        if wanted not in (None, self._loaded.source) and not self._changing.locked():
-            if (refused := await self.prepare(str(wanted))) is not None:
+        wanted, following = self._wanted(), self._following
+        if wanted is None or wanted == self._loaded.source:
+            return
+        if following is None or following.done():
+            if following is not None and (refused := following.result()) is not None:
                 raise RuntimeError(f"the model that this one was changed to cannot be served: {refused}")
+            self._following = asyncio.create_task(self._follow(wanted))
+
+    async def _follow(self, source: str) -> str | None:
+        """Change to the model that the others changed to while this replica began."""
+        refused = await self.prepare(source)
+        if refused is None:
             await self.commit()
+        return refused
 
     def close(self, seconds: float) -> None:
         """Let requests end in so many seconds, and stop."""

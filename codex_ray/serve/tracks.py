@@ -9,8 +9,8 @@ from codex_ray.rollout.request import Drawn, Request
 from codex_ray.rollout.sampling import Sampling, row_seeds
 from codex_ray.serve.adjusting import Adjuster
 from codex_ray.serve.calls import Call
-from codex_ray.serve.engine import Track
 from codex_ray.serve.events import Alternative, Entry
+from codex_ray.serve.jobs import Track
 from codex_ray.serve.json_grammar import JsonGrammar
 from codex_ray.tokenizer import Tokenizer
 

@@ -17,9 +17,10 @@ from codex_ray.rollout.load import load_with_tokenizer
 from codex_ray.rollout.request import Request
 from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.serve.engine import Engine, Job, Lane, Track
+from codex_ray.serve.engine import Engine
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Delta, End, Event, Failed, Mailbox
+from codex_ray.serve.jobs import Job, Lane, Track
 
 PROMPT = [1, 5, 6]
 GREEDY = Sampling(temperature=0)
