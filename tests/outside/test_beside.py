@@ -24,6 +24,9 @@ TRACKERS = ["wandb==0.31.0", "cwevals==0.0.1b1", "distro==1.9.0", "httpcore==1.0
 TRACKERS += ["opentelemetry-exporter-http-transport==0.66b2", "opentelemetry-exporter-otlp-common==0.66b2"]
 TRACKERS += ["opentelemetry-exporter-otlp-proto-common==1.45.2"]
 TRACKERS += ["opentelemetry-exporter-otlp-proto-http==1.45.2", "tensorboard==2.21.0", "absl-py==2.5.1"]
+LANGCHAIN = ["langchain-openai==1.7.4", "langchain-core==1.8.3", "langsmith==0.15.1", "distro==1.9.0"]
+LANGCHAIN += ["uuid_utils==0.19.0", "httpx==0.28.1", "httpcore==1.0.9", "langchain-protocol==0.0.20"]
+LANGCHAIN += ["orjson==3.13.0", "requests-toolbelt==1.0.0", "tenacity==9.2.1", "tiktoken==0.14.0"]
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(3600)]
 
@@ -56,6 +59,10 @@ def test_kernels_in_tritons_interpreter(tmp_path: Path) -> None:
 
 def test_models_in_onnx_runtime(tmp_path: Path) -> None:
     run("onnx_cases.py", ONNX, tmp_path)
+
+
+def test_langchains_client(tmp_path: Path) -> None:
+    run("langchain_cases.py", LANGCHAIN, tmp_path)
 
 
 def test_trackers_of_others(tmp_path: Path) -> None:
