@@ -120,9 +120,11 @@ def test_the_job_runs_a_verb_and_the_service_has_settings() -> None:
     python, script, *words = shlex.split(job["entrypoint"])
     assert (python, (ROOT / script).is_file()) == ("python", True)
     compose(Path(script).stem, words)
-    (application,) = yaml.safe_load(
-        read(CLUSTER / "kubernetes" / "rayservice.yaml")["spec"]["serveConfigV2"]
-    )["applications"]
+    from ray.serve.schema import ServeDeploySchema
+
+    deployed = yaml.safe_load(read(CLUSTER / "kubernetes" / "rayservice.yaml")["spec"]["serveConfigV2"])
+    (application,) = deployed["applications"]
+    ServeDeploySchema.model_validate(deployed)
     assert application["import_path"] == "codex_ray.serve.app:build_app"
     build(Serve, application["args"])
 
@@ -219,7 +221,7 @@ def test_slurm_starts_ray_on_all_nodes_with_a_token_and_tls(tmp_path: Path) -> N
     asked = written.read_text()
     assert done.returncode == 3, done.stderr
     assert "ray symmetric-run --address 10.0.0.3:20041 --min-nodes 2" in asked
-    assert "-- codex-ray pretrain corpus name=a b cluster.address=10.0.0.3:20041" in asked
+    assert "-- env RAY_ADDRESS=10.0.0.3:20041 codex-ray pretrain corpus name=a b" in asked
     assert "RAY_AUTH_MODE=token" in asked and "RAY_USE_TLS=1" in asked and "\n600\n" in asked
     assert "DNS:one, DNS:two, IP Address:10.0.0.3" in asked
     assert [path.name for path in home.iterdir()] == ["cluster"]  # the secrets went with the job
