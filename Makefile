@@ -7,7 +7,7 @@ text ?=
 name ?=
 dry ?=
 
-.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock release clean
+.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock release audit clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -56,6 +56,12 @@ lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
 
 release: setup-dev ## Build a release into dist/ with its bill of materials; dry=1 for trying
 	$(BIN)/python tools/release.py $(if $(dry),--dry-run)
+
+audit: setup ## Semgrep by tools/semgrep.yaml, and known advisories (asks a network)
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/pip install -q semgrep==1.185.0 pip-audit==2.10.1
+	PATH=.venv/audit/bin:$$PATH semgrep scan --error --metrics=off --disable-version-check --quiet --config tools/semgrep.yaml codex_ray tools jobs
+	.venv/audit/bin/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip
 
 clean: ## Undo the set-up and remove caches; corpora, runs and quickstart folders stay
 	rm -rf .venv docs/_build docs/settings.md docs/rules.md docs/licences.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -27,6 +27,7 @@ from codex_ray.errors import CodexRayError
 
 INTERFACE = "eth0"
 _BRIDGE = "bridge0"
+_COMMAND_SECONDS = 60.0
 _TOOLS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 _PROBE = "ip link add name probe0 type bridge && ip link add name probe1 type veth peer name probe2"
 _HOLDER_SECONDS = 10.0
@@ -44,12 +45,7 @@ def unavailable(administrator: bool) -> str | None:
             return f"the program {tool} (package {package}) is missing"
     if administrator and not _has_capabilities():
         return "this process lacks CAP_NET_ADMIN and CAP_SYS_ADMIN"
-    done = subprocess.run(
-        ["unshare", *_user(administrator), "--net", "sh", "-c", _PROBE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _done(["unshare", *_user(administrator), "--net", "sh", "-c", _PROBE])
     if done.returncode == 0:
         return None
     reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -93,9 +89,7 @@ def _user(administrator: bool) -> list[str]:
 
 def free_subnet() -> ipaddress.IPv4Network:
     """Return a private range of 254 addresses that no route of this machine covers."""
-    listing = subprocess.run(
-        ["ip", "-json", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=False
-    )
+    listing = _done(["ip", "-json", "-4", "route", "show", "table", "all"])
     routes = [route["dst"] for route in json.loads(listing.stdout or "[]") if route["dst"] != "default"]
     taken = [ipaddress.ip_network(text, strict=False) for text in routes]
     for candidate in ipaddress.ip_network("10.213.0.0/16").subnets(new_prefix=24):
@@ -173,7 +167,7 @@ class Bridge:
     def remove_from_machine(self) -> None:
         """Remove what lies in the machine's own namespace; nothing happens where there is nothing."""
         if self.on_machine():
-            subprocess.run(["ip", "link", "delete", self.machine_interface], capture_output=True, check=False)
+            _done(["ip", "link", "delete", self.machine_interface])
 
     def on_machine(self) -> bool:
         """Say whether the machine's end of node 0's cable is there."""
@@ -218,8 +212,17 @@ def hold(mark: str, log: Path, administrator: bool, inside: int | None = None) -
     )
 
 
+def _done(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; one that takes too long has failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        reason = f"it took more than {_COMMAND_SECONDS:g} s"
+        return subprocess.CompletedProcess(command, 124, "", reason)
+
+
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _done(command)
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"status {done.returncode}"
         raise CodexRayError(

