@@ -17,7 +17,7 @@ from codex_ray.config.doctor import Doctor
 from codex_ray.doctor import nodes
 from codex_ray.doctor.finding import FAILED, OK, Finding, guarded, of_all_nodes
 from codex_ray.doctor.links import Link, Meeting, last_line, link_finding, pairs
-from codex_ray.doctor.machine import machine_findings
+from codex_ray.doctor.machine import machine_findings, requirements
 
 _HERE = "here"
 
@@ -147,8 +147,9 @@ def _common(settings: Doctor, there: _Nodes) -> list[Finding]:
     dashboard = ray._private.worker.global_worker.node.webui_url
 
     def versions() -> Finding:
-        facts, _ = there.ask(nodes.node_facts)
-        return nodes.versions({_HERE: nodes.node_facts(), **facts})
+        packages = [requirement.name for requirement in requirements()]
+        facts, _ = there.ask(nodes.node_facts, packages)
+        return nodes.versions({_HERE: nodes.node_facts(packages), **facts})
 
     def clocks() -> Finding:
         skews = {

@@ -23,6 +23,7 @@ from codex_ray.track.environment import memory_bytes, nvidia_smi
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 GIBIBYTE = 2**30
 CONNECT_SECONDS = 5.0
+MAIN_PACKAGES = ("ray", "torch", "deepspeed", "transformers")
 PORTS = {6379: "a Ray head", 8265: "Ray's dashboard", 8000: "`codex-ray serve`"}
 _COMPILE_SECONDS = 60.0
 _PROGRAM = "#include <Python.h>\n#include <vector>\nint main() { return (int)std::vector<int>(1).front(); }\n"
@@ -95,19 +96,25 @@ def packages() -> Finding:
     if wrong:
         remedy = "run `make setup`, or install codex-ray again with pip"
         return Finding("packages", FAILED, "; ".join(wrong), remedy, versions)
-    main = ", ".join(f"{name} {versions[name]}" for name in ("ray", "torch", "deepspeed", "transformers"))
+    main = ", ".join(f"{name} {versions[name]}" for name in MAIN_PACKAGES)
     return Finding("packages", OK, f"{len(versions)} there; {main}", figures=versions)
 
 
 def requirements() -> list[Requirement]:
-    """Return what codex_ray needs to run: of its checkout, or of the installed wheel."""
+    """Return what codex_ray needs to run: of its checkout, of the installed wheel, or else the main part.
+
+    A node to which the code came with a job has neither.
+    """
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
         import tomllib
 
         texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
-        texts = importlib.metadata.requires("codex-ray") or []
+        try:
+            texts = importlib.metadata.requires("codex-ray") or []
+        except importlib.metadata.PackageNotFoundError:
+            texts = list(MAIN_PACKAGES)
     found = [Requirement(text) for text in texts]
     return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
 

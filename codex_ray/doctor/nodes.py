@@ -17,18 +17,16 @@ _ANSWER_SECONDS = 10.0
 _PROBES = 9
 
 
-def node_facts() -> dict[str, str]:
-    """Return what must be equal on all nodes, by name."""
+def node_facts(packages: Sequence[str]) -> dict[str, str]:
+    """Return what must be equal on all nodes, by name: Python, our code, and the versions of packages."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from codex_ray.doctor.machine import requirements
-
     facts = {"Python": platform.python_version(), "codex_ray's code": code_fingerprint()}
-    for requirement in requirements():
+    for name in packages:
         try:
-            facts[requirement.name] = version(requirement.name)
+            facts[name] = version(name)
         except PackageNotFoundError:
-            facts[requirement.name] = "missing"
+            facts[name] = "missing"
     return facts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -51,6 +52,19 @@ def test_a_package_of_another_version_is_named(tmp_path: Path, monkeypatch: pyte
     found = machine.packages()
     assert found.state == FAILED
     assert "peft 0.1 is not <0.22,>=0.21" in found.found
+
+
+def test_code_that_came_with_a_job_needs_the_main_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert len(machine.requirements()) > 20
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "codex_ray" / "doctor" / "machine.py"))
+    monkeypatch.setattr(importlib.metadata, "requires", nothing)
+    assert [one.name for one in machine.requirements()] == list(machine.MAIN_PACKAGES)
+    assert machine.packages().state == OK
 
 
 def test_no_compiler_a_broken_one_and_no_ninja_are_told_apart(only) -> None:

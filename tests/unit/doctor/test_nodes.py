@@ -17,7 +17,8 @@ from codex_ray.doctor.links import Link, link_finding
 
 
 def test_a_node_of_another_version_is_named() -> None:
-    here = nodes.node_facts()
+    here = nodes.node_facts(["ray", "torch", "no-such-package"])
+    assert here["no-such-package"] == "missing"
     assert {"Python", "codex_ray's code", "ray", "torch"} <= set(here)
     assert nodes.versions({"here": here, "a": here}).state == OK
     found = nodes.versions({"here": here, "a": here, "b": {**here, "torch": "2.0.0"}})
