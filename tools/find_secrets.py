@@ -18,6 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / ".secrets.baseline"
 # Hashes and versions by nature, and this list itself.
 LEFT_OUT = ("benchmarks/results/", "requirements/", "tests/golden/", BASELINE.name)
+# Tests hold passwords and hashes of their own; in them only what is shaped like a service's token counts.
+GUESSES = (
+    "Secret Keyword",
+    "Hex High Entropy String",
+    "Base64 High Entropy String",
+    "Basic Auth Credentials",
+)
 BINARY = (".png", ".parquet", ".model", ".safetensors")
 
 
@@ -70,7 +77,11 @@ def scan_file(name: str) -> list[tuple[str, str, str, int]]:
         )
         secrets = SecretsCollection(root=str(ROOT))
         secrets.scan_file(name)
-        return [(name, secret.type, secret.secret_hash, secret.line_number) for _, secret in secrets]
+        return [
+            (name, secret.type, secret.secret_hash, secret.line_number)
+            for _, secret in secrets
+            if not (name.startswith("tests/") and secret.type in GUESSES)
+        ]
 
 
 if __name__ == "__main__":

@@ -31,4 +31,7 @@ def test_a_new_secret_is_found_and_known_ones_are_not(tmp_path: Path) -> None:
     status, said = run()
     assert (status, "new.py:2: AWS Access Key" in said, key in said) == (1, True, False)
     assert run("known.py") == (0, "")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "one.py").write_text(f'password = "battery staple"\nkey = "{key}"\n')
+    assert [line.split(": ")[1] for line in run("tests/one.py")[1].splitlines()[:-1]] == ["AWS Access Key"]
     assert run("new.py")[0] == 1
