@@ -34,7 +34,14 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
 def our_server(model: Path, folder: Path, settings: list[str]) -> Iterator[str]:
     """Run ``codex-ray serve``; its address."""
     port = free_ports(1)[0]
-    words = [str(model), f"port={port}", "compute.device=cpu", "compute.dtype=bfloat16", "engine.threads=2"]
+    words = [
+        str(model),
+        "name=model",
+        f"port={port}",
+        "compute.device=cpu",
+        "compute.dtype=bfloat16",
+        "engine.threads=2",
+    ]
     command = [sys.executable, "-m", "codex_ray", "serve", *words, f"access.keys={folder / 'keys.json'}"]
     with _running([*command, *settings], port, folder / "serve.log") as url:
         yield url
