@@ -52,12 +52,11 @@ class Replicas:
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Have one of the replicas continue texts; one that is lost before it has answered is replaced."""
         for attempt in range(ATTEMPTS):
-            response, began, whole = self._streaming.generate.remote(call), False, False
+            response, began = self._streaming.generate.remote(call), False
             try:
                 async for events in response:
                     began = True
                     yield events
-                whole = True
                 return
             except BackPressureError:
                 yield [Failed(overloaded(1))]
@@ -69,9 +68,12 @@ class Replicas:
                 if began or attempt == ATTEMPTS - 1:
                     yield [Failed(_lost(error))]
                     return
-            finally:
-                if not whole:
+            except (
+                BaseException
+            ):  # nobody reads on; one that ended by itself must not be cancelled: it raises
+                with contextlib.suppress(RayError, RayServeException):
                     response.cancel()
+                raise
 
     async def embed(self, call: Call) -> Any:
         """See :meth:`ModelServer.embed`."""
