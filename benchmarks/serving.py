@@ -68,22 +68,26 @@ def _streams(folder: Path, tokenizer: Tokenizer, count: int) -> dict[str, Figure
     work = make_work(tokenizer, STREAMS[count], seed=count)
     warm = Work(work.prompts[:count], [8] * count)
     model, found = folder / "model", dict[str, Asked]()
-    found["replica"] = ask_engine(model, warm, work, count)
+
+    def note(way: str, asked: Asked) -> None:
+        found[way] = asked
+        print(f"{count:2} {way:20} {asked}", flush=True)
+
+    note("replica", ask_engine(model, warm, work, count))
     for way, settings in (("ingress", []), ("ingress_unmasked", ["guarding.mask_secrets=false"])):
         with our_server(
             model, folder, [f"engine.slots={count}", f"engine.max_tokens={POSITIONS}", *settings]
         ) as url:
             ask_server(url, "model", tokenizer, warm, count)
-            found[way] = ask_server(url, "model", tokenizer, work, count)
+            note(way, ask_server(url, "model", tokenizer, work, count))
     try:
         with peers.serving(model, folder / "peer.log") as url:
             ask_server(url, str(model), tokenizer, warm, count)
-            found["transformers_serve"] = ask_server(url, str(model), tokenizer, work, count)
+            note("transformers_serve", ask_server(url, str(model), tokenizer, work, count))
     except (CodexRayError, OSError) as error:
         print(f"transformers serve was not measured: {error}", flush=True)
     figures = dict[str, Figure]()
     for way, asked in found.items():
-        print(f"{count:2} {way:20} {asked}", flush=True)
         figures |= {
             f"{way}_first_token_ms_{count}": Figure(statistics.median(asked.firsts) * 1e3, "ms", "lower"),
             f"{way}_inter_token_ms_{count}": Figure(statistics.median(asked.gaps) * 1e3, "ms", "lower"),

@@ -71,6 +71,25 @@ class Called(NamedTuple):
 Event = Started | Delta | End | Failed
 
 
+def merged(events: list[Event]) -> list[Event]:
+    """Events with the texts of a choice that come together put into one."""
+    found: list[Event] = []
+    last: dict[int, int] = {}  # of each choice, the place of its text
+    for one in events:
+        place = last.get(one.choice) if isinstance(one, Delta) else None
+        if isinstance(one, Delta) and place is not None:
+            before = found[place]
+            assert isinstance(before, Delta)
+            found[place] = Delta(
+                one.choice, before.text + one.text, [*before.entries, *one.entries], one.tokens
+            )
+            continue
+        if isinstance(one, Delta):
+            last[one.choice] = len(found)
+        found.append(one)
+    return found
+
+
 class Mailbox:
     """Events on their way from the engine's thread to the event loop that made this.
 

@@ -22,7 +22,7 @@ from codex_ray.rollout.sampler import check_prompt
 from codex_ray.serve.calls import Call
 from codex_ray.serve.engine import Engine
 from codex_ray.serve.errors import ApiError, overloaded
-from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, Started
+from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, Started, merged
 from codex_ray.serve.jobs import Job, Track
 from codex_ray.serve.loaded import Loaded
 from codex_ray.serve.logs import mask_logs
@@ -30,6 +30,9 @@ from codex_ray.serve.scoring import Scored, embedding, scores
 from codex_ray.serve.tracks import entry_of, tracks_of
 
 Result = TypeVar("Result")
+
+CARRIED_SECONDS, LONGEST_PAUSE = 0.002, 0.05
+"""What two cores take to carry one piece of a stream from a replica to its client, and the longest pause."""
 
 
 class ModelServer:
@@ -107,7 +110,9 @@ class ModelServer:
                 left -= sum(isinstance(one, End) for one in events)
                 left -= len(tracks) * any(isinstance(one, Failed) for one in events)
                 if events:
-                    yield events
+                    yield merged(events)
+                    # The first text goes at once; of later ones, what Ray can carry for so many streams.
+                    await asyncio.sleep(min(CARRIED_SECONDS * self._engine.load.running, LONGEST_PAUSE))
         except ApiError as error:
             yield [Failed(error)]
         finally:

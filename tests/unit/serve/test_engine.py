@@ -19,7 +19,7 @@ from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.serve.engine import Engine
 from codex_ray.serve.errors import ApiError
-from codex_ray.serve.events import Delta, End, Event, Failed, Mailbox
+from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, merged
 from codex_ray.serve.jobs import Job, Lane, Track
 
 PROMPT = [1, 5, 6]
@@ -258,3 +258,15 @@ def test_closing_lets_requests_end_and_refuses_new_ones(make: Callable[[], Sampl
             engine.call(lambda: None)
 
     asyncio.run(run())
+
+
+def test_pieces_that_come_together_become_one() -> None:
+    entry = Entry("a", [97], -1.0, [])
+    given: list[Event] = [
+        Delta(0, "a", [entry], 1),
+        Delta(1, "x", [], 1),
+        Delta(0, "b", [entry], 2),
+        End(0, "stop", 2),
+        Delta(1, "y", [], 2),
+    ]
+    assert merged(given) == [Delta(0, "ab", [entry, entry], 2), Delta(1, "xy", [], 2), End(0, "stop", 2)]
