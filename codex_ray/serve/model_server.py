@@ -31,7 +31,7 @@ from codex_ray.serve.tracks import entry_of, tracks_of
 
 Result = TypeVar("Result")
 
-CARRIED_SECONDS, LONGEST_PAUSE = 0.002, 0.05
+CARRIED_SECONDS, LONGEST_PAUSE = 0.004, 0.1
 """What two cores take to carry one piece of a stream from a replica to its client, and the longest pause."""
 
 
@@ -112,7 +112,8 @@ class ModelServer:
                 if events:
                     yield merged(events)
                     # The first text goes at once; of later ones, what Ray can carry for so many streams.
-                    await asyncio.sleep(min(CARRIED_SECONDS * self._engine.load.running, LONGEST_PAUSE))
+                    others = self._engine.load.running - 1
+                    await asyncio.sleep(min(CARRIED_SECONDS * max(others, 0), LONGEST_PAUSE))
         except ApiError as error:
             yield [Failed(error)]
         finally:
