@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from codex_ray.files import SMALLEST_FREE_BYTES
 from codex_ray.imports import no_collection
 from codex_ray.model.adapter import bare
 from codex_ray.model.parametrisation import width_multiplier
+from codex_ray.train import frozen
 from codex_ray.train.average import Average
 from codex_ray.train.held import HeldWeights
 from codex_ray.train.muon import MuonAdamW
@@ -223,12 +225,20 @@ class Engine:
         """Write weights, optimizer and ``state`` into ``folder``; every rank takes part.
 
         What each file is to hold goes to ``write``, with its path. Tensors in it are the engine's own, which
-        the next step changes.
+        the next step changes. Weights that do not train are left out: only their checksum is written.
         """
+        still = frozen.frozen_names(self.module)
+        state = state | {frozen.KEY: self._checksum} if still else state
         writer = self._engine.checkpoint_engine
-        writer.save = lambda state_dict, path: write(state_dict, Path(path))
+        writer.save = lambda state_dict, path: write(frozen.without(still, state_dict), Path(path))
         try:
-            self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+            self._engine.save_checkpoint(
+                str(folder),
+                tag="engine",
+                client_state=state,
+                save_latest=False,
+                exclude_frozen_parameters=bool(still),
+            )
         finally:
             del writer.save
 
@@ -238,11 +248,20 @@ class Engine:
         Rates, decay, momentum and the like stay those of the present settings. Every rank takes part.
 
         Raises:
-            CodexRayError: ZeRO was told to lay parameters out by the number of workers, or the disk is full.
+            CodexRayError: ZeRO was told to lay parameters out by the number of workers, the disk is full, or
+                the weights that do not train are others than those beside which it was written.
         """
+        still = frozen.frozen_names(self.module)
         present = [{k: v for k, v in group.items() if k != "params"} for group in self._inner.param_groups]
         with self._fitting(folder, written_by) as fitting:
-            _, state = self._engine.load_checkpoint(str(fitting), tag="engine")
+            _, state = self._engine.load_checkpoint(
+                str(fitting), tag="engine", custom_load_fn=frozen.load_beside(still) if still else None
+            )
+        if state.get(frozen.KEY, self._checksum) != self._checksum:
+            raise CodexRayError(
+                f"checkpoint {folder.name} was trained on another base than the present one; resume it with "
+                "the base that the run began with"
+            )
         for group, ours in zip(self._inner.param_groups, present, strict=True):
             group.update(ours)
         if hasattr(self._optimizer, "clip_grad"):  # which stages 1 and 2 save as well
@@ -251,6 +270,11 @@ class Engine:
         for held in self._held:
             held.begin()
         return dict(state)
+
+    @cached_property
+    def _checksum(self) -> int:
+        """Of the weights that do not train; every rank takes part the first time."""
+        return frozen.checksum(self.module, self._whole)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Gather fp32 weights and buffers by name, on the CPU; every rank takes part.

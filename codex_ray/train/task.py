@@ -154,7 +154,8 @@ class Pretraining:
 
         settings = self.settings
         if settings.start is not None and configuration is not None:
-            return start_model(settings.start, configuration, resumed=resumed)
+            unread = resumed and not settings.lora.rank  # checkpoints of adapters hold no base
+            return start_model(settings.start, configuration, resumed=unread)
         return build_model(
             settings.model,
             vocabulary_size=tokenizer.vocabulary_size,

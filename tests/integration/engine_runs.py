@@ -117,6 +117,7 @@ def _train(
     load: str | None = None,
     written_by: int | None = None,
     save: str | None = None,
+    change: bool = False,
     first: int = 0,
     last: int = STEPS,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -137,6 +138,9 @@ def _train(
         ema_decay=ema_decay,
         sequence_parallel=sequence_parallel,
     )
+    if change:
+        with torch.no_grad():
+            next(one for one in model.parameters() if not one.requires_grad).view(-1)[3] += 1e-3
     if load:
         engine.load(Path(load), written_by or world)
     losses = []

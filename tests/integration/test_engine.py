@@ -232,6 +232,37 @@ def test_cutting_a_checkpoint_anew_loses_nothing(cases: list[tuple[int, str, str
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), base
 
 
+@pytest.mark.parametrize(
+    "stages", [(3,), pytest.param((0, 1, 2), marks=pytest.mark.verify)], ids=["sharded", "whole"]
+)
+def test_a_checkpoint_of_an_adapter_is_exact_without_its_base(
+    stages: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Saved by two workers and cut for three and for two again: twenty steps, and no base in any file."""
+    two, three = str(tmp_path / "two"), str(tmp_path / "three")
+    bases: list[dict[str, Any]] = [{"stage": stage, "adapter": {}} for stage in stages]
+    saved = [base | {"last": 10, "save": f"{two}{base['stage']}"} for base in bases]
+    whole = engine_losses(2, [*bases, *saved], tmp_path)[: len(bases)]
+    loads = [base | {"first": 10, "load": f"{two}{base['stage']}"} for base in bases]
+    engine_losses(
+        3, [one | {"last": 10, "written_by": 2, "save": f"{three}{one['stage']}"} for one in loads], tmp_path
+    )
+    anew = [one | {"load": f"{three}{one['stage']}", "written_by": 3} for one in loads]
+    tails = engine_losses(2, [*loads, *anew], tmp_path)
+    for (losses, weights), *ends in zip(whole, tails[: len(bases)], tails[len(bases) :], strict=True):
+        for rest, resumed in ends:
+            assert rest == losses[10:]
+            assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    files = [*tmp_path.glob("*/engine/*model_states.pt")]
+    assert len(files) > len(stages)
+    for file in files:
+        state = torch.load(file, weights_only=False)
+        assert state["module"] and all("lora_" in name for name in state["module"])
+        assert not state.get("frozen_param_fragments")
+    with pytest.raises(AssertionError, match="was trained on another base"):
+        engine_losses(2, [loads[0] | {"change": True}], tmp_path)
+
+
 @pytest.mark.verify
 @pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (3, 2)], ids=str)
 def test_a_checkpoint_is_loaded_by_another_number_of_workers(sizes: tuple[int, int], tmp_path: Path) -> None:
