@@ -50,6 +50,8 @@ class Sampler:
         cache_bytes: most that keys and values may take; requests beyond it wait, and no sequence gets longer
             than all of it holds. None is ``slots`` sequences of ``capacity`` tokens. Beside it stands one
             tensor of one layer while slots grow, and what a forward pass needs.
+        beside_tokens: most tokens of prompts read in a step in which others decode: with fewer they wait less
+            for their next one, and long prompts longer. None is as many as in any step.
         graphs: decode by CUDA graphs; all slots then have their full length from the start, and weights must
             stay where they are in memory.
 
@@ -65,6 +67,7 @@ class Sampler:
         slots: int,
         capacity: int,
         cache_bytes: int | None = None,
+        beside_tokens: int | None = None,
         graphs: bool = False,
     ) -> None:
         if slots < 1 or capacity < 2:
@@ -74,6 +77,7 @@ class Sampler:
         limit = max_positions(model)
         self.capacity = capacity if limit is None else min(capacity, limit)
         self.slots = slots
+        self._beside = beside_tokens
         self._tokenizer = tokenizer
         self._model = CachedModel(model, slots, self.capacity, graphs=graphs)
         self._cache_bytes = cache_bytes
@@ -213,7 +217,9 @@ class Sampler:
         spans: list[Span] = []
         slots: dict[tuple[int, tuple[int, ...]], int] = {}
         leaders: dict[int, int] = {}
-        read = 0
+        read, most = 0, cached.PREFILL_TOKENS
+        if self._rows and self._beside is not None:
+            most = min(most, self._beside)
         for _ in range(joining):
             prompt, slot = self._waiting[0].prompt, len(self._rows)
             adapter = self._waiting[0].request.adapter
@@ -223,9 +229,9 @@ class Sampler:
                 self._make_room(slot, [], whose)
             else:
                 shared = self._make_room(slot, prompt, whose)
-                if read and read + len(prompt) - shared > cached.PREFILL_TOKENS:
+                if read and read + len(prompt) - shared > most:
                     break
-                end = min(len(prompt), shared + cached.PREFILL_TOKENS)
+                end = min(len(prompt), shared + most)
                 spans.append(Span(slot, prompt[shared:end], shared, adapter))
                 if end < len(prompt):
                     self._held[slot], self._begun = prompt[:end], slot

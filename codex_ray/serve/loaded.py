@@ -23,6 +23,9 @@ from codex_ray.track.registered import is_registered, registered_folder
 LONGEST = 8192
 """Tokens of a sequence where neither settings nor the model name a limit below."""
 
+BESIDE_TOKENS = 128
+"""Tokens of a prompt that a CPU reads between two tokens of the others; of 512 these would feel the wait."""
+
 PROBE_TOKENS = 8
 
 
@@ -59,6 +62,7 @@ class Loaded:
             slots=engine.slots,
             capacity=engine.max_tokens or LONGEST,
             cache_bytes=engine.cache_bytes,
+            beside_tokens=BESIDE_TOKENS if self.model.device.type == "cpu" else None,
         )
 
     def probe(self) -> None:

@@ -347,19 +347,20 @@ def test_a_conversation_goes_on_from_what_is_still_held(plain: Any, tokenizer: T
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize(("tight", "beside"), [(False, None), (True, None), (False, 20)])
 def test_long_prompts_are_read_in_parts_while_others_go_on(
-    family: str, tight: bool, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    family: str, tight: bool, beside: int | None, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One part a step, also where memory holds no more than what is on its way, or one is called off."""
     model = other(family, vocab_size=tokenizer.vocabulary_size)
     requests = [Request(prompt(seed, 55), 5, WARM, seed=seed) for seed in range(1, 4)]
     short = Request(prompt(9, 5), 20, WARM)
     whole = [alone(model, tokenizer, request) for request in requests]
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 20)
+    if beside is None:
+        monkeypatch.setattr(module, "PREFILL_TOKENS", 20)
     of_position = Sampler(model, tokenizer, slots=1, capacity=8)._model.position_bytes()
     budget = 3 * POSITIONS * of_position if tight else None
-    sampler = Sampler(model, tokenizer, slots=3, capacity=POSITIONS, cache_bytes=budget)
+    sampler = Sampler(model, tokenizer, slots=3, capacity=POSITIONS, cache_bytes=budget, beside_tokens=beside)
     first = sampler.submit(short)
     sampler.step()
     numbers = [sampler.submit(request) for request in requests]
