@@ -20,6 +20,7 @@ UNITS = {
     "gzip_bits_per_byte": ("bits/byte", LESS, None),
     "xz_bits_per_byte": ("bits/byte", LESS, None),
     "xz_primed_bits_per_byte": ("bits/byte", LESS, None),
+    "unigram_bits_per_byte": ("bits/byte", LESS, None),
     "ngram_bits_per_byte": ("bits/byte", LESS, None),
     "headers_parsed": ("share", MORE, None),
     "ngram_headers_parsed": ("share", MORE, None),

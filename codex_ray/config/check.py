@@ -121,7 +121,7 @@ def _pretrain(settings: Pretrain, prefix: str) -> None:
         )
     _training_run(settings, prefix)
     refuse_sequence_parallel(settings, prefix)
-    refuse_evaluation(settings.evaluation, "pretrain", prefix)
+    refuse_evaluation(settings.evaluation, "pretrain", settings.checkpoints.best_metric, prefix)
     if settings.evaluation.held_out:
         raise ConfigError(
             f"{prefix}evaluation.held_out=true asks for rows held out of examples, and a corpus of text has "
@@ -150,7 +150,7 @@ def _finetune(settings: Finetune, prefix: str) -> None:
     if settings.method in ON_POLICY:
         refuse_on_policy(settings, prefix)
     refuse_replay(settings.replay, f"{prefix}replay.")
-    refuse_evaluation(settings.evaluation, settings.method, prefix)
+    refuse_evaluation(settings.evaluation, settings.method, settings.checkpoints.best_metric, prefix)
     if settings.loss.kl and settings.method in PREFERENCES:
         raise ConfigError(
             f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "

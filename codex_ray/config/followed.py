@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
-from codex_ray.errors import ConfigError
+from codex_ray.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ def refuse_replay(replay: Replay, prefix: str) -> None:
         )
 
 
-def refuse_evaluation(wanted: Evaluation, method: str, prefix: str) -> None:
+def refuse_evaluation(wanted: Evaluation, method: str, best_metric: str, prefix: str) -> None:
     """Refuse tasks that cannot be followed.
 
     Args:
-        wanted: the settings; ``method``: of fine-tuning.
+        wanted: the settings; ``method``: of fine-tuning, or ``pretrain``.
+        best_metric: what the best checkpoint is chosen by.
         prefix: of the keys in errors.
 
     Raises:
@@ -107,6 +108,13 @@ def refuse_evaluation(wanted: Evaluation, method: str, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}evaluation.asynchronous=true is for evaluations while training and there are none; "
             f"give {prefix}evaluation.every_steps=N, or leave it out"
+        )
+    kind, _, name = best_metric.partition("/")
+    known = [*wanted.tasks, *([] if method == "pretrain" else ["new"])]
+    if kind == "evaluation" and name not in known:
+        raise ConfigError(
+            f"{prefix}checkpoints.best_metric={best_metric} is of no task that is followed"
+            f"{nearest(name, known)}; give {prefix}evaluation.tasks.{name or 'NAME'}.path=FILE with it"
         )
     if method == "reward" and (wanted.tasks or wanted.held_out):
         raise ConfigError(

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,10 +177,11 @@ class CheckpointFolder:
     def _later(self) -> Path:
         return self.folder / "later.jsonl"
 
-    def prune(self, settings: Checkpoints) -> None:
+    def prune(self, settings: Checkpoints, awaited: Collection[int] = ()) -> None:
         """Remove what :func:`surplus` names."""
         later = self.later()
-        for step in surplus([self._entry(step).with_later(later) for step in self.steps()], settings):
+        entries = [self._entry(step).with_later(later) for step in self.steps()]
+        for step in surplus(entries, settings, awaited):
             self.remove(step)
 
     def _entry(self, step: int) -> Entry:
@@ -201,13 +202,14 @@ def step_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def surplus(entries: Sequence[Entry], settings: Checkpoints) -> list[int]:
+def surplus(entries: Sequence[Entry], settings: Checkpoints, awaited: Collection[int] = ()) -> list[int]:
     """Return the steps of checkpoints that need not be kept.
 
-    Kept are the newest, the best by a figure, and every so-many-th.
+    Kept are the newest, the best by a figure, every so-many-th, and those of steps that are still ``awaited``
+    to be measured.
     """
     steps = sorted(entry.step for entry in entries)
-    kept = set(steps[-settings.keep_last :])
+    kept = {*steps[-settings.keep_last :], *awaited}
     scored = [(score, entry.step) for entry in entries if (score := _score(entry, settings)) is not None]
     kept |= {step for _, step in sorted(scored)[: settings.keep_best]}
     if settings.keep_every:

@@ -17,7 +17,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +68,7 @@ class Saver:
             its name, which an error prevents.
         device: where the loop's reductions are done.
         note: tells the user one sentence.
+        awaited: returns the steps that are still to be measured, whose checkpoints stay.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class Saver:
         facts: Callable[[], Mapping[str, Any]],
         device: torch.device,
         note: Callable[[str], None],
+        awaited: Callable[[], Collection[int]] = tuple,
     ) -> None:
-        self._note, self._noted = note, False
+        self._note, self._noted, self._awaited = note, False, awaited
         self._folder, self._store, self._settings, self._facts = folder, store, settings, facts
         self._rank, self._world, self._device = dist.get_rank(), dist.get_world_size(), device
         self._copies = HostCopies()
@@ -273,7 +275,7 @@ class Saver:
             "plain": plain,
         }
         self._folder.commit(save.files, manifest)
-        self._folder.prune(self._settings)
+        self._folder.prune(self._settings, self._awaited())
 
     def _upload(self, save: _Save, shares: Shares, store: Store) -> None:
         if self._rank == 0:
@@ -287,7 +289,7 @@ class Saver:
         if self._rank == 0:
             shares.hear("uploaded", at=store.name)
             store.complete(save.step, target)
-            store.prune(self._settings, self._folder.later())
+            store.prune(self._settings, self._folder.later(), self._awaited())
 
 
 def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:

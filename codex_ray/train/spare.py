@@ -89,6 +89,11 @@ class Spare:
         self._pending: tuple[int, Any] | None = None
         self._looked = 0.0
 
+    @property
+    def awaited(self) -> set[int]:
+        """The step under way, if there is one."""
+        return set() if self._pending is None else {self._pending[0]}
+
     def begin(self, engine: Engine, step: int) -> None:
         """Have the present weights measured; left out where the measurement before is not done."""
         self.look(now=True)
@@ -117,13 +122,13 @@ class Spare:
         done, _ = ray.wait([task], timeout=seconds)
         if not done:
             return
-        self._pending = None
         try:
             found = ray.get(task)
         except ray.exceptions.RayError as error:
             self._note(f"step {step} is not {self._done}: {str(error).strip().splitlines()[-1][:200]}")
-            return
-        self._take(step, found)
+        else:
+            self._take(step, found)
+        self._pending = None  # until here its checkpoint is kept
 
     def close(self) -> None:
         """Wait for what is under way, as long as that may take at the end."""

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,14 +88,17 @@ class Store:
 
         self._within(take_away, "written")
 
-    def prune(self, settings: Checkpoints, later: Mapping[int, Mapping[str, Any]]) -> None:
+    def prune(
+        self, settings: Checkpoints, later: Mapping[int, Mapping[str, Any]], awaited: Collection[int] = ()
+    ) -> None:
         """Remove what :func:`surplus` names, and halves that a kill has left; not while one is written.
 
         ``later`` holds figures by step that came later than their checkpoints.
         """
         manifests = self._within(self._manifests, "read")
         halves = [step for step, manifest in manifests.items() if manifest is None]
-        for step in surplus([entry.with_later(later) for entry in _complete(manifests)], settings) + halves:
+        entries = [entry.with_later(later) for entry in _complete(manifests)]
+        for step in surplus(entries, settings, awaited) + halves:
             self.remove(step)
 
     def back(self, step: int) -> None:

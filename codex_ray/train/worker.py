@@ -166,6 +166,7 @@ class Worker:
             self._facts,
             self.device,
             self.note,
+            lambda: set[int]().union(*(spare.awaited for spare in self.spares)),
         )
         try:
             made = Assembly(self, resumed=found is not None)
@@ -193,6 +194,8 @@ class Worker:
             parts.engine.close()
             for spare in self.spares:
                 spare.close()
+            if self.spares and self.rank == 0:
+                self.checkpoints.prune(self.settings.checkpoints)
         finally:
             if source is not None:
                 source.close()

@@ -220,6 +220,10 @@ def test_a_judge_that_fails_is_named(rows: Path, tokenizer: Tokenizer, tmp_path:
     [
         (["evaluation.every_steps=5"], "there is no task; name one, as evaluation.tasks.old.path=FILE"),
         (["evaluation.tasks.a.path=b", "evaluation.asynchronous=true"], "give evaluation.every_steps=N"),
+        (
+            ["evaluation.tasks.lines.path=b", "checkpoints.best_metric=evaluation/line"],
+            "evaluation/line is of no task that is followed; did you mean 'lines'",
+        ),
         (["evaluation.held_out=true", "method=reward"], "trains a model that answers nothing"),
         (["replay.path=old.jsonl", "replay.share=0.0"], "leaves no old rows"),
         (["replay.path=old.jsonl", "replay.share=1.0"], "leaves no new rows"),
