@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from codex_ray.rollout.verb import generate_verb
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 
 ACTORS, ROWS, LONGEST, FEW, SEED = 2, 32, 64, 64, 1234
-VOCABULARY, ENDING = 512, 16
+VOCABULARY, ENDING = 2048, 16
 BATCHES = (64, 256)
 SHAPE = Model(
     hidden_size=192,
@@ -102,7 +103,7 @@ def _timed(
 
 
 def _write_model(folder: Path) -> None:
-    texts = [f"def f{n}(x):\n    return x + {n} * {n % 7}\n" for n in range(2000)]
+    texts = [path.read_text() for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-c]*.py"))]
     train_tokenizer(texts, TokenizerSettings(vocabulary_size=VOCABULARY), folder, SEED)
     tokenizer = Tokenizer.load(folder)
     size, special = tokenizer.vocabulary_size, tokenizer.special_ids
