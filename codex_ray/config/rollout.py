@@ -108,15 +108,19 @@ class Spread:
         3, minimum=1, help="actors that may be lost over the same prompts before all ends"
     )
     start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
-    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for `batch_rows` prompts")
+    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for twice `batch_rows` prompts")
 
     def rollouts(self, slots: int) -> Rollouts:
-        """Return the settings of a pool of them, each of which samples ``slots`` sequences together."""
+        """Return the settings of a pool of them, each of which samples ``slots`` sequences together.
+
+        A task has twice as many: whoever ends early makes room for another, and slots stay full.
+        """
         return Rollouts(
             actors=self.actors,
             cpus_per_actor=self.cpus_per_actor,
             gpus_per_actor=self.gpus_per_actor,
             slots=slots,
+            task_sequences=2 * slots,
             attempts=self.attempts,
             start_seconds=self.start_seconds,
             task_seconds=self.task_seconds,

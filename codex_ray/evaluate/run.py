@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from codex_ray.evaluate.tasks import EMPTY, Scored, Task
 from codex_ray.files import write_json
 from codex_ray.model.lineage import life_of
 from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.spread import settled
 from codex_ray.track import MlflowRun, Progress, open_progress, write_environment
 from codex_ray.track.progress import figure
 
@@ -128,6 +129,8 @@ def _evaluate(settings: Evaluate, shown: Progress, *, closing: bool) -> Evaluati
     began = time.monotonic()
     tasks, harness = load_tasks(settings), of_harness(settings.tasks)
     local = settings.model is not None and settings.endpoint.url is None
+    if local:
+        settings = replace(settings, compute=settled(settings.compute, settings.spread))
     documents = measured_documents(settings) if local and (settings.corpus or settings.files) else []
     masked = local and settings.model is not None and is_masked(settings.model, settings.revision)
     loaded: tuple[Any, Tokenizer] | None = None

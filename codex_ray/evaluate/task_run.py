@@ -144,7 +144,7 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
     limit = positions_of(load_config(settings.model, settings.revision))
     tokenizer = Tokenizer.load(folder)
     with open_spread(settings.spread, build, slots=settings.batch_rows, seed=settings.seed) as pool:
-        yield PooledModel(pool, tokenizer, folder, identity, limit, ahead=settings.spread.actors)
+        yield PooledModel(pool, tokenizer, folder, identity, limit, ahead=2 * settings.spread.actors)
 
 
 def _predictions(settings: Evaluate) -> dict[str, list[str]]:

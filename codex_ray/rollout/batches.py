@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from codex_ray.rollout.load import load_with_tokenizer
 from codex_ray.rollout.request import Completion
 from codex_ray.rollout.sampler import check_prompt
 from codex_ray.rollout.sampling import Sampling
+from codex_ray.rollout.spread import open_spread, settled
 from codex_ray.rollout.steps import STEP_PROMPTS, Order
 from codex_ray.track import open_progress
 
@@ -61,10 +63,11 @@ def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion],
     """
     from codex_ray.cluster.session import refuse_relative_in_job
 
-    assert settings.prompts_file is not None
     for key, given in (("prompts_file", settings.prompts_file), ("output", settings.output)):
         if given is not None:
             refuse_relative_in_job(given, key)
+    assert settings.prompts_file is not None
+    settings = replace(settings, compute=settled(settings.compute, settings.spread))
     path = Path(settings.prompts_file).expanduser()
     output = Path(settings.output).expanduser() if settings.output is not None else None
     count = _check(settings, path, encode)
@@ -178,7 +181,6 @@ def _completer(settings: Generate, note: Callable[[str], None]) -> Iterator[Comp
         yield partial(_here, settings, model, tokenizer)
         return
     from codex_ray.rollout.actor import FromFolder
-    from codex_ray.rollout.spread import open_spread
 
     build = FromFolder(settings.model, settings.compute, settings.revision)
     with open_spread(settings.spread, build, slots=settings.batch_rows, seed=settings.seed) as pool:
@@ -223,7 +225,7 @@ def _spread(
         )
         for first, ids in groups
     )
-    for _, share in pool.stream(orders, settings.spread.actors):
+    for _, share in pool.stream(orders, 2 * settings.spread.actors):
         for sentence in share.notes:
             note(sentence)
         yield [_completion(rollout) for rollout in share.rollouts]

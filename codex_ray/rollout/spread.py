@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from codex_ray.config.common import Cluster
+from codex_ray.config.common import Cluster, Device
 from codex_ray.config.rollout import Spread
 from codex_ray.rollout.actor import FromFolder
 from codex_ray.rollout.pool import RolloutPool, open_pool
+
+
+def settled(compute: Device, spread: Spread) -> Device:
+    """Decide a precision of ``auto`` for good: float32 on CPUs, bfloat16 on GPUs.
+
+    A measurement, as training and serving take it, may decide otherwise on another day or for another actor,
+    and what is sampled and scored shall be the same then.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if compute.dtype != "auto":
+        return compute
+    if spread.actors:
+        gpu = compute.device != "cpu" and spread.gpus_per_actor > 0
+    else:
+        from codex_ray.model.load import resolve_device
+
+        gpu = resolve_device(compute.device).type == "cuda"
+    return replace(compute, dtype="bfloat16" if gpu else "float32")
 
 
 @contextmanager

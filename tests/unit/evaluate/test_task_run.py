@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from codex_ray.config.common import Device, Mlflow, Track
 from codex_ray.config.evaluate import Answering, CompareEvaluations, Evaluate, Rows
+from codex_ray.config.rollout import Spread
 from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.evaluate.answering import LocalModel, model_digest
@@ -25,6 +26,7 @@ from codex_ray.evaluate.metrics import METRICS
 from codex_ray.evaluate.records import MANIFEST, read_tasks
 from codex_ray.evaluate.run import Evaluation, evaluate
 from codex_ray.model import CodexRayForCausalLM
+from codex_ray.rollout.spread import settled
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.evaluate.small_corpus import make_corpus, make_model
 
@@ -77,6 +79,19 @@ def test_answers_are_the_same_at_any_batch_and_for_fewer_examples(settings: Eval
     assert outputs(evaluate(replace(settings, reuse=False, seed=5))) != outputs(whole)
     assert whole.figures == alone.figures
     assert whole.figures["facts/examples"] == 9 and "facts/exact_match_low" in whole.figures
+
+
+def test_the_precision_is_not_chosen_by_a_measurement(
+    settings: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codex_ray.model.load.choose_dtype", lambda *_: pytest.fail("measured"))
+    evaluate(replace(settings, compute=Device("cpu"), output=str(tmp_path / "measured")))
+    manifest = json.loads((tmp_path / "measured" / "evaluation.json").read_text())
+    assert manifest["model"]["digest"].endswith(" float32")
+    spread = Spread(actors=2, gpus_per_actor=0.5)
+    assert settled(Device(), spread).dtype == "bfloat16"  # where no GPU is here, too
+    assert settled(Device("cpu"), spread).dtype == "float32"
+    assert settled(Device(dtype="float16"), Spread()).dtype == "float16"
 
 
 def test_an_evaluation_that_is_cut_off_goes_on(
