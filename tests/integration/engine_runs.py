@@ -128,6 +128,9 @@ def _train(
     ready_for_training(model, training or Training())
     if adapter is not None:
         model = adapted(model, adapter)
+    if change:
+        with torch.no_grad():
+            next(one for one in model.parameters() if not one.requires_grad).view(-1)[3] += 1e-3
     engine = Engine(
         model,
         optimizer=settings_of(kind),
@@ -138,9 +141,6 @@ def _train(
         ema_decay=ema_decay,
         sequence_parallel=sequence_parallel,
     )
-    if change:
-        with torch.no_grad():
-            next(one for one in model.parameters() if not one.requires_grad).view(-1)[3] += 1e-3
     if load:
         engine.load(Path(load), written_by or world)
     losses = []
