@@ -66,8 +66,8 @@ def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion],
     for key, given in (("prompts_file", settings.prompts_file), ("output", settings.output)):
         if given is not None:
             refuse_relative_in_job(given, key)
-    assert settings.prompts_file is not None
     settings = replace(settings, compute=settled(settings.compute, settings.spread))
+    assert settings.prompts_file is not None
     path = Path(settings.prompts_file).expanduser()
     output = Path(settings.output).expanduser() if settings.output is not None else None
     count = _check(settings, path, encode)
