@@ -63,6 +63,7 @@ def _drawing(study: Study, metric: str) -> str:
             axes.annotate(
                 str(size), (compute, loss), xytext=(4, 4), textcoords="offset points", color=MUTED, fontsize=7
             )
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("+", ""))
         axes.set_xlabel("compute, FLOPs", color=MUTED)
         axes.set_ylabel(metric.replace("_", " "), color=MUTED)
         return to_svg(drawing)

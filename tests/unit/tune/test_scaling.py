@@ -66,7 +66,8 @@ def test_a_ladder_gives_the_next_size_with_what_else_was_searched(
     assert found.values["depth"] == 5 and 1e-3 < found.values[RATE] < 2e-3
     low, high = found.interval(found.compute)
     assert low <= loss(found.compute) <= high + 0.01
-    assert "loss to expect" in ladder_section(found, "validation_loss")
+    drawn = ladder_section(found, "validation_loss")
+    assert "loss to expect" in drawn and ">1e14<" in drawn and "mathdefault" not in drawn
     for trial in [trial for trial in records if trial.values["depth"] == 2]:
         records.end(trial.number, GIVEN_UP)
     assert study(sweep, space, records) is None
