@@ -111,7 +111,7 @@ class ModelServer:
                 left -= len(tracks) * any(isinstance(one, Failed) for one in events)
                 if events:
                     yield merged(events)
-                    # The first text goes at once; of later ones, what Ray can carry for so many streams.
+                if left > 0:  # the first text goes at once; of later ones, what Ray can carry
                     others = self._engine.load.running - 1
                     await asyncio.sleep(min(CARRIED_SECONDS * max(others, 0), LONGEST_PAUSE))
         except ApiError as error:
