@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +145,41 @@ def test_a_verb_runs_as_a_job_with_its_words_and_config_and_its_log_is_followed(
     assert "    kind: plain\n" in done.stdout
     assert "  every: 77\n" in done.stdout
     assert "python jobs/pretrain.py 'my corpus' model=plain-tiny" in done.stderr
+
+
+def test_a_job_is_run_and_stopped_by_http_as_the_docs_say(head, tmp_path):
+    """The commands of docs/cluster.md, with another verb and a name of a job that is free."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    script = page.partition("### By HTTP")[2].partition("```sh\n")[2].partition("```")[0]
+    start, *others = script.replace("\\\n", " ").splitlines()
+    jobs = ("python -m codex_ray tokenizer --help", "sleep 60")
+    (tmp_path / "token").write_text(Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text())
+
+    def run(command: str, name: str, entrypoint: str) -> str:
+        command = re.sub(r'"entrypoint": "[^"]*"', f'"entrypoint": "{entrypoint}"', command)
+        command = command.replace('"first"', f'"{name}"').replace("/jobs/first", f"/jobs/{name}")
+        done = subprocess.run(
+            ["bash", "-c", command.replace("http://127.0.0.1:8265", head.address)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stderr)
+        return done.stdout
+
+    look, logs, stop = others
+    for name, entrypoint in zip(("quick", "slow"), jobs, strict=True):
+        assert json.loads(run(start, name, entrypoint))["submission_id"] == name
+    deadline = time.monotonic() + 120
+    while json.loads(run(look, "quick", ""))["status"] not in ("SUCCEEDED", "FAILED"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert "tokenizer" in json.loads(run(logs, "quick", ""))["logs"]
+    assert json.loads(run(look, "quick", ""))["status"] == "SUCCEEDED"
+    run(stop, "slow", "")
+    while json.loads(run(look, "slow", ""))["status"] != "STOPPED":
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=30)
 
 
 @pytest.mark.verify
