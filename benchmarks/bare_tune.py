@@ -22,7 +22,7 @@ def run_trials(corpus: str, folder: Path, trials: int, *, steps: int, batch_toke
         began = time.monotonic()
         results = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trial, folder=str(folder), settings=settings), {"cpu": 0}
+                tune.with_parameters(_trial, folder=str(folder), settings=settings), {"cpu": 0.01}
             ),
             param_space={"rate": tune.grid_search([1e-3 * (1 + number) for number in range(trials)])},
             tune_config=tune.TuneConfig(max_concurrent_trials=2),
