@@ -129,7 +129,7 @@ class Engine:
         if sequence_parallel > 1:
             groups = share_attention(model, sequence_parallel, batch.micro_rows)
         self._replicas = dist.get_world_size() // sequence_parallel
-        width = width_multiplier(bare(model).config)
+        width = width_multiplier(getattr(bare(model), "config", None))  # `plan` times modules without one
         built = build_optimizer(optimizer, model.named_parameters(), dtype, width=width)
         self._engine, self._optimizer, _, _ = library.initialize(
             model=model,
