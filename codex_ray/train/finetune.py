@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from codex_ray.config.finetune import Finetune, kind_of
 from codex_ray.errors import CodexRayError
@@ -10,6 +11,9 @@ from codex_ray.track.progress import Progress
 from codex_ray.train.base import examples_of, place_of, template_of
 from codex_ray.train.driver import TrainingResult, opened_run, refuse_rows, run_task
 from codex_ray.train.task import Finetuning
+
+if TYPE_CHECKING:
+    from codex_ray.corpus.manifest import Manifest
 
 LONGEST_ROW = 1024  # where the setting is unset
 
@@ -47,8 +51,17 @@ def finetune(settings: Finetune, progress: Progress | None = None) -> TrainingRe
         followed = tuple(followed_tasks(settings, manifest))
         task = Finetuning(settings, manifest.folder, place_of(settings.model), followed)
         size = "on_policy.prompts" if task.on_policy else "train.batch_tokens"
-        refuse_rows(task, manifest, f"data.path={settings.data.path}", f"{size} or give more examples")
+        refuse_rows(task, manifest, _told(settings, manifest), f"{size} or give more examples")
         return run_task(task, manifest, run, shown, started)
+
+
+def _told(settings: Finetune, manifest: Manifest) -> str:
+    """Name the examples, and those that were left out."""
+    from codex_ray.corpus.examples import NAME
+
+    refused: dict[str, int] = manifest.sources[NAME]["refused"]
+    left = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+    return f"data.path={settings.data.path}" + (f" (left out: {left})" if left else "")
 
 
 def row_length(settings: Finetune) -> int:
