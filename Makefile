@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out __init__ report results continual continual_data discovery gpu gpu_steps loader soak stack sweep,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ bare_tune in_process report results continual continual_data dial discovery docstrings gpu gpu_steps loader on_policy plan short_runs soak stack sweep transfer,$(basename $(notdir $(wildcard benchmarks/*.py))))
 text ?=
 name ?=
 dry ?=
@@ -47,7 +47,7 @@ secrets: setup-dev ## Look for secrets in all files; known false ones are in .se
 docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
-bench: setup-dev ## Run every benchmark, or one with name=NAME, and write benchmarks/README.md
+bench: setup-dev ## Run benchmarks without arguments, or one with name=NAME, and write benchmarks/README.md
 	$(foreach benchmark,$(or $(name),$(BENCHMARKS)),$(BIN)/python -m benchmarks.$(benchmark) &&) true
 	$(BIN)/python -m benchmarks.report
 
