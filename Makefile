@@ -22,7 +22,7 @@ setup-dev: ## Create .venv with the tools for tests, checks and documentation to
 quickstart: setup ## Raw text to a trained, evaluated, talking model; text=FOLDER takes your own
 	$(BIN)/codex-ray quickstart $(if $(text),"text=$$text")
 
-test: setup-dev ## Run the unit tests, then the integration tests (under 15 minutes on two cores)
+test: setup-dev ## Run the unit tests, then the integration tests (20 minutes on two cores)
 	$(BIN)/python -m pytest tests/unit -m "not verify" --numprocesses logical --maxprocesses 8 --dist loadfile
 	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster" --numprocesses 3 --dist loadfile --no-loadscope-reorder --timeout 600
 
@@ -47,7 +47,7 @@ secrets: setup-dev ## Look for secrets in all files; known false ones are in .se
 docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
-bench: setup-dev ## Run benchmarks without arguments, or one with name=NAME, and write benchmarks/README.md
+bench: setup-dev ## Run all short benchmarks, or one with name=NAME; write benchmarks/README.md
 	$(foreach benchmark,$(or $(name),$(BENCHMARKS)),$(BIN)/python -m benchmarks.$(benchmark) &&) true
 	$(BIN)/python -m benchmarks.report
 
