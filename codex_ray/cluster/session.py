@@ -36,11 +36,6 @@ EMBEDDED_ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     # Ray starts workers at niceness 15, where any ordinary process beside takes most of their core.
     "RAY_worker_niceness": "0",
-    # Between Serve's processes, pieces of an answer travel by gRPC instead of as objects of Ray's, and one
-    # event loop of each does the routing, the user's code and the sending.
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 # Without a dashboard nobody reads Ray's metrics; and their exporter leaves a thread behind for each session
 # of a process, which went on exporting into the next and once aborted it (Ray 2.60).
