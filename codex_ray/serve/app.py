@@ -68,9 +68,8 @@ class Replicas:
                 if began or attempt == ATTEMPTS - 1:
                     yield [Failed(_lost(error))]
                     return
-            except (
-                BaseException
-            ):  # nobody reads on; one that ended by itself must not be cancelled: it raises
+            except BaseException:
+                # Nobody reads on. One that ended by itself must not be cancelled: it raises.
                 with contextlib.suppress(RayError, RayServeException):
                     response.cancel()
                 raise

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable
+from codex_ray.serve.lines import PrivateLines
 
 
 class Audit:
@@ -20,27 +17,13 @@ class Audit:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._handle: int | None = None
-        if path is None:
-            return
-        file = Path(path).expanduser()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise unwritable(file, error) from error
+        self._lines = PrivateLines(path, "the audit log")
 
     @property
     def kept(self) -> bool:
         """Whether there is one."""
-        return self._handle is not None
+        return self._lines.kept
 
     def write(self, **entry: Any) -> None:
         """Add a line; one that cannot be written is an error of the request."""
-        if self._handle is None:
-            return
-        line = json.dumps({"time": round(time.time(), 3), **entry}) + "\n"
-        try:
-            os.write(self._handle, line.encode())
-        except OSError as error:
-            raise CodexRayError(f"the audit log cannot be written ({error.strerror})") from error
+        self._lines.append((json.dumps({"time": round(time.time(), 3), **entry}) + "\n").encode())

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-from codex_ray.errors import CodexRayError
-from codex_ray.files import unwritable
 from codex_ray.safety import redact
 from codex_ray.serve.errors import ApiError
+from codex_ray.serve.lines import PrivateLines
 from codex_ray.serve.requests import Preference
 
 MOST_BYTES = 2**30
@@ -28,20 +25,12 @@ class Feedback:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._handle: int | None = None
-        if path is None:
-            return
-        file = Path(path).expanduser()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise unwritable(file, error) from error
+        self._lines = PrivateLines(path, "the file of preferences")
 
     @property
     def kept(self) -> bool:
         """Whether there is a file."""
-        return self._handle is not None
+        return self._lines.kept
 
     def keep(self, given: Preference, owner: str | None) -> None:
         """Add a line.
@@ -50,7 +39,7 @@ class Feedback:
             ApiError: nothing is kept here, or the file is full.
             CodexRayError: it cannot be written.
         """
-        if self._handle is None:
+        if not self.kept:
             raise ApiError(404, "this server keeps no preferences (feedback=FILE)", code="no_feedback")
         line = _masked(
             {
@@ -61,12 +50,9 @@ class Feedback:
         )
         line |= {"model": given.model, "how": given.how, "key": owner, "time": round(time.time(), 3)}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
-        if os.fstat(self._handle).st_size + len(data) > MOST_BYTES:
+        if self._lines.size() + len(data) > MOST_BYTES:
             raise ApiError(507, "the file of preferences is full", code="full")
-        try:
-            os.write(self._handle, data)
-        except OSError as error:
-            raise CodexRayError(f"the file of preferences cannot be written ({error.strerror})") from error
+        self._lines.append(data)
 
 
 def _masked(value: Any) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from codex_ray.safety import find, mask
+from codex_ray.safety import redact
 
 
 def masked(text: str) -> str:
     """A text with its keys, tokens and passwords masked."""
-    return mask(text, find(text, secrets=True, personal=False))
+    return redact(text, secrets="mask", personal="keep").text
 
 
 class MaskedRecord(logging.LogRecord):

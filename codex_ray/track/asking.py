@@ -64,11 +64,10 @@ def question_of(record: Mapping[str, Any]) -> str:
 
 def without_secrets(text: str) -> str:
     """Return a text with keys, tokens and passwords masked."""
-    from codex_ray.safety.find import find
-    from codex_ray.safety.finding import mask
+    from codex_ray.safety import redact
     from codex_ray.track.environment import masked
 
-    text = mask(text, find(text, secrets=True, personal=False))
+    text = redact(text, secrets="mask", personal="keep").text
     return "\n".join(" ".join(masked(word) for word in line.split(" ")) for line in text.split("\n"))
 
 

@@ -119,14 +119,13 @@ def git_changes() -> str | None:
     unknown = _output("git", "-C", str(_checkout()), "ls-files", "--others", "--exclude-standard")
     if not differing and not unknown:
         return None
-    from codex_ray.safety.find import find
-    from codex_ray.safety.finding import mask
+    from codex_ray.safety import redact
 
     text = (
         "".join(f"# not in git: {name}\n" for name in (unknown or "").splitlines()) + f"{differing or ''}\n"
     )
     text = text[:MOST_CHANGES]
-    return mask(text, find(text, secrets=True, personal=False))
+    return redact(text, secrets="mask", personal="keep").text
 
 
 def code_fingerprint() -> str:

@@ -37,7 +37,7 @@ def test_one_point_that_went_wrong_hardly_moves_it() -> None:
     assert fit(computes, losses).at(1e17) == pytest.approx(loss(1e17), rel=0.01)
 
 
-def test_intervals_hold_what_they_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_hold_the_truth_in_most_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "RESAMPLES", 50)
     random, held = np.random.default_rng(0), 0
     for seed in range(10):
