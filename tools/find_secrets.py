@@ -1,7 +1,8 @@
 """Look for secrets: ``python tools/find_secrets.py [FILE...]``, in all of the project where none is named.
 
 Those known to be none are in ``.secrets.baseline``, by file, kind and hash: test data, and settings whose
-names sound secret. A new one fails; ``--accept`` makes the baseline anew, after a person has looked at it.
+names sound secret. What is no secret in one file is none in another. A new one fails; ``--accept`` makes
+the baseline anew, after a person has looked at it.
 Nothing is asked of a network.
 """
 
@@ -39,8 +40,8 @@ def main() -> int:
         BASELINE.write_text(json.dumps([list(one) for one in known], indent=1) + "\n")
         print(f"{BASELINE.name}: {len(known)} places that are no secrets")
         return 0
-    known = [tuple(one) for one in json.loads(BASELINE.read_text())]
-    new = sorted(found.keys() - set(known))
+    harmless = {(kind, digest) for _, kind, digest in json.loads(BASELINE.read_text())}
+    new = sorted(one for one in found if one[1:] not in harmless)
     for file, kind, digest in new:
         print(f"{file}:{found[file, kind, digest]}: {kind}")
     if new:
