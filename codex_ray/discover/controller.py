@@ -52,6 +52,7 @@ class Controller:
         settings: of the search; ``advantages``: of rewards.
         seed: of draws.
         encode: makes a prompt's text token ids.
+        shared: what attention is worth to the model, by which rollouts of one prompt are learnt together.
         found: called on every rank, with all that is known of it, after a step that gave a
             better solution than any before.
     """
@@ -64,10 +65,11 @@ class Controller:
         advantages: Advantages,
         seed: int,
         encode: Callable[[str], list[int]],
+        shared: int,
         found: Callable[[dict[str, Any]], None],
     ) -> None:
         self._problem, self._settings, self._advantages = problem, settings, advantages
-        self._seed, self._encode, self._found = seed, encode, found
+        self._seed, self._encode, self._shared, self._found = seed, encode, shared, found
         self._archive = Archive(
             exploration=settings.exploration,
             capacity=settings.capacity,
@@ -119,6 +121,7 @@ class Controller:
             masks=[[mask and own for own in rollout.mask] for rollout, _ in rows],
             logprobs=[rollout.sampling_logprobs for rollout, _ in rows],
             rows={"advantages": [float(advantage) for _, advantage in rows]},
+            shared=self._shared,
         )
         each = learnt.rows["advantages"][learnt.owners]
         if dist.get_rank():  # every rank knows the same, and figures are added up over them

@@ -80,12 +80,14 @@ class Discovering:
         """See :meth:`Task.learning`."""
         from codex_ray.discover.controller import Controller
         from codex_ray.discover.objectives import Advantages
+        from codex_ray.model.adapter import bare
         from codex_ray.model.head import TokenHead
         from codex_ray.tokenizer.conversation import ChatTemplate
         from codex_ray.train.documents import MarkedRows
         from codex_ray.train.methods import began_from
         from codex_ray.train.objectives.next_token import NextToken
         from codex_ray.train.objectives.policy_gradient import PolicyGradient
+        from codex_ray.train.objectives.shared import attention_worth
         from codex_ray.train.updates import Updates
 
         assert self.pool is not None, "the task is opened first"
@@ -99,6 +101,7 @@ class Discovering:
             Advantages(learn),
             settings.seed,
             encoder(tokenizer, template if settings.chat else None),
+            attention_worth(bare(model)),
             self.found.write if rank == 0 else lambda best: None,
         )
         head = TokenHead(model)

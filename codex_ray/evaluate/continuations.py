@@ -1,26 +1,19 @@
-"""Continuations of contexts, of which each context is read once.
-
-A row holds a context and then all its continuations. A mask keeps these apart, and each has the positions
-that it would have by itself::
-
-    tokens      c c c  a a  b b b
-    positions   0 1 2  3 4  3 4 5
+"""Continuations of contexts, of which each context is read once (:mod:`codex_ray.model.branches`).
 
 Tensor names end in their shape: B rows, T longest row, K last positions, V vocabulary, N scored tokens.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from codex_ray.evaluate.likelihood import LOGITS_PER_BATCH, WindowScore
+from codex_ray.model.branches import NOTHING, SHARED, branch_mask
 from codex_ray.rollout.cached import inference
 
 
@@ -42,20 +35,11 @@ class Question:
         return len(self.context) + self.kept - 1
 
 
-def may_branch(model: Any) -> bool:
-    """Whether a model lets a mask and positions say what follows what: plain attention, known positions."""
-    text = model.config.get_text_config()
-    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-    given = "position_ids" in inspect.signature(model.forward).parameters
-    masked = getattr(text, "_attn_implementation", None) in ("sdpa", "eager")
-    return plain and given and masked and not getattr(text, "alibi", False)
-
-
 def score_questions(model: Any, questions: Sequence[Question], *, batch_rows: int) -> list[list[WindowScore]]:
     """Score the continuations of each question after its context.
 
     Args:
-        model: a Transformers causal language model for which :func:`may_branch` holds.
+        model: a Transformers causal language model that :func:`codex_ray.model.branches.may_branch` allows.
         questions: of which each context fits the model with each continuation.
         batch_rows: continuations computed together, where a question has no more.
     """
@@ -85,7 +69,7 @@ def _batches(questions: Sequence[Question], batch_rows: int, vocabulary: int) ->
 
 
 def _score(model: Any, questions: Sequence[Question]) -> list[list[WindowScore]]:
-    device, dtype = next(model.parameters()).device, model.get_input_embeddings().weight.dtype
+    device = next(model.parameters()).device
     longest, kept = max(one.length for one in questions), max(one.kept for one in questions)
     ids, positions, parts = [], [], []
     rows: list[int] = []
@@ -93,7 +77,7 @@ def _score(model: Any, questions: Sequence[Question]) -> list[list[WindowScore]]
     targets: list[int] = []
     for row, question in enumerate(questions):
         read = list(question.context)
-        place, part = list(range(len(read))), [0] * len(read)
+        place, part = list(range(len(read))), [SHARED] * len(read)
         blank = longest - question.length
         for number, continuation in enumerate(question.continuations, start=1):
             more = range(len(continuation) - 1)
@@ -106,10 +90,10 @@ def _score(model: Any, questions: Sequence[Question]) -> list[list[WindowScore]]
             part += [number] * len(more)
         ids.append([0] * blank + read)
         positions.append([0] * blank + place)
-        parts.append([-1] * blank + part)
+        parts.append([NOTHING] * blank + part)
     logits_BKV = model(
         input_ids=torch.tensor(ids, device=device),
-        attention_mask=_mask(torch.tensor(parts, device=device), dtype),
+        attention_mask=_mask(model, torch.tensor(parts, device=device)),
         position_ids=torch.tensor(positions, device=device),
         use_cache=False,
         logits_to_keep=kept,
@@ -125,14 +109,14 @@ def _score(model: Any, questions: Sequence[Question]) -> list[list[WindowScore]]
     return [[next(scores) for _ in question.continuations] for question in questions]
 
 
-def _mask(part_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is added to scores of attention, [B, 1, T, T]: a token sees its context and its own."""
-    place_T = torch.arange(part_BT.shape[1], device=part_BT.device)
-    seen_part_B1T, own_part_BT1 = part_BT[:, None, :], part_BT[:, :, None]
-    seen_BTT = (seen_part_B1T == 0) | ((seen_part_B1T == own_part_BT1) & (own_part_BT1 >= 0))
-    seen_BTT = (seen_BTT & (place_T <= place_T[:, None])) | (place_T == place_T[:, None])
-    blocked_BTT = torch.zeros(seen_BTT.shape, dtype=dtype, device=part_BT.device)
-    return blocked_BTT.masked_fill(~seen_BTT, torch.finfo(dtype).min)[:, None]
+def _mask(model: Any, part_BT: Tensor) -> Tensor:
+    """Return the mask as the model's attention takes it: eager attention adds it to the scores."""
+    seen_B1TT = branch_mask(part_BT)
+    if model.config.get_text_config()._attn_implementation != "eager":
+        return seen_B1TT
+    dtype = model.get_input_embeddings().weight.dtype
+    blocked_B1TT = torch.zeros(seen_B1TT.shape, dtype=dtype, device=part_BT.device)
+    return blocked_B1TT.masked_fill(~seen_B1TT, torch.finfo(dtype).min)
 
 
 def fits(question: Question, vocabulary: int) -> bool:

@@ -26,8 +26,9 @@ except ImportError as error:
         "'codex-ray[harness]'"
     ) from error
 
-from codex_ray.evaluate.continuations import Question, fits, may_branch, score_questions
+from codex_ray.evaluate.continuations import Question, fits, score_questions
 from codex_ray.evaluate.likelihood import Window, WindowScore, score_sequences, score_windows
+from codex_ray.model.branches import may_branch
 from codex_ray.rollout.generate import generate
 from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
 from codex_ray.rollout.sampler import max_positions

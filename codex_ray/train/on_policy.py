@@ -10,6 +10,7 @@ from typing import Any
 
 from codex_ray.config.finetune import Finetune, OnPolicy
 from codex_ray.errors import CodexRayError
+from codex_ray.model.adapter import bare
 from codex_ray.model.head import TokenHead
 from codex_ray.rollout.apart import Apart, turn_of
 from codex_ray.rollout.episode import Episode, Prompt, Rollout
@@ -38,6 +39,7 @@ from codex_ray.train.objectives.next_token import NextToken
 from codex_ray.train.objectives.objective import Weights
 from codex_ray.train.objectives.ppo import PPO
 from codex_ray.train.objectives.sequences import Sequences
+from codex_ray.train.objectives.shared import attention_worth
 
 MIX = {"forward": 0.0, "jensen_shannon": 0.5, "reverse": 1.0}
 
@@ -53,6 +55,7 @@ class Method:
 
     def __init__(self, settings: Finetune, model: Any, tokenizer: Tokenizer, folder: Path) -> None:
         self._settings, self._own, self._head = settings, settings.on_policy, TokenHead(model)
+        self._shared = attention_worth(bare(model))
         self._tokenizer, self._template = tokenizer, ChatTemplate.of(tokenizer, folder)
         self._window, self._folder = max_positions(model) or 2**31, folder
 
@@ -104,6 +107,7 @@ class Method:
             masks=[rollout.mask for rollout in rollouts],
             logprobs=[rollout.sampling_logprobs for rollout in rollouts],
             rows={name: numbers},
+            shared=self._shared,
         )
         return rows, {}
 

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.nn.functional import pad
 
 from codex_ray.errors import CodexRayError
 from codex_ray.train.objectives.batching import micro_batches
+from codex_ray.train.objectives.shared import Laid, lay, together
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Sequences:
             it says nothing. ``sampler_logprobs``, ``advantages``, ...
         rows: what is known of each row, [B]. ``rewards``, ...
         position_ids_BS: positions, where a row holds several packed examples; None counts from 0.
+        shared: what attention is worth (:func:`.shared.attention_worth`), by which micro-batches compute a
+            prompt once for several rows; 0 computes every row by itself.
+        laid: how many rows, one after another, are computed as one; none of them where it is empty.
     """
 
     input_ids_BS: Tensor
@@ -43,6 +48,8 @@ class Sequences:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     position_ids_BS: Tensor | None = None
+    shared: int = 0
+    laid: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -101,6 +108,7 @@ class Sequences:
         logprobs: Several[Several[float]] | None = None,
         rows: Mapping[str, Several[float]] | None = None,
         pad_id: int = 0,
+        shared: int = 0,
     ) -> Sequences:
         """Put sampled ids behind their prompts' ids, as they are: nothing is decoded and encoded again.
 
@@ -112,6 +120,7 @@ class Sequences:
                 ``sampler_logprobs``.
             rows: numbers for each row.
             pad_id: any token of the vocabulary.
+            shared: see the class.
 
         Raises:
             CodexRayError: lists do not fit together.
@@ -123,22 +132,29 @@ class Sequences:
             known["sampler_logprobs"] = [
                 [0.0] * len(prompt) + list(one) for prompt, one in zip(prompts, logprobs, strict=True)
             ]
-        return cls.of(
+        made = cls.of(
             [[*prompt, *completion] for prompt, completion in pairs],
             [[False] * len(prompt) + list(one) for prompt, one in zip(prompts, chosen, strict=True)],
             tokens=known,
             rows=rows,
             pad_id=pad_id,
         )
+        return dataclasses.replace(made, shared=shared)
 
     @property
     def shape(self) -> torch.Size:
         """Rows and tokens per row, padding included, as a tensor has it."""
         return self.input_ids_BS.shape
 
+    @cached_property
+    def _laid(self) -> Laid | None:
+        return lay(self) if self.laid else None
+
     @property
     def places(self) -> Tensor:
         """Where, in the flattened batch, the logits of the tokens that count stand: one before them, [T]."""
+        if self._laid is not None:
+            return self._laid.places_T
         return self.mask_BS.flatten().nonzero().flatten() - 1
 
     @property
@@ -191,6 +207,8 @@ class Sequences:
 
     def inputs(self) -> dict[str, Tensor]:
         """What the model's forward takes."""
+        if self._laid is not None:
+            return self._laid.inputs
         given = {"input_ids": self.input_ids_BS}
         return given if self.position_ids_BS is None else given | {"position_ids": self.position_ids_BS}
 
@@ -202,7 +220,8 @@ class Sequences:
         """Some rows, in that order, with no more padding than they need."""
         chosen = torch.tensor(indices, dtype=torch.int64, device=self.lengths_B.device)
         longest = int(self.lengths_B[chosen].max()) if len(indices) else 1
-        return self._each(lambda tensor: tensor[chosen, :longest] if tensor.dim() > 1 else tensor[chosen])
+        taken = self._each(lambda tensor: tensor[chosen, :longest] if tensor.dim() > 1 else tensor[chosen])
+        return dataclasses.replace(taken, laid=())
 
     @staticmethod
     def joined(parts: Several[Sequences]) -> Sequences:
@@ -220,6 +239,7 @@ class Sequences:
             lengths_B=together([part.lengths_B for part in parts]),
             tokens={name: together([part.tokens[name] for part in parts]) for name in first.tokens},
             rows={name: together([part.rows[name] for part in parts]) for name in first.rows},
+            shared=first.shared,
         )
 
     def split(self, most_tokens: int, *, at_least: int = 1, unit: int = 1) -> list[Sequences]:
@@ -231,14 +251,27 @@ class Sequences:
                 does a swap of weights between them); those too many hold nothing that counts.
             unit: rows, one after another, that stay together; 2 for pairs.
         """
+        if self.shared and len(self.lengths_B):
+            return self._split_shared(most_tokens, at_least)
         widest = self.lengths_B.view(-1, unit).max(1).values.tolist()
         chosen = micro_batches([unit * length for length in widest], most_tokens, at_least)
         parts = [[unit * one + row for one in units for row in range(unit)] for units in chosen]
         return [self.take(part) if part else self.blank(unit) for part in parts]
 
+    def _split_shared(self, most_tokens: int, at_least: int) -> list[Sequences]:
+        groups = together(self, most_tokens)
+        parts = []
+        for numbers in micro_batches([length for _, length in groups], most_tokens, at_least):
+            chosen = [groups[number][0] for number in numbers]
+            part = self.take([row for group in chosen for row in group]) if chosen else self.blank(1)
+            alone = all(len(group) == 1 for group in chosen)
+            parts.append(part if alone else dataclasses.replace(part, laid=tuple(map(len, chosen))))
+        return parts
+
     def blank(self, rows: int) -> Sequences:
         """Rows of one token, in which nothing counts."""
-        return self._each(lambda tensor: tensor.new_zeros((rows, 1)[: tensor.dim()]))
+        blank = self._each(lambda tensor: tensor.new_zeros((rows, 1)[: tensor.dim()]))
+        return dataclasses.replace(blank, laid=())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Sequences:
         positions = self.position_ids_BS
@@ -249,6 +282,8 @@ class Sequences:
             tokens={name: change(tensor) for name, tensor in self.tokens.items()},
             rows={name: change(tensor) for name, tensor in self.rows.items()},
             position_ids_BS=None if positions is None else change(positions),
+            shared=self.shared,
+            laid=self.laid,
         )
 
 

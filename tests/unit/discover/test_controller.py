@@ -41,7 +41,7 @@ def controller(found: list[Any] | None = None, learn: Learn | None = None, **cha
     search = replace(SEARCH, **changes)
     seeds = Seed.graded(Climb(), 1, search.groups)
     return Controller(
-        Climb(), seeds, search, Advantages(learn or Learn()), 1, lambda text: [1, 2], told.append
+        Climb(), seeds, search, Advantages(learn or Learn()), 1, lambda text: [1, 2], 0, told.append
     )
 
 

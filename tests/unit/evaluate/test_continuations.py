@@ -17,9 +17,10 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from codex_ray.evaluate.continuations import Question, may_branch, score_questions
+from codex_ray.evaluate.continuations import Question, score_questions
 from codex_ray.evaluate.likelihood import Window, WindowScore, score_windows
 from codex_ray.model import build_model
+from codex_ray.model.branches import may_branch
 from tests.unit.evaluate.small_corpus import SHAPE
 
 VOCABULARY = 97
