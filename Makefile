@@ -7,7 +7,7 @@ text ?=
 name ?=
 dry ?=
 
-.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets docs bench lock release audit clean
+.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets plugins docs bench lock release audit clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -32,7 +32,7 @@ gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again
 	$(BIN)/python -m tools.verify
 
-check: lint types secrets docs ## Code, types, secrets and documentation: the four of them
+check: lint types secrets plugins docs ## Code, types, secrets, components and documentation: all five
 
 lint: setup-dev ## Rules and format of the code (ruff)
 	$(BIN)/ruff check .
@@ -43,6 +43,9 @@ types: setup-dev ## Types (mypy --strict)
 
 secrets: setup-dev ## Look for secrets in all files; known false ones are in .secrets.baseline
 	$(BIN)/python tools/find_secrets.py
+
+plugins: setup-dev ## Load every component, ours and those of installed packages
+	$(BIN)/python -m codex_ray.plugins
 
 docs: setup-dev ## Build the documentation into docs/_build/html, warnings as errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -17,6 +17,7 @@ from codex_ray.config.compose import compose
 from codex_ray.config.saved import dumps
 from codex_ray.config.verbs import VERBS, Verb, find_verb
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted, nearest
+from codex_ray.plugins import broken
 
 _WITH_VALUE = ("--config", "--submit")
 _AS_SETTINGS = {"--write-config": "write_config"}  # options that are another way to write a setting
@@ -120,6 +121,8 @@ def _run(request: _Request) -> int:
         from codex_ray.cluster.jobs import submit
 
         return submit(request.options["--submit"], verb.name, words, config_file, settings)
+    for sentence in broken().values():
+        print(f"codex-ray: note: {sentence}", file=sys.stderr)
     verb.run(settings)
     return 0
 

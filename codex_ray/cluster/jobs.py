@@ -8,24 +8,43 @@ RAY_AUTH_MODE and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) name to every request.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codex_ray.errors import CodexRayError
+from codex_ray.plugins import carried
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 Result = TypeVar("Result")
+
+
+class DriverLost(CodexRayError):
+    """A job's driver was killed, or its node is gone; what it wrote is there.
+
+    Args:
+        job: its id.
+        code: how the driver ended, as Ray knows it; None where its node is gone.
+    """
+
+    def __init__(self, job: str, code: int | None) -> None:
+        super().__init__(
+            f"the driver of job {job} is lost ({'its node is gone' if code is None else f'status {code}'})"
+        )
+        self.exit_code = 1 if code is None else code if code >= 0 else 128 - code
+
 
 UPLOAD_LIMIT_BYTES = 100 * 2**20
 ANSWER_SECONDS = 60.0
@@ -38,6 +57,8 @@ _LEFT_BEHIND = {".git", ".venv", "venv", "node_modules", "build", "dist", "_buil
 _LEFT_BEHIND_AT_TOP = {"corpus", "runs", "quickstart", "mlruns"}
 _MARKS_OF_OUTPUT = ("manifest.json", "metrics.jsonl", "model.safetensors")
 _CONFIG_NAME = "submitted.yaml"
+_DIED = "JOB_SUPERVISOR_ACTOR_DIED"  # Ray's name for it
+STOP_SECONDS = 120  # for a driver that is asked to stop, and writes its last checkpoint; Ray gives 3
 
 
 def submit(
@@ -63,22 +84,73 @@ def submit(
                 "delete; give an absolute path that all nodes share to keep what it writes",
                 file=sys.stderr,
             )
-    driver_labels = dict(getattr(getattr(settings, "cluster", None), "driver_labels", {}))
+    told = _metadata(verb, settings)
+    client, tries = connect(address), _tries(settings)
+    while True:
+        job = start(client, address, verb, words, config_file, told)
+        try:
+            return follow(client, job, address)
+        except DriverLost as error:
+            if not tries:
+                raise
+            tries -= 1
+            print(f"codex-ray: {error}; its run {told['name']} goes on in another", file=sys.stderr)
+
+
+def start(
+    client: JobSubmissionClient,
+    address: str,
+    verb: str,
+    words: Sequence[str],
+    config_file: Path | str | None,
+    told: Mapping[str, str],
+) -> str:
+    """Ship the code, start a job and return its id.
+
+    Args:
+        client: of the cluster; ``address``: its own.
+        verb, words, config_file: what runs, as on the command line.
+        told: the job's metadata; ``driver_labels`` says where its driver may run.
+
+    Raises:
+        CodexRayError: the cluster does not answer, or refuses the job.
+    """
     with tempfile.TemporaryDirectory(prefix="codex_ray_job_") as folder:
         entrypoint, runtime_env = _package(Path(folder), verb, words, config_file)
-        client = connect(address)
-        job = _within(
+        job: str = _within(
             UPLOAD_SECONDS,
             address,
             lambda: client.submit_job(
                 entrypoint=entrypoint,
                 runtime_env=runtime_env,
-                metadata={"verb": verb},
-                entrypoint_label_selector=driver_labels or None,
+                metadata=dict(told),
+                entrypoint_label_selector=json.loads(told.get("driver_labels", "null")),
             ),
         )
     print(f"codex-ray: job {job} runs at {address}: {entrypoint}", file=sys.stderr)
-    return follow(client, job, address)
+    return job
+
+
+def _metadata(verb: str, settings: Any) -> dict[str, str]:
+    """Return what a job says of itself: verb, run, the run's folder, and where its driver may be."""
+    name, runs = getattr(settings, "name", None), getattr(settings, "runs", None)
+    output = getattr(settings, "output", None)
+    told = {"verb": verb}
+    if name:
+        told["name"] = str(name)
+        told |= {"folder": str(Path(runs) / name)} if isinstance(runs, str) else {}
+    elif isinstance(output, str):
+        told["name"] = Path(output).name
+    labels = dict(getattr(getattr(settings, "cluster", None), "driver_labels", {}))
+    return told | ({"driver_labels": json.dumps(labels)} if labels else {})
+
+
+def _tries(settings: Any) -> int:
+    """Return how often a run whose driver is lost goes on in another job: where it may be resumed by name."""
+    if getattr(settings, "resume", "never") == "never" or not getattr(settings, "name", None):
+        return 0
+    tries: int = settings.cluster.max_failures
+    return tries
 
 
 def follow(client: JobSubmissionClient, job: str, address: str) -> int:
@@ -124,7 +196,10 @@ def _package(
     """Lay out what the job needs under ``folder``; return its command and runtime environment."""
     package = Path(__file__).resolve().parents[1]
     checkout = package.parent
-    runtime_env: dict[str, Any] = {"working_dir": str(folder)}
+    runtime_env: dict[str, Any] = {
+        "working_dir": str(folder),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | carried(),
+    }
     script, *second = verb.split(" ")
     if (checkout / "jobs" / f"{script}.py").is_file():
         _copy_checkout(checkout, folder)
@@ -236,9 +311,21 @@ def _exit_status(client: JobSubmissionClient, job: str, address: str) -> int:
     if status.value == "STOPPED":
         return 130
     details = _within(ANSWER_SECONDS, address, lambda: client.get_job_info(job))
-    if details.driver_exit_code is None:
+    code = details.driver_exit_code
+    if details.error_type == _DIED or (code is not None and (code < 0 or code == 128 + signal.SIGKILL)):
+        raise DriverLost(job, code)
+    if code is None:
         raise CodexRayError(f"job {job} failed before its script ran: {details.message}")
-    return int(details.driver_exit_code) or 1
+    return int(code) or 1
+
+
+def answer(address: str, call: Callable[[], Result]) -> Result:
+    """Ask the cluster something, and wait for a minute at the most.
+
+    Raises:
+        CodexRayError: it does not answer, or refuses.
+    """
+    return _within(ANSWER_SECONDS, address, call)
 
 
 def _within(seconds: float, address: str, call: Callable[[], Result]) -> Result:

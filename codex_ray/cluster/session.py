@@ -18,6 +18,7 @@ from typing import Any
 
 from codex_ray.config.common import Cluster
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.plugins import carried, shared
 
 # Read by Ray's train controller in this process before fit(): poll often, so that small runs end
 # promptly; find hung workers in a minute instead of ten; skip Ray's own copy of every print.
@@ -73,7 +74,7 @@ def open_session(cluster: Cluster, *, more_cpus: float = 0.0) -> Iterator[dict[s
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     variables = TRAIN_ENVIRONMENT if address else _embedded_environment(cluster)
     try:
-        with default_variables(variables):
+        with default_variables(variables), shared():
             _join(address) if address else _start(cluster, more_cpus)
             yield ray.cluster_resources()
     finally:
@@ -184,9 +185,11 @@ def _worker_environment() -> dict[str, str]:
 
 def _runtime_environment() -> dict[str, Any]:
     """Give a running cluster's workers their variables, and a checkout's code where no job ships it."""
-    environment: dict[str, Any] = {"env_vars": dict(WORKER_ENVIRONMENT)}
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    # A job has given its workers the names of components; Ray refuses to be given a variable twice.
+    environment: dict[str, Any] = {"env_vars": WORKER_ENVIRONMENT | ({} if in_job else carried())}
     package = Path(__file__).resolve().parents[1]
-    if not _installed(package) and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    if not _installed(package) and not in_job:
         environment["py_modules"] = [str(package)]
     return environment
 

@@ -19,7 +19,7 @@ from codex_ray.config.discover import Ablation, Discover, refuse_ablation, refus
 from codex_ray.config.engine import refuse_deepspeed, refuse_sequence_parallel
 from codex_ray.config.evaluate import Evaluate, refuse_measurement
 from codex_ray.config.fields import MASK
-from codex_ray.config.finetune import ON_POLICY, PREFERENCES, Finetune, refuse_on_policy
+from codex_ray.config.finetune import ON_POLICY, Finetune, kind_of, refuse_on_policy
 from codex_ray.config.followed import refuse_evaluation, refuse_replay
 from codex_ray.config.model import Model
 from codex_ray.config.plan import Plan
@@ -142,7 +142,7 @@ def _finetune(settings: Finetune, prefix: str) -> None:
         given = f"cluster.sequence_parallel={shared}" if shared > 1 else f"train.{ramps[0]}"
         raise ConfigError(f"{prefix}{given} is for pretraining: rows of examples are not cut; leave it out")
 
-    if settings.validation.asynchronous and settings.method in PREFERENCES:
+    if settings.validation.asynchronous and kind_of(settings.method) == "preferences":
         raise ConfigError(
             f"{prefix}validation.asynchronous=true measures the loss of text and {prefix}method="
             f"{settings.method} has another; leave it out"
@@ -151,7 +151,7 @@ def _finetune(settings: Finetune, prefix: str) -> None:
         refuse_on_policy(settings, prefix)
     refuse_replay(settings.replay, f"{prefix}replay.")
     refuse_evaluation(settings.evaluation, settings.method, settings.checkpoints.best_metric, prefix)
-    if settings.loss.kl and settings.method in PREFERENCES:
+    if settings.loss.kl and settings.method not in ("sft", "dft"):
         raise ConfigError(
             f"{prefix}loss.kl={settings.loss.kl:g} is for {prefix}method=sft and dft; leave it out, or give "
             "one of these"

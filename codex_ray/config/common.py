@@ -152,6 +152,7 @@ class Track:
         "off", choices=("off", "offline", "online"), help="Weights & Biases: kept in the run folder, or sent"
     )
     wandb_project: str = setting("codex_ray", help="project in Weights & Biases")
+    trackers: list[str] = setting([], help="further trackers: components by name or dotted path")
     samples: Samples = setting(Samples, help="what the model writes while it trains")
     alerts: Alerts = setting(Alerts, help="alerts by webhook")
     report: bool = setting(True, help="write report.html and plots when the run ends")

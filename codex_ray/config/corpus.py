@@ -12,7 +12,9 @@ from codex_ray.config.fields import setting
 class Tokenizer:
     """SentencePiece training; or a trained tokenizer to use as it is."""
 
-    path: str | None = setting(None, help="tokenizer or model folder to use instead of training one")
+    path: str | None = setting(
+        None, help="tokenizer or model folder to use instead of training one; or component:NAME"
+    )
     kind: str = setting("bpe", choices=("bpe", "unigram"), help="SentencePiece model type")
     vocabulary_size: int = setting(2048, minimum=300, help="pieces, special tokens and bytes included")
     sample_bytes: int = setting(
@@ -25,7 +27,9 @@ class Tokenizer:
 class Source:
     """Where documents come from, and which part of a record is the text."""
 
-    path: str = setting(help="folder, file, glob, archive or URL (s3://, gs://, hf://, https://); 'stdlib'")
+    path: str = setting(
+        help="folder, file, glob, archive or URL (s3://, gs://, hf://, https://); 'stdlib'; component:NAME"
+    )
     weight: float | None = setting(
         None, minimum=0.0, help="share of training rows, relative to the other sources'; unset: its size"
     )
@@ -141,7 +145,8 @@ class Prepare:
     """Turn a folder of text into a corpus: read, clean, split, tokenise, pack."""
 
     text: str = setting(
-        "stdlib", help="folder, file, glob, archive or URL; 'stdlib' is this Python's standard library"
+        "stdlib",
+        help="folder, file, glob, archive or URL; 'stdlib' is this Python's standard library; component:NAME",
     )
     sources: dict[str, Source] = setting(
         {}, help="in place of text: sources.NAME.path=PATH, each with a weight, columns and more"

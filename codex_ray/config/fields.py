@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from codex_ray.errors import ConfigError, nearest
+from codex_ray.plugins import path_of
 
 Settings = TypeVar("Settings")
 MASK = "***"  # stands for a secret that was given
@@ -28,13 +29,22 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     secret: bool = False,
+    component: str | None = None,
 ) -> Any:
     """Declare one setting: its default, what it means, and which values can be right.
 
     ``default`` may be a settings class, which nests it, or a list or dict, which is copied. A secret is
-    masked wherever settings are printed or written.
+    masked wherever settings are printed or written. Beside its choices a setting may name a ``component`` of
+    this kind, by its name or dotted path.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "secret": secret}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "secret": secret,
+        "component": component,
+    }
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, list | dict):
@@ -143,6 +153,9 @@ def _check_range(field: dataclasses.Field[Any], value: Any, path: str) -> None:
     choices = field.metadata.get("choices") or ()
     for item in value if isinstance(value, list) else [value]:
         if choices and item is not None and item not in choices:
+            kind = field.metadata.get("component")
+            if kind is not None and isinstance(item, str) and path_of(kind, item) is not None:
+                continue
             listed = ", ".join(str(choice) for choice in choices)
             raise ConfigError(f"setting {path!r} must be one of {listed}, not {item!r}")
     if isinstance(value, int | float) and not isinstance(value, bool):

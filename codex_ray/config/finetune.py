@@ -10,6 +10,7 @@ from codex_ray.config.followed import Evaluation, Replay
 from codex_ray.config.rollout import Rollouts, refuse_own_draws, refuse_rollouts
 from codex_ray.config.train import TrainingRun
 from codex_ray.errors import ConfigError
+from codex_ray.plugins import find, is_own
 
 PREFERENCES = ("dpo", "reward")  # learn from pairs of a chosen and a rejected answer
 ON_POLICY = ("sdft", "grpo", "ppo")  # learn from what the model itself answers to prompts
@@ -17,7 +18,16 @@ METHODS = ("sft", "dft", *PREFERENCES, *ON_POLICY)
 
 
 def kind_of(method: str) -> str:
-    """Return what the rows of a method are: answers, preferences or prompts."""
+    """Return what the rows of a method are: answers, preferences or prompts.
+
+    Raises:
+        ConfigError: a component cannot be loaded, or learns from other rows than answers and preferences.
+    """
+    if not is_own("objectives", method):
+        rows: str = getattr(find("objectives", method, "method"), "rows", "answers")
+        if rows not in ("answers", "preferences"):
+            raise ConfigError(f"method={method} has rows={rows!r}; give answers or preferences")
+        return rows
     return "preferences" if method in PREFERENCES else "prompts" if method in ON_POLICY else "answers"
 
 
@@ -149,9 +159,11 @@ class Finetune(TrainingRun):
     method: str = setting(
         "sft",
         choices=METHODS,
+        component="objectives",
         help="sft: what the answers are; dft: so too, each token weighed by its probability; dpo: to prefer "
         "the chosen answer; reward: to tell which answer is preferred; sdft: from its own answers, taught by "
-        "itself with the example in context; grpo, ppo: from its own answers and rewards",
+        "itself with the example in context; grpo, ppo: from its own answers and rewards; or an objective of "
+        "yours",
     )
     data: Examples = setting(Examples, help="the examples")
     loss: Loss = setting(Loss, help="what sft, dft, dpo and reward can be told")

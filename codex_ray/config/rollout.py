@@ -28,8 +28,9 @@ class Rollouts:
     sampler: str = setting(
         "own",
         choices=("own", "vllm"),
+        component="engines",
         help="what samples: codex_ray's own sampler, or vLLM where it is installed (extra gpu), on GPUs, "
-        "with whole weights and at temperature 1 from all tokens",
+        "with whole weights and at temperature 1 from all tokens; or an engine of yours",
     )
     slots: int = setting(
         32, minimum=1, help="sequences that an actor decodes together; more take more memory for their keys"

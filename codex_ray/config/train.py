@@ -33,7 +33,12 @@ class Optimizer:
 class Schedule:
     """Learning rate over optimizer steps, as a share of the peak."""
 
-    kind: str = setting("cosine", choices=("cosine", "wsd", "linear", "constant"), help="shape after warm-up")
+    kind: str = setting(
+        "cosine",
+        choices=("cosine", "wsd", "linear", "constant"),
+        component="schedules",
+        help="shape after warm-up; or a function of yours",
+    )
     warmup_steps: int = setting(20, minimum=0, help="optimizer steps of linear warm-up")
     decay_share: float = setting(
         0.5, minimum=0.0, maximum=1.0, help="share of the run that wsd spends decaying"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from codex_ray.config.corpus_verbs import CORPUS_VERBS
 from codex_ray.config.discover_verbs import DISCOVER_VERBS
+from codex_ray.config.jobs_verbs import JOBS_VERBS
 from codex_ray.config.runs_verbs import RUNS_VERBS
 from codex_ray.config.serve_verbs import SERVE_VERBS
 from codex_ray.config.sweep_verbs import SWEEP_VERBS
@@ -326,6 +327,7 @@ _IN_LIFE_ORDER = (
     ),
     *CORPUS_VERBS,
     *RUNS_VERBS,
+    *JOBS_VERBS,
     Verb(
         name="reproduce",
         settings="codex_ray.config.reproduce:Reproduce",
@@ -357,8 +359,14 @@ _IN_LIFE_ORDER = (
         ),
         examples=(
             ("lineage exported", "an exported model, its runs and their corpora"),
-            ("lineage runs/chat deep=true", "the same, with every file hashed"),
-            ("lineage runs/chat json=true", "for machines"),
+            (
+                "lineage runs/chat deep=true",
+                "of a run, with every file hashed; json=true is for machines",
+            ),
+            (
+                "lineage http://127.0.0.1:8000",
+                "what an endpoint serves, asked where its folder is seen",
+            ),
         ),
     ),
     Verb(

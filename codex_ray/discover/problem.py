@@ -8,17 +8,16 @@ than one.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from codex_ray.discover.problems.verdict import Verdict
 from codex_ray.errors import ConfigError, nearest
-from codex_ray.plugins import path_of
+from codex_ray.plugins import find, is_own, load
 
 MINIMISE, MAXIMISE = "minimise", "maximise"
 
@@ -198,8 +197,7 @@ def find_problem(name: str, language: str | None, options: Mapping[str, Any]) ->
     """
     from codex_ray.discover.registry import PROBLEMS
 
-    build: Callable[..., Any]
-    if name in PROBLEMS:
+    if is_own("problems", name):
         languages = PROBLEMS[name]
         language = next(iter(languages)) if language is None else language
         if language not in languages:
@@ -207,32 +205,11 @@ def find_problem(name: str, language: str | None, options: Mapping[str, Any]) ->
                 f"problem={name} cannot be written in language={language}{nearest(language, languages)}; it "
                 f"has {', '.join(languages)}"
             )
-        build = _imported(languages[language], name)
-    elif (path := path_of("problems", name)) or "." in name or ":" in name:
-        build = _imported(path or name, name)
+        build = load("problems", languages[language], f"problem={name}")
     else:
-        raise ConfigError(
-            f"problem={name} is none of {', '.join(PROBLEMS)}{nearest(name, PROBLEMS)}; a class of yours is "
-            "named by its dotted path, such as mine.problems.Knapsack"
-        )
-    if not isinstance(build, type) or not issubclass(build, Problem):  # not called before that is known
-        raise ConfigError(
-            f"problem={name} is a {type(build).__name__} and no codex_ray.discover.problem.Problem; derive a "
-            "class from that one, and name it"
-        )
+        build = find("problems", name, "problem")
     try:
-        return build(**options)
+        made: Problem = build(**options)
     except TypeError as error:
         raise ConfigError(f"problem={name} does not take options={dict(options)}: {error}") from error
-
-
-def _imported(path: str, name: str) -> Callable[..., Any]:
-    module, _, attribute = path.replace(":", ".").rpartition(".")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module raises while it is imported
-        raise ConfigError(
-            f"problem={name} cannot be imported ({type(error).__name__}: {error}); put its module on "
-            "PYTHONPATH"
-        ) from error
-    return found
+    return made

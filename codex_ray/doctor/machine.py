@@ -19,6 +19,7 @@ from codex_ray.config.doctor import Doctor
 from codex_ray.doctor.finding import FAILED, NOTE, OK, Finding, guarded
 from codex_ray.errors import CodexRayError
 from codex_ray.track.environment import memory_bytes, nvidia_smi
+from codex_ray.track.progress import size
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 GIBIBYTE = 2**30
@@ -184,7 +185,7 @@ def memory() -> Finding:
     sizes = memory_bytes()
     limit = min(size for size in sizes.values() if size is not None)
     free = min(psutil.virtual_memory().available, limit)
-    found = f"{_gib(free)} of {_gib(limit)} are free"
+    found = f"{size(free)} of {size(limit)} are free"
     figures = {"free_bytes": free, "limit_bytes": limit}
     if free < _SMALLEST_MEMORY:
         return Finding("memory", FAILED, found, "end other programs: Ray and one worker take 2 GiB", figures)
@@ -206,17 +207,13 @@ def disk(folder: Path, least: int) -> Finding:
         except OSError as error:
             wrong.append(f"{place} cannot be written ({error.strerror})")
         if free[str(place)] < bytes_wanted:
-            wrong.append(f"{place} has {_gib(free[str(place)])} free, {_gib(bytes_wanted)} are wanted")
-    figures = {f"free_bytes {place}": size for place, size in free.items()}
+            wrong.append(f"{place} has {size(free[str(place)])} free, {size(bytes_wanted)} are wanted")
+    figures = {f"free_bytes {place}": count for place, count in free.items()}
     if wrong:
         remedy = "free some space, or give folder=FOLDER (TMPDIR is Ray's; /dev/shm is --shm-size)"
         return Finding("disk", FAILED, "; ".join(wrong), remedy, figures)
-    sizes = ", ".join(f"{place} {_gib(size)}" for place, size in free.items())
+    sizes = ", ".join(f"{place} {size(count)}" for place, count in free.items())
     return Finding("disk", OK, f"free: {sizes}", figures=figures)
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIBIBYTE:.1f} GiB"
 
 
 def token(variables: Mapping[str, str] | None = None) -> Finding:
@@ -258,12 +255,13 @@ def sandbox() -> Finding:
 
 def plugins() -> Finding:
     """Whether every component that other packages bring can be loaded."""
-    from codex_ray.plugins import KINDS, broken, names
+    from codex_ray.plugins import broken, brought
+    from codex_ray.plugins.kinds import KINDS
 
     wrong = broken()
     if wrong:
         return Finding("plugins", FAILED, " · ".join(wrong.values()), "see docs/extending.md")
-    found = [f"{name} ({kind})" for kind in KINDS for name in names(kind)]
+    found = [f"{name} ({kind})" for kind in KINDS for name in brought(kind)]
     return Finding("plugins", OK, ", ".join(found) or "none")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codex_ray.cluster.addresses import is_loopback
 from codex_ray.doctor.finding import FAILED, NOTE, OK, Finding
 from codex_ray.track.environment import code_fingerprint
 
@@ -151,7 +152,7 @@ def open_ports(listening: Mapping[str, Sequence[tuple[str, int]]], inner: Mappin
         f"{node}: {inner[port]} listens on {address}:{port}"
         for node, sockets in listening.items()
         for address, port in sockets
-        if port in inner and not address.startswith("127.") and address != "::1"
+        if port in inner and not is_loopback(address)
     ]
     if wrong:
         remedy = "start the head with --dashboard-host=127.0.0.1, or put a firewall before it"

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codex_ray.errors import ConfigError, nearest
-from codex_ray.plugins import load, path_of
+from codex_ray.errors import ConfigError
+from codex_ray.plugins import find
 
 Array = NDArray[np.float64]
 Combine = Callable[[Array], Array]
@@ -253,41 +253,30 @@ def _corpus(name: str, kind: str) -> Metric:
     return Metric(name, statistics, combine, share=False)
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("exact_match", _each(exact_match), mean),
-        Metric("quasi_exact_match", _each(quasi_exact_match), mean),
-        Metric("token_f1", _each(token_f1), mean),
-        Metric("edit_similarity", _each(edit_similarity), mean),
-        Metric("identifier_f1", _each(identifier_f1), mean),
-        _corpus("bleu", "BLEU"),
-        _corpus("chrf", "CHRF"),
-        _rouge("rouge_1", "rouge1"),
-        _rouge("rouge_2", "rouge2"),
-        _rouge("rouge_l", "rougeL"),
-        _distinct(1),
-        _distinct(2),
-        Metric("verified", _mean_of(_verified), mean, references=False, verified=True, share=False),
-    )
-}
-"""By name; ``pass@k`` is there for any k besides."""
+EXACT_MATCH = Metric("exact_match", _each(exact_match), mean)
+QUASI_EXACT_MATCH = Metric("quasi_exact_match", _each(quasi_exact_match), mean)
+TOKEN_F1 = Metric("token_f1", _each(token_f1), mean)
+EDIT_SIMILARITY = Metric("edit_similarity", _each(edit_similarity), mean)
+IDENTIFIER_F1 = Metric("identifier_f1", _each(identifier_f1), mean)
+BLEU = _corpus("bleu", "BLEU")
+CHRF = _corpus("chrf", "CHRF")
+ROUGE_1 = _rouge("rouge_1", "rouge1")
+ROUGE_2 = _rouge("rouge_2", "rouge2")
+ROUGE_L = _rouge("rouge_l", "rougeL")
+DISTINCT_1 = _distinct(1)
+DISTINCT_2 = _distinct(2)
+VERIFIED = Metric("verified", _mean_of(_verified), mean, references=False, verified=True, share=False)
 
 
 def find_metric(name: str) -> Metric:
-    """Return a metric by its name.
+    """Return a metric by its name in ``configs/components.yaml``, by a package's, or by its dotted path.
+
+    ``pass@k`` is there for any k besides.
 
     Raises:
         ConfigError: there is none; the sentence names the nearest, or all.
     """
-    if name in METRICS:
-        return METRICS[name]
     if match := _PASS_AT.fullmatch(name):
         return _pass_at(int(match[1]))
-    if path := path_of("metrics", name):
-        found = load(path, f"metric {name}")
-        if not isinstance(found, Metric):
-            raise ConfigError(f"metric {name} ({path}) is no codex_ray.evaluate.metrics.Metric; make it one")
-        return found
-    listed = ", ".join([*METRICS, "pass@k"])
-    raise ConfigError(f"unknown metric {name!r}{nearest(name, METRICS) or f'; it is one of {listed}'}")
+    found: Metric = find("metrics", name, "metric", or_else="pass@k")
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.sandbox import Sandbox
 from codex_ray.errors import CodexRayError
+from codex_ray.plugins import is_own
 
 if TYPE_CHECKING:
     from codex_ray.evaluate.tasks import Task
@@ -49,10 +50,10 @@ def open_verifier(
             yield partial(passes, judge)
     else:
         from codex_ray.rollout.apart import Apart
-        from codex_ray.rollout.rewards import REWARDS, Rewarded, find_reward
+        from codex_ray.rollout.rewards import Rewarded, find_reward
 
         found = find_reward(task.verifier, f"verifier of task {task.name}")
-        if task.verifier in REWARDS:
+        if is_own("rewards", task.verifier):
             yield found
             return
         what = f"the verifier {task.verifier} of task {task.name}"

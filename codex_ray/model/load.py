@@ -174,10 +174,21 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
 def empty_model(configuration: dict[str, Any] | PreTrainedConfig) -> PreTrainedModel:
     """Return the model of a configuration in fp32, whose weights are to come from elsewhere."""
     if isinstance(configuration, dict):
+        _know_architecture(configuration.get("model_type"))
         configuration = AutoConfig.for_model(**configuration)
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
     return model
+
+
+def _know_architecture(name: str | None) -> None:
+    """Let Transformers know an architecture that a package brings (kind ``models``), by ``model_type``."""
+    from codex_ray.plugins import brought, find
+
+    if name in brought("models"):  # never a dotted path that a folder names
+        model = find("models", str(name), "model_type")
+        AutoConfig.register(name, model.config_class, exist_ok=True)
+        AutoModelForCausalLM.register(model.config_class, model, exist_ok=True)
 
 
 def _base(adapter: Path) -> tuple[str, str | None]:
@@ -201,7 +212,11 @@ def _source(path: str | Path, revision: str | None) -> tuple[str, bool]:
             return snapshot_download(str(path), revision=revision, local_files_only=True), True
         except OSError as error:
             raise _unloadable(str(path), False, error) from error
-    return (str(resolve_model_folder(path)) if local else str(path)), local
+    if local:
+        path = resolve_model_folder(path)
+        file = path / "config.json"
+        _know_architecture(read_json(file, "configuration").get("model_type") if file.is_file() else None)
+    return str(path), local
 
 
 @contextmanager

@@ -9,8 +9,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from codex_ray.plugins import find
 from codex_ray.rollout.episode import Continuation, Task, Turn
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class FromFolder:
     """Builds from a model folder, a run folder or a Hub name.
 
     ``lora`` puts adapters into the model as training does, so that they alone need be published.
-    ``sampler`` is ``own`` or ``vllm``.
+    ``sampler`` is ``own`` or a component of the kind ``engines``.
     """
 
     model: str
@@ -45,10 +47,10 @@ class FromFolder:
             CodexRayError: either is missing or damaged.
             ConfigError: the adapters fit no module of the model, or vLLM is not installed.
         """
-        if self.sampler == "vllm":
-            from codex_ray.rollout.vllm import VllmModel
-
-            return VllmModel.load(self.model, self.revision, self.compute)
+        if self.sampler != "own":
+            engine = find("engines", self.sampler, "rollout.sampler")
+            loaded: tuple[Any, Tokenizer] = engine.load(self.model, self.revision, self.compute)
+            return loaded
         from codex_ray.model.adapter import with_adapters
         from codex_ray.rollout.load import load_with_tokenizer
 
@@ -122,14 +124,13 @@ class SamplingActor:
     def _swap(self, version: int, reference: Any) -> None:
         import ray
 
-        from codex_ray.rollout.vllm import VllmModel
         from codex_ray.rollout.weights import swap
 
         packed: Packed = ray.get(reference)
         self._checksum = swap(self._model, packed)
         self._version = version
-        if isinstance(self._model, VllmModel):
-            self._model.refresh()
+        if refresh := getattr(self._model, "refresh", None):  # an engine's
+            refresh()
 
 
 def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
@@ -140,7 +141,6 @@ def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
     """
     from codex_ray.rollout.request import Request
     from codex_ray.rollout.sampler import Sampler
-    from codex_ray.rollout.vllm import VllmModel, VllmSampler
 
     told = [_observe(tokenizer, continuation) for continuation in task.continuations]
     rooms = [one.room - len(ids) for one, ids in zip(task.continuations, told, strict=True)]
@@ -149,11 +149,9 @@ def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
     if not open_ones:
         return turns
     longest = max(len(task.continuations[place].ids) + len(told[place]) + rooms[place] for place in open_ones)
-    sampler = (
-        VllmSampler(model, tokenizer, capacity=longest)
-        if isinstance(model, VllmModel)
-        else Sampler(model, tokenizer, slots=min(task.slots, len(open_ones)), capacity=longest)
-    )
+    slots = min(task.slots, len(open_ones))
+    engine = getattr(model, "sampler", None)
+    sampler = (engine or partial(Sampler, model))(tokenizer, slots=slots, capacity=longest)
     places = {}
     for place in open_ones:
         one = task.continuations[place]

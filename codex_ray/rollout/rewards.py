@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.common import Device
-from codex_ray.errors import ConfigError, nearest
-from codex_ray.plugins import path_of
-from codex_ray.rollout.environment import Calculator, Environment, EnvironmentBuilder, SingleTurn
-from codex_ray.rollout.python_tool import Python
+from codex_ray.plugins import find, is_own
+from codex_ray.rollout.environment import Environment, EnvironmentBuilder
 
 if TYPE_CHECKING:
     from codex_ray.config.finetune import OnPolicy
@@ -53,21 +50,13 @@ def places(row: Mapping[str, Any], text: str) -> float:
     return sum(one == other for one, other in zip(found, wanted, strict=True)) / len(wanted)
 
 
-REWARDS: dict[str, Reward] = {"exact": exact, "last_number": last_number, "places": places}
-ENVIRONMENTS: dict[str, Answering] = {
-    "single_turn": SingleTurn,
-    "calculator": Calculator,
-    "python": Python,
-}
-
-
 def find_reward(name: str, key: str = "on_policy.reward") -> Reward:
     """Return a reward by its name, or a function by its dotted path; ``key`` says in errors who asks.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    found: Reward = _find(name, REWARDS, key, "a folder of a reward model or a function of yours")
+    found: Reward = find("rewards", name, key, or_else="a folder of a reward model")
     return found
 
 
@@ -77,31 +66,13 @@ def find_environment(name: str) -> Answering:
     Raises:
         ConfigError: there is none of that name.
     """
-    found: Answering = _find(name, ENVIRONMENTS, "on_policy.environment", "a class of yours")
+    found: Answering = find("scorers", name, "on_policy.environment")
     return found
 
 
 def stops_of(name: str) -> tuple[str, ...]:
     """Return the strings at which an environment wants a turn to end: its ``stop``, if it has any."""
     return tuple(getattr(find_environment(name), "stop", ()))
-
-
-def _find(name: str, known: Mapping[str, Any], key: str, else_: str) -> Any:
-    if name in known:
-        return known[name]
-    path = path_of("environments" if key == "on_policy.environment" else "rewards", name) or name
-    module, _, attribute = path.replace(":", ".").rpartition(".")
-    if not module or "/" in name:
-        raise ConfigError(
-            f"{key}={name} is none of {', '.join(known)}{nearest(name, known)}, and nothing else is of that "
-            f"name; give one of these, or {else_} by its path, such as mine.judge"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module raises while it is imported
-        raise ConfigError(
-            f"{key}={name} cannot be imported ({error}); put its module on PYTHONPATH"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -145,7 +116,7 @@ def rewarded(own: OnPolicy, settings: Rollouts, compute: Device, tokenizer: Path
     find_environment(own.environment)
     threads = max(1, int(settings.cpus_per_scorer))
     folder = Path(own.reward).expanduser()
-    if own.reward in REWARDS or not folder.is_dir():
+    if is_own("rewards", own.reward) or not folder.is_dir():
         find_reward(own.reward)
         return Rewarded(own.reward, own.environment)
     from codex_ray.rollout.reward_model import refuse_other_tokenizer

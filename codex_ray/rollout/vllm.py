@@ -77,6 +77,10 @@ class VllmModel:
             ) from error
         return cls(engine, plain), tokenizer
 
+    def sampler(self, tokenizer: Tokenizer, *, slots: int, capacity: int) -> VllmSampler:
+        """Return what samples from it; how many sequences it decodes together is up to vLLM."""
+        return VllmSampler(self, tokenizer, capacity=capacity)
+
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Those that weights are published to."""
         yield from self.model.named_parameters()

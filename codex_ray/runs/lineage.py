@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from codex_ray.config.lineage import Lineage
 from codex_ray.corpus.manifest import NAME, Manifest
-from codex_ray.errors import CodexRayError
+from codex_ray.errors import CodexRayError, nearest
 from codex_ray.files import read_json
 from codex_ray.model.lineage import record_of, weights_of
 
+ANSWER_SECONDS = 30.0
 SOUND, UNCHECKED, GONE, CHANGED, FOREIGN = "sound", "there", "gone", "CHANGED", "not made here"
 
 
@@ -22,7 +24,7 @@ class Ancestor:
     """One thing in the tree, and what it was made from.
 
     Attributes:
-        kind: ``model``, ``run``, ``corpus`` or ``source``.
+        kind: ``endpoint``, ``model``, ``run``, ``corpus`` or ``source``.
         path: where it is, or was.
         state: ``sound``, its hashes being those recorded; ``there``, not hashed; ``gone``; ``CHANGED``;
             ``not made here``.
@@ -43,7 +45,10 @@ def lineage_verb(settings: Lineage) -> Ancestor:
     Raises:
         CodexRayError: nothing was made here, or something is not what it was.
     """
-    tree = ancestry(settings.path, deep=settings.deep)
+    if settings.path.startswith(("http://", "https://")):
+        tree = _endpoint(settings)
+    else:
+        tree = ancestry(settings.path, deep=settings.deep)
     print(json.dumps(asdict(tree), indent=2, ensure_ascii=False) if settings.json else "\n".join(drawn(tree)))
     changed = [one.path for one in walk(tree) if one.state == CHANGED]
     if changed:
@@ -73,6 +78,46 @@ def ancestry(path: str, *, deep: bool = False) -> Ancestor:
         )
     model = folder / "model" if (folder / "model" / "lineage.json").is_file() else folder
     return _model(str(model), record, deep)
+
+
+def _endpoint(settings: Lineage) -> Ancestor:
+    """Return the tree of what an endpoint serves, whose folder must be seen from here."""
+    found = served(settings.path, settings.key)
+    known = [str(one.get("id")) for one in found]
+    card = next((one for one in found if settings.model in (None, one.get("id"))), None)
+    if card is None:
+        raise CodexRayError(
+            f"{settings.path} serves no model {settings.model}{nearest(str(settings.model), known)}; it "
+            f"serves {', '.join(known) or 'none'}"
+        )
+    root, name = card.get("root"), card.get("id")
+    if not isinstance(root, str) or not Path(root).expanduser().is_dir():
+        raise CodexRayError(
+            f"{settings.path} serves {name} from {root}, which is no folder here; ask where it is one"
+        )
+    path = str(Path(root).expanduser().absolute())
+    grown = ancestry(path, deep=settings.deep) if record_of(path) else Ancestor("model", path, FOREIGN)
+    return Ancestor("endpoint", settings.path, UNCHECKED, f"model {name}", [grown])
+
+
+def served(url: str, key: str | None) -> list[dict[str, Any]]:
+    """Return the models that an OpenAI endpoint lists.
+
+    Raises:
+        CodexRayError: it does not answer, or refuses the key.
+    """
+    from openai import APIError, OpenAI
+
+    base = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
+    given = key or os.environ.get("OPENAI_API_KEY") or "none"
+    try:
+        client = OpenAI(base_url=base, api_key=given, timeout=ANSWER_SECONDS, max_retries=0)
+        return [one.model_dump() for one in client.models.list()]
+    except APIError as error:
+        raise CodexRayError(
+            f"{base} does not list its models ({error.message}); check the address, and key=KEY where it "
+            "asks for one"
+        ) from error
 
 
 def _model(path: str, record: Mapping[str, Any] | None, deep: bool) -> Ancestor:

@@ -264,9 +264,10 @@ def embeddings(
     return answer
 
 
-def model_card(name: str, created: int, longest: int) -> dict[str, Any]:
-    """A model of ``/v1/models``, with its longest sequence as vLLM names it."""
+def model_card(name: str, created: int, longest: int, root: str) -> dict[str, Any]:
+    """A model of ``/v1/models``, with its longest sequence and its folder as vLLM names them."""
     return {
         **plain(Model(id=name, object="model", created=created, owned_by="codex_ray")),
         "max_model_len": longest,
+        "root": root,
     }

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from codex_ray import __version__
+from codex_ray.cluster.addresses import is_loopback
 from codex_ray.config.serve import Serve
 from codex_ray.serve.answering import Account, EventStream, Exchange
 from codex_ray.serve.answers import ChatAnswer, CompletionAnswer
@@ -20,7 +21,6 @@ from codex_ray.serve.calls import Call
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Event, Failed
 from codex_ray.serve.feedback import Feedback
-from codex_ray.serve.guard import is_loopback
 from codex_ray.serve.keys import Key, KeyFile
 from codex_ray.serve.metrics import Metrics
 from codex_ray.serve.requests import ChatRequest, CompletionRequest

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from codex_ray.cluster.addresses import is_loopback
 from codex_ray.config.serve import Limits
 from codex_ray.serve.budgets import Budgets
 from codex_ray.serve.errors import ApiError
@@ -154,16 +154,6 @@ class Guard:
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {self._limits.body_seconds:g} s") from None
         return b"".join(parts)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address stands for this machine itself."""
-    if host.lower() in ("localhost", ""):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(header: bytes) -> str:

@@ -180,7 +180,8 @@ def _add_feedback(app: FastAPI, front: Front) -> None:
 def _cards(front: Front, stands: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Models and adapters as they are listed; an adapter names its ``parent``, as vLLM's do."""
     cards = {
-        name: model_card(name, stand["created"], stand["max_model_len"]) for name, stand in stands.items()
+        name: model_card(name, stand["created"], stand["max_model_len"], stand["source"])
+        for name, stand in stands.items()
     }
     first = next(iter(cards))
     return cards | {name: {**cards[first], "id": name, "parent": first} for name in front.adapters()}

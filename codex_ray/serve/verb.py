@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from codex_ray.cluster.addresses import is_loopback
 from codex_ray.cluster.session import default_variables, is_embedded, open_session
 from codex_ray.config.common import Cluster
 from codex_ray.config.fields import to_dict
 from codex_ray.config.serve import Serve
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.files import write_text
-from codex_ray.serve.guard import is_loopback
 from codex_ray.serve.keys import KeyFile
 
 APP = "codex_ray"

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codex_ray.errors import CodexRayError
+from codex_ray.files import read_json, write_json
+from codex_ray.plugins import brought, find
 
+SCHEME = "component:"
+COMPONENT_FILE = "codex_ray_tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 """SentencePiece's model: pieces, scores and training settings."""
 
@@ -19,6 +23,7 @@ class Tokenizer(ABC):
     """Text to token ids and back. :meth:`load` makes one from a folder.
 
     Attributes:
+        component: the name that it goes by, where a package brings it.
         vocabulary_size: number of ids; every id is below it.
         unk_id, bos_id, eos_id, pad_id: special tokens, ours 0 to 3; ``None`` where a tokenizer has none.
         digest: SHA-256 that names this tokenizer: of ``tokenizer.model``, or of a foreign one's definition.
@@ -26,6 +31,7 @@ class Tokenizer(ABC):
             concatenation. ``None`` for a foreign tokenizer, whose decoding may depend on neighbours.
     """
 
+    component: str | None = None
     vocabulary_size: int
     bos_id: int | None
     eos_id: int | None
@@ -39,7 +45,8 @@ class Tokenizer(ABC):
         """Load ours, or any that Transformers' ``AutoTokenizer`` knows, without network.
 
         Args:
-            folder: tokenizer or model folder; a corpus (its ``tokenizer/``) or a run (its ``model/``).
+            folder: tokenizer or model folder; a corpus (its ``tokenizer/``) or a run (its ``model/``); or
+                ``component:NAME``, of one that a package brings.
 
         Raises:
             CodexRayError: there is no tokenizer, or it is damaged.
@@ -47,7 +54,12 @@ class Tokenizer(ABC):
         from codex_ray.tokenizer.foreign import ForeignTokenizer
         from codex_ray.tokenizer.pieces import PieceTokenizer
 
+        if str(folder).startswith(SCHEME):
+            return _brought(str(folder).removeprefix(SCHEME), None)
         found = _find(Path(folder).expanduser())
+        marker = found / COMPONENT_FILE
+        if marker.is_file():
+            return _brought(str(read_json(marker, "name of a tokenizer").get("component")), found)
         model = found / MODEL_FILE
         if model.is_file():
             try:
@@ -96,13 +108,16 @@ class Tokenizer(ABC):
     def special_names(self) -> dict[str, str]:
         """The texts that chat templates know by name, such as ``eos_token``; empty where there is none."""
 
-    @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the files that make ``folder`` a tokenizer for :meth:`load` and for ``AutoTokenizer``.
+
+        One that a package brings is made with such a folder, or with None, and writes beside this file, which
+        names it, what it needs; ``AutoTokenizer`` does not know it.
 
         Raises:
             CodexRayError: the folder cannot be written.
         """
+        write_json(Path(folder) / COMPONENT_FILE, {"component": self.component})
 
     def encode_batch(
         self, texts: Sequence[str], *, parse_special: bool = False, threads: int = 1
@@ -198,8 +213,27 @@ def out_of_range(vocabulary_size: int, ids: Sequence[int]) -> CodexRayError:
     )
 
 
+def _brought(name: str, folder: Path | None) -> Tokenizer:
+    """Return the tokenizer that a name stands for; of a folder it must be a name, never a dotted path."""
+    known = brought("tokenizers")
+    if folder is not None and name not in known:
+        raise CodexRayError(
+            f"the tokenizer in {folder} is {name!r}, which no package here brings; install the one that does"
+        )
+    build = find("tokenizers", name, "tokenizer.path")
+    try:
+        made: Tokenizer = build(folder)
+    except Exception as error:
+        raise CodexRayError(
+            f"the tokenizer {name} cannot be made ({type(error).__name__}: {error}); repair the package that "
+            "brings it"
+        ) from error
+    made.component = name
+    return made
+
+
 def _find(folder: Path) -> Path:
-    names = (MODEL_FILE, "tokenizer.json", "tokenizer_config.json")
+    names = (MODEL_FILE, COMPONENT_FILE, "tokenizer.json", "tokenizer_config.json")
     for candidate in (folder, folder / "tokenizer", folder / "model"):
         if any((candidate / name).is_file() for name in names):
             return candidate

@@ -21,7 +21,7 @@ class TensorBoardRun(Tracker):
 
     thread_name = "codex-ray-tensorboard"
 
-    def __init__(self, folder: Path, *, enabled: bool) -> None:
+    def __init__(self, folder: Path, *, enabled: bool = True) -> None:
         super().__init__(folder / "tensorboard" / "state.json", "TensorBoard")
         self._folder, self._enabled = folder / "tensorboard", enabled
         self._writer: Any = None

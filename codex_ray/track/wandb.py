@@ -28,7 +28,7 @@ class WandbRun(Tracker):
 
     thread_name = "codex-ray-wandb"
 
-    def __init__(self, folder: Path, *, mode: str, project: str) -> None:
+    def __init__(self, folder: Path, *, mode: str = "offline", project: str = "codex_ray") -> None:
         super().__init__(folder / "wandb.json", "Weights & Biases")
         self._folder, self._mode, self._project = folder, mode, project
         self._run: Any = None

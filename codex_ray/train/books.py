@@ -9,6 +9,7 @@ from codex_ray.config.fields import to_dict
 from codex_ray.config.train import TrainingRun
 from codex_ray.errors import CodexRayError
 from codex_ray.files import write_json
+from codex_ray.plugins import find
 from codex_ray.track import MlflowRun, Progress, RunFolder, write_environment, write_report
 from codex_ray.track.report import Sections
 from codex_ray.track.tensorboard import TensorBoardRun
@@ -34,6 +35,7 @@ class Books:
                 mlflow,
                 TensorBoardRun(run.path, enabled=track.tensorboard),
                 WandbRun(run.path, mode=track.wandb, project=track.wandb_project),
+                *(find("trackers", name, "track.trackers")(run.path) for name in track.trackers),
             ]
         )
 

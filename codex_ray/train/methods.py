@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from codex_ray.config.finetune import Finetune
+from codex_ray.config.finetune import Finetune, kind_of
 from codex_ray.model.head import TokenHead
+from codex_ray.plugins import find, is_own
 from codex_ray.train.documents import MarkedRows
 from codex_ray.train.engine import Engine
 from codex_ray.train.objectives.decoded import Decoded, one_by_one, packed
@@ -28,6 +29,8 @@ def objectives(settings: Finetune, model: Any) -> Callable[[Engine], Objectives]
         settings: of the run.
         model: before the engine takes it.
     """
+    if not is_own("objectives", settings.method):
+        return _brought(settings, model)
     likelihood, method, loss = NextToken(MarkedRows()), settings.method, settings.loss
     if method == "reward":
         ranking = Decoded(BradleyTerry(centring=loss.centring), one_by_one)
@@ -47,6 +50,19 @@ def objectives(settings: Finetune, model: Any) -> Callable[[Engine], Objectives]
         return Decoded(supervised, packed), likelihood
 
     return build
+
+
+def _brought(settings: Finetune, model: Any) -> Callable[[Engine], Objectives]:
+    """Return what makes a component's objective: called with the model's head, and with the reference."""
+    head, build = TokenHead(model), find("objectives", settings.method, "method")
+    ranked = kind_of(settings.method) == "preferences"
+
+    def made(engine: Engine) -> Objectives:
+        reference = began_from(engine, adapters=bool(settings.lora.rank)) if build.compared else nullcontext
+        objective = Decoded(build(head, reference=reference), one_by_one if ranked else packed)
+        return objective, objective if ranked else NextToken(MarkedRows())
+
+    return made
 
 
 def began_from(engine: Engine, *, adapters: bool) -> Weights:

@@ -8,10 +8,17 @@ must begin, written down, and is from then on as fixed as a run given in steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from codex_ray.config.train import Schedule, Training
+from codex_ray.errors import CodexRayError
+from codex_ray.plugins import find
 from codex_ray.train.batches import Batches
+
+Shape = Callable[[Schedule, int, int], float]
+"""From settings, all steps and a step after the warm-up to the learning rate as a share of the peak."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,54 @@ class Plan:
 def learning_rate_share(schedule: Schedule, plan: Plan, step: int) -> float:
     """Learning rate of optimizer step ``step`` (0-based) as a share of the peak.
 
-    ``wsd`` is the warm-up/stable/decay shape of arXiv 2404.06395 with a linear decay.
+    After the warm-up a component of the kind ``schedules`` says it, once the end is known.
+
+    Raises:
+        CodexRayError: a component's number is not finite, or negative.
     """
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)
-    if schedule.kind == "constant" or plan.total_steps is None:
+    if plan.total_steps is None:
         return 1.0
-    start = schedule.warmup_steps
-    if schedule.kind == "wsd":
-        decay_share = schedule.decay_share
-        start = max(start, plan.total_steps - round(plan.total_steps * decay_share))
-    span = max(1, plan.total_steps - start)
-    progress = min(1.0, max(0.0, (step - start) / span))
-    shape = 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule.kind == "cosine" else 1.0 - progress
-    return schedule.final_share + (1.0 - schedule.final_share) * shape
+    share = float(_shape(schedule.kind)(schedule, plan.total_steps, step))
+    if not 0.0 <= share < math.inf:
+        raise CodexRayError(
+            f"schedule.kind={schedule.kind} gives {share} at step {step}; it must give a number from 0"
+        )
+    return share
+
+
+def constant(schedule: Schedule, total_steps: int, step: int) -> float:
+    """Return the peak."""
+    return 1.0
+
+
+def cosine(schedule: Schedule, total_steps: int, step: int) -> float:
+    """Half a cosine (arXiv 1608.03983) from the peak to ``final_share`` of it."""
+    passed = _passed(schedule.warmup_steps, total_steps, step)
+    return _between(schedule, 0.5 * (1.0 + math.cos(math.pi * passed)))
+
+
+def linear(schedule: Schedule, total_steps: int, step: int) -> float:
+    """A straight line from the peak to ``final_share`` of it."""
+    return _between(schedule, 1.0 - _passed(schedule.warmup_steps, total_steps, step))
+
+
+def wsd(schedule: Schedule, total_steps: int, step: int) -> float:
+    """The warm-up/stable/decay shape of arXiv 2404.06395 with a linear decay."""
+    start = max(schedule.warmup_steps, total_steps - round(total_steps * schedule.decay_share))
+    return _between(schedule, 1.0 - _passed(start, total_steps, step))
+
+
+@cache
+def _shape(kind: str) -> Shape:
+    found: Shape = find("schedules", kind, "schedule.kind")
+    return found
+
+
+def _passed(start: int, end: int, step: int) -> float:
+    return min(1.0, max(0.0, (step - start) / max(1, end - start)))
+
+
+def _between(schedule: Schedule, share: float) -> float:
+    return schedule.final_share + (1.0 - schedule.final_share) * share

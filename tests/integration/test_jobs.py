@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -320,3 +321,85 @@ def test_a_wrong_token_and_a_wrong_address_are_one_sentence(head):
     assert nothing.returncode == 1
     assert "nothing answers at" in nothing.stderr
     assert "Traceback" not in nothing.stderr
+
+
+def test_a_run_is_stopped_followed_and_gone_on_with_by_its_name(head, tmp_path):
+    """The drivers are `doctor`s and sleeping ones: what is looked at is names, states and metadata."""
+    env = {"PYTHONPATH": str(ROOT)}
+
+    def jobs(*words: str) -> subprocess.CompletedProcess[str]:
+        return head.python("-m", "codex_ray", "jobs", *words, f"address={head.address}", **env)
+
+    script = (
+        "import sys; from codex_ray.cluster.jobs import connect; "
+        "print(connect(sys.argv[1]).submit_job(entrypoint=sys.argv[2], metadata={'verb': sys.argv[3], "
+        "'name': sys.argv[4], 'folder': sys.argv[5]}))"
+    )
+    driver = "trap 'echo last checkpoint; exit 130' TERM; echo begun; while :; do sleep 0.2; done"
+    folder = str(tmp_path / "runs" / "first")
+    started = head.python("-c", script, head.address, driver, "pretrain", "first", folder)
+    assert started.returncode == 0, started.stderr
+    listed = jobs("list")
+    assert re.search(rf"first\W+pretrain\W.*{started.stdout.strip()}", listed.stdout), listed
+    deadline = time.monotonic() + 60
+    while head.status(started.stdout.strip()) != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    stopped = jobs("stop", "first")
+    assert stopped.returncode == 0 and "of run first has stopped" in stopped.stdout, stopped.stderr
+    again = jobs("stop", "first")
+    assert (again.returncode, "has ended (STOPPED); there is nothing to stop" in again.stderr) == (1, True)
+    followed = jobs("follow", "first")
+    assert followed.returncode == 1 and "begun" in followed.stdout
+    assert "the job of run first ended with status 130" in followed.stderr
+    wrong = jobs("resume", "frist")
+    assert (wrong.returncode, "did you mean 'first'?" in wrong.stderr) == (1, True)
+    resumed = jobs("resume", "first")  # whose folder has no settings
+    assert f"--config {folder}/config.yaml resume=must" in resumed.stderr
+    assert resumed.returncode == 1 and "config.yaml" in resumed.stdout
+
+
+@pytest.mark.verify
+def test_a_training_and_its_evaluation_by_curl_and_python_and_a_killed_driver(head, tiny_corpus, tmp_path):
+    """The documented commands with real verbs; a driver that is killed is picked up by its run's name."""
+    runs = tmp_path / "runs"
+    save(run_settings(tiny_corpus, runs, "first"), tmp_path / "first.yaml")
+    (tmp_path / "token").write_text(Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text())
+    words = ["pretrain", "--config", str(tmp_path / "first.yaml"), "cluster.cpus_per_worker=0.5"]
+    words += ["resume=auto", "checkpoints.every=2", "train.steps=40", "track.progress=plain"]
+    submit = subprocess.Popen(
+        [sys.executable, "-m", "codex_ray", *words, "--submit", head.address],
+        cwd=ROOT, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while len(batches(runs / "first")) < 5 if (runs / "first" / "metrics.jsonl").exists() else True:
+        assert submit.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    place = str(Path(head.environment["RAY_AUTH_TOKEN_PATH"]).parent)
+    drivers = [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if "jobs/pretrain.py" in (process.info["cmdline"] or []) and place in (process.info["cwd"] or "")
+    ]
+    assert drivers
+    for driver in drivers:
+        driver.kill()
+    told = submit.communicate(timeout=250)[0]
+    assert submit.returncode == 0, told
+    assert "the driver of job" in told and "its run first goes on in another" in told
+    assert [step for step, _ in batches(runs / "first")] == list(range(1, 41))
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    program = page.partition("### By HTTP")[2].partition("```python\n")[2].partition("```")[0]
+    words = ["evaluate", f"{runs}/first", f"corpus={tiny_corpus}", f"output={tmp_path}/measured"]
+    entrypoint = shlex.join(["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "codex_ray", *words])
+    program = re.sub(r'"python -m codex_ray evaluate [^"]*"', json.dumps(entrypoint), program)
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("http://127.0.0.1:8265", head.address)],
+        cwd=tmp_path, env={**head.environment}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    while head.status(done.stdout.strip()) not in ("SUCCEEDED", "FAILED"):
+        assert time.monotonic() < deadline + 300
+        time.sleep(1)
+    assert head.status(done.stdout.strip()) == "SUCCEEDED"
+    assert json.loads((tmp_path / "measured" / "summary.json").read_text())["bits_per_byte"] > 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from codex_ray.corpus.cleaning.decode import no_text
 from codex_ray.corpus.raw import Dropped
 from codex_ray.errors import ConfigError
-from codex_ray.plugins import path_of
+from codex_ray.plugins import find
 
 
 class JudgeFailed(Exception):
@@ -49,16 +48,8 @@ class Judge:
 
 
 def _made(path: str) -> Any:
-    module, _, name = (path_of("judges", path) or path).rpartition(".")
     wanted = f"clean.judges: {path!r}"
-    if not module:
-        raise ConfigError(f"{wanted} is no dotted path; give MODULE.CLASS, such as mine.rules.NoLists")
-    try:
-        found = getattr(import_module(module), name, None)
-    except Exception as error:
-        raise ConfigError(
-            f"{wanted} cannot be imported ({type(error).__name__}: {error}); put its module on PYTHONPATH"
-        ) from error
+    found = find("filters", path, "clean.judges")
     if not isinstance(found, type) or not callable(getattr(found, "apply", None)):
         raise ConfigError(f"{wanted} is not a class with a method apply(text, name); write one")
     try:
@@ -68,5 +59,7 @@ def _made(path: str) -> Any:
             f"{wanted} cannot be made ({type(error).__name__}: {error}); its constructor takes no arguments"
         ) from error
     if not isinstance(getattr(judge, "name", None), str):
-        raise ConfigError(f"{wanted} has no name; give the class one, such as name = {name.lower()!r}")
+        raise ConfigError(
+            f"{wanted} has no name; give the class one, such as name = {found.__name__.lower()!r}"
+        )
     return judge

@@ -19,6 +19,7 @@ from codex_ray.corpus.cleaning.decode import no_text
 from codex_ray.corpus.raw import Quarantined, Raw
 from codex_ray.corpus.sources import records, tables
 from codex_ray.corpus.sources.archives import Member, base_name, tar_members, zip_members
+from codex_ray.corpus.sources.brought import records_of
 from codex_ray.corpus.sources.decompress import Allowance, decompressed
 from codex_ray.corpus.sources.folders import entry_of
 from codex_ray.corpus.sources.names import ARCHIVES, compression_of, kind_of, label_of
@@ -65,6 +66,9 @@ def read_unit(unit: Unit, source: Source, limits: Limits, extract: Extract | Non
         yield Quarantined(name, unit.problem)
         return
     reader = _Reader(unit, source, limits, extract or TextOf(source))
+    if unit.kind == "component":
+        yield from reader.records(name, records_of(unit.path, unit.name))
+        return
     anywhere = unit.kind == "zip" or (unit.kind in ("parquet", "jsonl") and not compression_of(unit.name))
     try:
         with open_file(unit.path, anywhere=anywhere) as file:
@@ -105,12 +109,12 @@ class _Reader:
             yield from self._members(members, name, allowance)
         elif compression is None and unit.kind == "jsonl":
             lines = records.json_lines_slice(file, unit.start, unit.stop, limits.line_bytes)
-            yield from self._items(name, lines)
+            yield from self.records(name, lines)
         elif compression is None and unit.kind == "parquet":
             rows = tables.parquet_records(
                 file, self._extract.columns, limits.expansion, unit.start, unit.stop
             )
-            yield from self._items(name, rows, allowance)
+            yield from self.records(name, rows, allowance)
         else:
             yield from self._stream(file, unit.name, unit.kind, name, allowance)
 
@@ -123,14 +127,16 @@ class _Reader:
         if kind == "text":
             yield _document(name, lambda: read_all(source, limits.file_bytes, "file"))
         elif kind == "jsonl":
-            yield from self._items(name, records.json_lines(source, limits.line_bytes))
+            yield from self.records(name, records.json_lines(source, limits.line_bytes))
         elif kind == "json":
-            yield from self._items(name, records.json_file(source, limits.line_bytes))
+            yield from self.records(name, records.json_file(source, limits.line_bytes))
         elif kind in ("csv", "tsv"):
             delimiter = "," if kind == "csv" else "\t"
-            yield from self._items(name, records.csv_records(source, limits.line_bytes, delimiter))
+            yield from self.records(name, records.csv_records(source, limits.line_bytes, delimiter))
         elif kind == "arrow":
-            yield from self._items(name, tables.arrow_records(Pipe(source), self._extract.columns), allowance)
+            yield from self.records(
+                name, tables.arrow_records(Pipe(source), self._extract.columns), allowance
+            )
         else:
             try:
                 whole = pa.BufferReader(read_all(source, limits.file_bytes, "Parquet file that is packed up"))
@@ -138,7 +144,7 @@ class _Reader:
                 yield Quarantined(name, str(error))
                 return
             rows = tables.parquet_records(whole, self._extract.columns, limits.expansion)
-            yield from self._items(name, rows, allowance)
+            yield from self.records(name, rows, allowance)
 
     def _members(self, members: Iterator[Member], name: str, allowance: Allowance) -> Iterator[Item]:
         """Read the members that a folder's files would be read for; an archive without any is one item."""
@@ -167,7 +173,7 @@ class _Reader:
         except UnreadableError as error:
             yield Quarantined(name, str(error))
 
-    def _items(
+    def records(
         self, name: str, found: Iterator[Record], allowance: Allowance | None = None
     ) -> Iterator[Item]:
         """Turn records into items; ``allowance`` counts text that no decompressor here has counted."""

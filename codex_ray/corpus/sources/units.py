@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codex_ray.config.corpus import Source
+from codex_ray.corpus.sources.brought import is_brought, source_of
 from codex_ray.corpus.sources.folders import Found, entry_of, walk
 from codex_ray.corpus.sources.listing import Entry, list_url
 from codex_ray.corpus.sources.names import ARCHIVES, RECORDS, compression_of, kind_of
@@ -36,7 +37,7 @@ class Unit:
 
     source: str
     path: str  # absolute, or an address
-    kind: str  # text, jsonl, json, csv, tsv, parquet, arrow, zip or tar
+    kind: str  # text, jsonl, json, csv, tsv, parquet, arrow, zip, tar or component
     size: int
     version: str  # modification time in nanoseconds, or what its store calls its version
     start: int = 0
@@ -72,6 +73,11 @@ def find_units(
         ConfigError: the settings contradict each other.
     """
     TextOf(source)
+    if is_brought(source.path):
+        brought = source_of(source.path)
+        return [
+            Unit(name, source.path, "component", 0, brought.version, name=part) for part in brought.parts()
+        ]
     endings = tuple(suffixes)
     remote = is_url(source.path)
     if remote:

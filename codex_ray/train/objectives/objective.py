@@ -56,7 +56,17 @@ class Figures:
 
 
 class Objective(Generic[Micro]):
-    """What a training step minimises; subclasses give ``weight`` and ``loss``."""
+    """What a training step minimises; subclasses give ``weight`` and ``loss``.
+
+    One that a package brings is made with a :class:`~codex_ray.model.head.TokenHead` and ``reference=``, the
+    context of the weights that the run began from, and takes ``Sequences``.
+    """
+
+    rows = "answers"
+    """What one that a package brings learns from: answers, or preferences, the chosen before the rejected."""
+
+    compared = False
+    """Whether one that a package brings needs the weights that the run began from."""
 
     shared_by = 1
     """Ranks that hold the same rows."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from codex_ray.cluster import jobs
+from codex_ray.config.compose import compose
 from codex_ray.errors import CodexRayError
 
 
@@ -67,3 +68,22 @@ def test_too_much_to_travel_is_refused_with_the_biggest(tmp_path):
 def test_a_silent_cluster_is_given_up():
     with pytest.raises(CodexRayError, match="host:1 does not answer within 0 s"):
         jobs._within(0.05, "host:1", lambda: __import__("time").sleep(5))
+
+
+def test_a_job_says_which_run_it_drives_and_no_secret():
+    settings = compose(
+        "pretrain",
+        ["name=first", "runs=/shared/runs", "resume=auto", "track.alerts.url=https://example.org/hook"],
+        values={"cluster.driver_labels": {"pool": "!spot"}},
+    )
+    told = jobs._metadata("pretrain", settings)
+    assert told == {
+        "verb": "pretrain",
+        "name": "first",
+        "folder": "/shared/runs/first",
+        "driver_labels": '{"pool": "!spot"}',
+    }
+    assert jobs._tries(settings) == 3
+    assert jobs._tries(compose("pretrain", ["name=first"])) == 0
+    assert jobs._metadata("prepare", compose("prepare", ["output=/shared/mine"]))["name"] == "mine"
+    assert jobs._metadata("doctor", compose("doctor")) == {"verb": "doctor"}

@@ -133,7 +133,7 @@ def test_a_verifier_of_the_wrong_type_is_an_error_of_the_problem() -> None:
         ("erdos_min_overlap", "french", {}, "it has operators"),
         ("erdos_min_overlap", OPERATORS, {"stops": 3}, "stops"),
         ("erdos_min_overlap", OPERATORS, {"steps": 1}, "2 to 1000"),
-        ("no.such.Module", OPERATORS, {}, "cannot be imported"),
+        ("no.such.Module", OPERATORS, {}, "cannot be loaded"),
         ("collections.Counter", OPERATORS, {}, "no codex_ray.discover.problem.Problem"),
     ],
 )

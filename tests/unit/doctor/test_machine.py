@@ -99,7 +99,7 @@ def test_too_little_memory_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_full_disk_and_one_that_cannot_be_written_are_failures(tmp_path: Path) -> None:
     assert machine.disk(tmp_path / "not there yet", 2**20).state == OK
     full = machine.disk(tmp_path, 2**60)
-    assert (full.state, "GiB are wanted" in full.found) == (FAILED, True)
+    assert (full.state, "free, 1048576.0 TiB are wanted" in full.found) == (FAILED, True)
     unwritable = machine.disk(Path("/proc"), 0)
     assert (unwritable.state, "/proc cannot be written" in unwritable.found) == (FAILED, True)
 

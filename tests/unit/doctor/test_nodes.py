@@ -97,7 +97,8 @@ def test_a_dashboard_that_needs_no_token_is_a_failure(open_dashboard: HTTPServer
 
 def test_a_dashboard_beyond_loopback_is_noted() -> None:
     inner = {8265: "Ray's dashboard"}
-    found = nodes.open_ports({"a": [("127.0.0.1", 8265)], "b": [("0.0.0.0", 8265), ("0.0.0.0", 80)]}, inner)
+    inside = [("127.0.0.1", 8265), ("::ffff:127.0.0.1", 8265), ("::1", 8265)]
+    found = nodes.open_ports({"a": inside, "b": [("0.0.0.0", 8265), ("0.0.0.0", 80)]}, inner)
     assert (found.state, found.found) == (NOTE, "b: Ray's dashboard listens on 0.0.0.0:8265")
     assert nodes.open_ports({"a": [("127.0.0.1", 8265)]}, inner).state == OK
     assert nodes.listening_sockets() is not None

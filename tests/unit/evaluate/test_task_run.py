@@ -22,10 +22,10 @@ from codex_ray.corpus.manifest import Manifest
 from codex_ray.errors import CodexRayError, ConfigError, Interrupted
 from codex_ray.evaluate.answering import LocalModel, model_digest
 from codex_ray.evaluate.comparison import compare_verb
-from codex_ray.evaluate.metrics import METRICS
 from codex_ray.evaluate.records import MANIFEST, read_tasks
 from codex_ray.evaluate.run import Evaluation, evaluate
 from codex_ray.model import CodexRayForCausalLM
+from codex_ray.plugins import own
 from codex_ray.rollout.spread import settled
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.evaluate.small_corpus import make_corpus, make_model
@@ -244,7 +244,7 @@ def silent(model: Path, tmp_path: Path) -> str:
 def test_a_model_that_ends_at_once_is_measured_and_said_to(
     silent: str, settings: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judged = [*(name for name in METRICS if name != "verified"), "verified", "pass@1", "pass@2"]
+    judged = [*(name for name in own("metrics") if name != "verified"), "verified", "pass@1", "pass@2"]
     rows = replace(settings.rows, metrics=judged, verifier="exact")
     shown = replace(TRACK, progress="plain")
     output = tmp_path / "measured"

@@ -121,7 +121,7 @@ def test_a_verifier_judges_every_answer() -> None:
         ([{"prompt": "a", "references": [{}]}], Rows(), "references under 'references' that are no text"),
         ([{"prompt": "a"}], Rows(references="answer"), "no column 'answer' for its references"),
         ([{"id": 1, "prompt": "a", "response": "b"}] * 2, Rows(), "two examples of the id '1'"),
-        ([{"prompt": "a", "response": "b"}], Rows(metrics=["exact"]), "unknown metric 'exact'"),
+        ([{"prompt": "a", "response": "b"}], Rows(metrics=["exact"]), "metric=exact is none of"),
         ([{"prompt": "a", "response": "b"}], Rows(metrics=["pass@3"], verifier="exact"), "needs 3 answers"),
         ([{"prompt": "a", "response": "b"}], Rows(metrics=["verified"]), "needs a verifier"),
         ([{"prompt": "a", "response": "b"}], Rows(metrics=[]), "no metrics"),

@@ -59,7 +59,7 @@ def test_a_reward_is_found_by_name_or_dotted_path(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"on_policy\.reward=exakt is none of .*did you mean 'exact'"):
         find_reward("exakt")
     for name in ("own_rewards.missing", "no_such_module.at_all"):
-        with pytest.raises(ConfigError, match="cannot be imported"):
+        with pytest.raises(ConfigError, match="cannot be loaded"):
             find_reward(name)
 
 

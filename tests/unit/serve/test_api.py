@@ -41,6 +41,21 @@ def test_models(strict: openai.OpenAI) -> None:
         strict.models.retrieve("other")
 
 
+def test_the_lineage_of_what_is_served_begins_at_the_endpoint(
+    url: str, settings: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codex_ray.cli import main
+
+    assert main(["lineage", url]) == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == f"endpoint {url} (there): model tiny"
+    assert second.startswith(f"└─ model {settings.model}")
+    assert main(["lineage", f"{url}/v1", "model=tinny"]) == 1
+    assert "serves no model tinny; did you mean 'tiny'?" in capsys.readouterr().err
+    assert main(["lineage", "http://127.0.0.1:9"]) == 1
+    assert "does not list its models (Connection error.); check the address" in capsys.readouterr().err
+
+
 def test_completions(strict: openai.OpenAI) -> None:
     settings: Any = {"model": "tiny", "prompt": "def f(", "max_tokens": 8, "seed": 3, "n": 2, "logprobs": 2}
     answer = strict.completions.create(**settings)

@@ -204,11 +204,11 @@ def test_judges_drop_change_and_fail_for_one_document(judges: str) -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("NoLists", "is no dotted path"),
-        ("no_such_module.Judge", "cannot be imported"),
-        ("own_judges.Missing", "is not a class with a method apply"),
-        ("own_judges.function", "is not a class with a method apply"),
-        ("own_judges.Silent", "is not a class with a method apply"),
+        ("NoLists", "no dotted path"),
+        ("no_such_module.Judge", "cannot be loaded"),
+        ("own_judges.Missing", "cannot be loaded"),
+        ("own_judges.function", "without .apply., which it must have"),
+        ("own_judges.Silent", "without .apply., which it must have"),
         ("own_judges.Needy", "cannot be made"),
         ("own_judges.Nameless", "has no name"),
     ],
