@@ -24,6 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.verify
+@pytest.mark.timeout(1200)
 @pytest.mark.integration
 def test_a_life_with_components_of_another_package(installed: dict[str, str], tmp_path: Path) -> None:
     def verb(*words: str) -> str:
