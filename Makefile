@@ -32,7 +32,7 @@ gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again
 	$(BIN)/python -m tools.verify
 
-check: lint types secrets plugins docs ## Code, types, secrets, components and documentation: all five
+check: lint types secrets plugins docs ## Code, types, secrets, components, documentation: the five
 
 lint: setup-dev ## Rules and format of the code (ruff)
 	$(BIN)/ruff check .
@@ -60,7 +60,7 @@ lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
 release: setup-dev ## Build a release into dist/ with its bill of materials; dry=1 for trying
 	$(BIN)/python tools/release.py $(if $(dry),--dry-run)
 
-audit: setup ## Semgrep by tools/semgrep.yaml, and advisories: exit status 3 where none can be asked
+audit: setup ## Semgrep by tools/semgrep.yaml, and known advisories (asks a network)
 	$(BIN)/python -m venv .venv/audit
 	.venv/audit/bin/pip install -q semgrep==1.185.0 pip-audit==2.10.1
 	PATH=.venv/audit/bin:$$PATH semgrep scan --error --metrics=off --disable-version-check --quiet --config tools/semgrep.yaml codex_ray tools jobs
