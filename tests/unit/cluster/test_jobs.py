@@ -74,7 +74,7 @@ def test_a_job_says_which_run_it_drives_and_no_secret():
     settings = compose(
         "pretrain",
         ["name=first", "runs=/shared/runs", "resume=auto", "track.alerts.url=https://example.org/hook"],
-        values={"cluster.driver_labels": {"pool": "!spot"}},
+        values={"cluster": {"driver_labels": {"pool": "!spot"}}},
     )
     told = jobs._metadata("pretrain", settings)
     assert told == {
