@@ -22,7 +22,8 @@ from codex_ray.files import read_json
 
 PROTOCOL = [
     *("arms=[full,greedy,constant,expected,standardised,untrained,no_reuse,best_of_n]", "search.samples=32"),
-    *("learning_rates=[0.0003,0.001]", "shapings=[0.1,0.3]", "grid_seeds=3", "seeds=8"),
+    *("learning_rates=[0.0005,0.001]", "shapings=[0.1,0.3]", "grid_seeds=3", "seeds=8"),
+    "schedule.warmup_steps=5",
     *("rollout.max_new_tokens=24", "rollout.actors=1", "rollout.slots=64", "rollout.task_sequences=128"),
     *("learn.micro_batch_tokens=16384", "cluster.workers=1"),
 ]

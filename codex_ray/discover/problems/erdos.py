@@ -181,15 +181,20 @@ def optimised(start: Floats) -> list[float]:
 
 
 def project(state: Floats) -> Floats:
-    """Return the nearest steps within 0 to 1 whose sum is half their number."""
-    low, high = float(state.min()) - 1.0, float(state.max())
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        if np.clip(state - middle, 0.0, 1.0).sum() > len(state) / 2:
-            low = middle
-        else:
-            high = middle
-    return np.clip(state - high, 0.0, 1.0)
+    """Return the nearest steps within 0 to 1 whose sum is half their number.
+
+    They are the state less one number, cut off at 0 and 1: their sum is linear in that number between the
+    places at which a step reaches one of the ends.
+    """
+    ends = np.concatenate([state - 1.0, state])
+    order = np.argsort(ends, kind="stable")
+    ends = ends[order]
+    within = np.cumsum(np.where(order < len(state), 1.0, -1.0))[:-1]  # steps that move, between two ends
+    sums = len(state) - np.concatenate([[0.0], np.cumsum(within * np.diff(ends))])
+    place = max(1, int(np.searchsorted(-sums, -len(state) / 2)))
+    less = ends[place - 1] + (sums[place - 1] - len(state) / 2) / within[place - 1]
+    projected: Floats = np.clip(state - less, 0.0, 1.0)
+    return projected
 
 
 def slope(state: Floats, sharpness: float) -> Floats:
