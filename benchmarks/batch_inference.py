@@ -1,43 +1,42 @@
-"""A file of prompts completed by the pool of actors, and by Ray Data with the same sampler.
+"""A file of prompts completed through Ray Data, and by bare loops of the same sampler.
 
     python -m benchmarks.batch_inference [--prompts N] [--turns N]
 
-Both read the same JSON lines and write their completions as JSON lines, on two actors with a thread each, in
-one Ray session; the model is a decoder of 2.7 M parameters with random weights in float32, and a sixteenth of
-its tokens end a completion, so that lengths differ as answers do. Ray Data keeps the order, and reads
-the file in as many blocks as there are batches, of 64 prompts and of 256: the faster counts. The completions
-must be equal. A turn of few prompts tells what starting takes.
+Ray Data has two actors with a thread each. The bare loops are two processes with a thread each, which have
+loaded the model before the clock starts, and complete the prompts of even and of odd numbers, all of them in
+one sampler: nothing that spreads them can be faster. The model is a decoder of 2.7 M parameters with random
+weights in float32, and a sixteenth of its tokens end a completion, so that lengths differ as answers do. The
+completions must be equal. A turn of few prompts tells what starting takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Figure, write_result
-from codex_ray.cluster.session import open_session
-from codex_ray.config.common import Cluster, Device
+from codex_ray.config.common import Device
 from codex_ray.config.corpus import Tokenizer as TokenizerSettings
 from codex_ray.config.model import Model, Residual
 from codex_ray.config.rollout import Spread
 from codex_ray.config.use import Generate
 from codex_ray.model import build_model
-from codex_ray.rollout.batches import draw_seed, lines_of
-from codex_ray.rollout.generate import generate, prompt_ids
+from codex_ray.rollout.batches import requests_of
+from codex_ray.rollout.generate import complete
 from codex_ray.rollout.load import load_with_tokenizer
+from codex_ray.rollout.prompts import read_prompts
 from codex_ray.rollout.verb import generate_verb
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 
 ACTORS, ROWS, LONGEST, FEW, SEED = 2, 32, 64, 64, 1234
 VOCABULARY, ENDING = 2048, 16
-BATCHES = (64, 256)
 SHAPE = Model(
     hidden_size=192,
     intermediate_size=512,
@@ -51,55 +50,41 @@ SHAPE = Model(
 
 def main() -> None:
     """Measure and write the result file."""
-    parser = argparse.ArgumentParser(description="Completing a file: the pool beside Ray Data.")
+    parser = argparse.ArgumentParser(description="Completing a file: Ray Data beside bare loops.")
     parser.add_argument("--prompts", type=int, default=4000, help="prompts of a turn")
     parser.add_argument("--turns", type=int, default=3, help="turns, each of all ways")
     arguments = parser.parse_args()
-    sizes = (FEW, arguments.prompts)
-    ways: dict[str, Callable[[Path, int], Iterator[str]]] = {"pool": _pool}
-    ways |= {f"ray_data_{batch}": _ray_data(batch) for batch in BATCHES}
-    seconds: dict[tuple[str, int], list[float]] = {(way, size): [] for way in ways for size in sizes}
-    with tempfile.TemporaryDirectory() as temporary, open_session(Cluster(logical_cpus=ACTORS + 2)):
+    seconds: dict[str, list[float]] = {"few": [], "ray_data": [], "bare": []}
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write_model(folder)
-        for size in sizes:
+        for size in (FEW, arguments.prompts):
             _write_prompts(folder, size)
         for turn in range(arguments.turns):
-            for size in sizes:
-                found = {
-                    way: _timed(complete, folder, size, seconds[way, size]) for way, complete in ways.items()
-                }
-                if len(set(map(tuple, found.values()))) > 1:
-                    raise SystemExit(f"the completions of {size} prompts differ")
+            bare, taken = _bare(folder, arguments.prompts)
+            seconds["bare"].append(taken)
+            seconds["few"].append(_ray_data(folder, FEW)[1])
+            spread, taken = _ray_data(folder, arguments.prompts)
+            seconds["ray_data"].append(taken)
+            if bare != spread:
+                raise SystemExit("the completions differ")
             print(
                 f"turn {turn}: { ({way: round(times[-1], 1) for way, times in seconds.items()}) }", flush=True
             )
     print(write_result("batch_inference", _figures(seconds, arguments.prompts), {"turns": arguments.turns}))
 
 
-def _figures(seconds: dict[tuple[str, int], list[float]], prompts: int) -> dict[str, Figure]:
+def _figures(seconds: dict[str, list[float]], prompts: int) -> dict[str, Figure]:
     median = {way: statistics.median(times) for way, times in seconds.items()}
-    best = min((f"ray_data_{batch}" for batch in BATCHES), key=lambda way: median[way, prompts])
-    figures = {
-        "pool_over_ray_data": Figure(median[best, prompts] / median["pool", prompts], "ratio", "higher", 1.0)
+    started = (prompts - FEW) / (median["ray_data"] - median["few"])
+    bare = prompts / median["bare"]
+    return {
+        "ray_data_over_bare_loops": Figure(started / bare, "ratio", "higher", 0.9),
+        "bare_loops_prompts_per_second": Figure(bare, "prompts/s", "higher"),
+        "ray_data_prompts_per_second_once_started": Figure(started, "prompts/s", "higher"),
+        "ray_data_prompts_per_second": Figure(prompts / median["ray_data"], "prompts/s", "higher"),
+        f"ray_data_seconds_of_{FEW}": Figure(median["few"], "s", "lower"),
     }
-    for way in ("pool", *(f"ray_data_{batch}" for batch in BATCHES)):
-        working = median[way, prompts] - median[way, FEW]
-        figures[f"{way}_prompts_per_second"] = Figure(prompts / median[way, prompts], "prompts/s", "higher")
-        figures[f"{way}_prompts_per_second_once_started"] = Figure(
-            (prompts - FEW) / working, "prompts/s", "higher"
-        )
-        figures[f"{way}_seconds_of_{FEW}"] = Figure(median[way, FEW], "s", "lower")
-    return figures
-
-
-def _timed(
-    complete: Callable[[Path, int], Iterator[str]], folder: Path, size: int, times: list[float]
-) -> list[str]:
-    began = time.perf_counter()
-    found = list(complete(folder, size))
-    times.append(time.perf_counter() - began)
-    return found
 
 
 def _write_model(folder: Path) -> None:
@@ -125,7 +110,7 @@ def _settings(folder: Path, size: int) -> Generate:
     return Generate(
         model=str(folder),
         prompts_file=str(_prompts(folder, size)),
-        output=str(folder / "pool.jsonl"),
+        output=str(folder / "completed.jsonl"),
         max_new_tokens=LONGEST,
         stop_ids=list(range(ENDING, VOCABULARY, ENDING)),
         temperature=1.0,
@@ -137,71 +122,45 @@ def _settings(folder: Path, size: int) -> Generate:
     )
 
 
-def _pool(folder: Path, size: int) -> Iterator[str]:
-    settings = _settings(folder, size)
+def _ray_data(folder: Path, size: int) -> tuple[dict[int, str], float]:
+    """Complete a file as the verb does; returns what prompts got and the seconds, starting included."""
+    settings, began = _settings(folder, size), time.perf_counter()
     generate_verb(settings)
+    taken = time.perf_counter() - began
     assert settings.output is not None
-    return map(_shown, Path(settings.output).read_text().splitlines())
+    lines = map(json.loads, Path(settings.output).read_text().splitlines())
+    return {line["number"]: line["completion"] for line in lines}, taken
 
 
-class Completer:
-    """What Ray Data's actors hold."""
-
-    def __init__(self, settings: Generate) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self._settings = settings
-        self._model, self._tokenizer = load_with_tokenizer(settings.model, None, settings.compute)
-        self._model.requires_grad_(False)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Complete a batch of prompts."""
-        settings = self._settings
-        texts, numbers = list(batch["prompt"]), [int(number) for number in batch["number"]]
-        completions = generate(
-            self._model,
-            prompt_ids(self._tokenizer, texts),
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=[draw_seed(settings.seed, number) for number in numbers],
-            stop_ids=settings.stop_ids,
-            tokenizer=self._tokenizer,
-            batch_rows=settings.batch_rows,
-        )
-        rows = [{"number": number, "prompt": text} for number, text in zip(numbers, texts, strict=True)]
-        return {"line": lines_of(rows, completions).splitlines()}
+def _bare(folder: Path, size: int) -> tuple[dict[int, str], float]:
+    """Complete a file in processes of its own; returns the same, without starting them."""
+    context = multiprocessing.get_context("spawn")
+    ready, queue = context.Barrier(ACTORS + 1), context.Queue()
+    processes = [
+        context.Process(target=_loop, args=(folder, size, part, ready, queue)) for part in range(ACTORS)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait(300)
+    began = time.perf_counter()
+    parts = [queue.get(timeout=600) for _ in processes]
+    taken = time.perf_counter() - began
+    for process in processes:
+        process.join(60)
+    return parts[0] | parts[1], taken
 
 
-def _ray_data(batch: int) -> Callable[[Path, int], Iterator[str]]:
-    def complete(folder: Path, size: int) -> Iterator[str]:
-        import ray
+def _loop(folder: Path, size: int, part: int, ready: Any, queue: Any) -> None:
+    import torch
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        rows = ray.data.read_json(str(_prompts(folder, size)), lines=True).repartition(
-            max(ACTORS, size // batch)
-        )
-        completed = rows.map_batches(
-            Completer,
-            fn_constructor_args=(_settings(folder, size),),
-            batch_size=batch,
-            compute=ray.data.ActorPoolStrategy(size=ACTORS),
-            num_cpus=1,
-        )
-        with (folder / "ray_data.jsonl").open("w") as stream:
-            stream.writelines(f"{row['line']}\n" for row in completed.iter_rows())
-        return map(_shown, (folder / "ray_data.jsonl").read_text().splitlines())
-
-    return complete
-
-
-def _shown(line: str) -> str:
-    """Return what must be equal: sums of log-probabilities differ in their last digits."""
-    record = json.loads(line)
-    return json.dumps([record["number"], record["completion"], record["finish_reason"], record["tokens"]])
+    torch.set_num_threads(1)
+    settings = _settings(folder, size)
+    model, tokenizer = load_with_tokenizer(settings.model, None, settings.compute)
+    texts = [record["prompt"] for record in read_prompts(_prompts(folder, size))]
+    asked = requests_of(settings, tokenizer, (0, texts))[part::ACTORS]
+    ready.wait(300)
+    done = complete(model, tokenizer, asked, slots=ROWS)
+    queue.put({part + ACTORS * place: one.text for place, one in enumerate(done)})
 
 
 if __name__ == "__main__":

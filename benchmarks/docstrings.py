@@ -29,9 +29,9 @@ from codex_ray.config.evaluate import Bootstrap
 from codex_ray.corpus.documents import documents
 from codex_ray.evaluate.intervals import Difference, paired
 from codex_ray.evaluate.metrics import Answered, Example, find_metric
+from codex_ray.rollout.batches import chat_ids
 from codex_ray.rollout.generate import generate, prompt_ids
 from codex_ray.rollout.load import load_with_tokenizer
-from codex_ray.rollout.verb import chat_ids
 from codex_ray.tokenizer.conversation import ChatTemplate
 
 STEPS, LONGEST, FEWEST = 600, 240, 500  # of pretraining; characters of a docstring; functions measured

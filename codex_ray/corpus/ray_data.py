@@ -1,4 +1,4 @@
-"""One function over many tasks as a Ray Data pipeline: the only place that knows Ray Data's habits.
+"""One function over many tasks as a Ray Data pipeline, and Ray Data's habits.
 
 The pipeline is a single operator over blocks of one task each, so that a task process count is just
 ``concurrency`` and nothing is split, fused or buffered behind our back. Results come back as Arrow
@@ -11,7 +11,8 @@ import logging
 import pickle
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -51,17 +52,13 @@ def run_tasks(
         CodexRayError: a task's own, or one sentence about what ended the pipeline.
     """
     import ray.data
-    from ray.util.annotations import RayDeprecationWarning
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import WorkerCrashedError
 
-    # Ray Data logs each execution, and each error's traceback; the error itself is raised below.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if not tasks:
         return
-    items = [{"task": pickle.dumps(task)} for task in tasks]
-    with warnings.catch_warnings():
-        # Ray Data means to name every parameter of tasks, and has none for this one yet.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    with untold():
+        dataset = ray.data.from_arrow([row_of(task) for task in tasks]).map_batches(
             _apply,
             fn_kwargs={"function": function},
             batch_size=None,
@@ -69,8 +66,33 @@ def run_tasks(
             num_cpus=num_cpus,
             max_calls=tasks_per_process,
             max_retries=RETRIES,
-            concurrency=min(concurrency, len(items)),
+            concurrency=min(concurrency, len(tasks)),
         )
+    said = {
+        ExecutionTimeoutError: f"Ray Data made no progress for {stall_seconds:g} s; check that the cluster "
+        "has free CPUs (cluster.logical_cpus of embedded Ray counts them)",
+        WorkerCrashedError: f"a Ray Data task crashed its process {RETRIES + 1} times; look for a lack of "
+        "memory (lower workers) or a crash in one of clean.judges, and run it again, which goes on from here",
+    }
+    yield from tables(dataset, ordered=ordered, stall_seconds=stall_seconds, said=said)
+
+
+def tables(
+    dataset: Any, *, ordered: bool, stall_seconds: float, said: Mapping[type[Exception], str]
+) -> Generator[pa.Table, None, None]:
+    """Run a pipeline and yield its blocks as they are made.
+
+    Args:
+        dataset: whose last operator gives tables, or :func:`failure` of what it could not do.
+        ordered: yield blocks in their order rather than as they come.
+        stall_seconds: longest time without any progress.
+        said: sentences for kinds of errors.
+
+    Raises:
+        CodexRayError: a task's own, or one sentence about what ended the pipeline.
+    """
+    # Ray Data logs each execution, and each error's traceback; the error itself is raised below.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -85,33 +107,43 @@ def run_tasks(
     except CodexRayError:
         raise
     except Exception as error:
-        raise CodexRayError(_sentence(error, stall_seconds)) from error
+        cause = getattr(error, "cause", None) or error
+        for kind, sentence in said.items():
+            if isinstance(cause, kind):
+                raise CodexRayError(sentence) from error
+        lines = str(cause).strip().splitlines() or ["no message"]
+        raise CodexRayError(f"a Ray Data task failed ({type(cause).__name__}: {lines[0][:300]})") from error
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Hide that Ray Data means to name every parameter of tasks and actors: it has none for some yet."""
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
+
+
+def failure(error: CodexRayError) -> pa.Table:
+    """Return an expected failure as data: Ray would return a traceback around its sentence."""
+    error.add_note(traceback.format_exc())
+    return pa.table({FAILURE: [pickle.dumps(error)]})
+
+
+def row_of(value: Any) -> pa.Table:
+    """Return a table of one row that holds anything."""
+    return pa.table({"value": [pickle.dumps(value)]})
+
+
+def value_of(table: pa.Table) -> Any:
+    """Return what the one row of a table holds."""
+    (value,) = table.column("value").to_pylist()
+    return pickle.loads(value)
 
 
 def _apply(batch: pa.Table, function: Callable[[Any], pa.Table]) -> pa.Table:
-    """Run one task. An expected failure is data: Ray would return a traceback around its sentence."""
-    (task,) = batch.column("task").to_pylist()
     try:
-        return function(pickle.loads(task))
+        return function(value_of(batch))
     except CodexRayError as error:
-        error.add_note(traceback.format_exc())
-        return pa.table({FAILURE: [pickle.dumps(error)]})
-
-
-def _sentence(error: Exception, stall_seconds: float) -> str:
-    from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import WorkerCrashedError
-
-    if isinstance(error, ExecutionTimeoutError):
-        return (
-            f"Ray Data made no progress for {stall_seconds:g} s; check that the cluster has free CPUs "
-            "(cluster.logical_cpus of embedded Ray counts them)"
-        )
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, WorkerCrashedError):
-        return (
-            f"a Ray Data task crashed its process {RETRIES + 1} times; look for a lack of memory (lower "
-            "workers) or a crash in one of clean.judges, and run it again, which goes on from here"
-        )
-    lines = str(cause).strip().splitlines() or ["no message"]
-    return f"a Ray Data task failed ({type(cause).__name__}: {lines[0][:300]})"
+        return failure(error)

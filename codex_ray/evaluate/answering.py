@@ -7,7 +7,8 @@ of workers changes an answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,15 +19,16 @@ from codex_ray.evaluate.metrics import Example
 from codex_ray.evaluate.store import Answer
 from codex_ray.evaluate.tasks import Task
 from codex_ray.files import sha256_of
-from codex_ray.rollout.episode import Prompt, turn_seed
+from codex_ray.rollout.episode import STEP_PROMPTS, turn_seed
 from codex_ray.rollout.generate import prompt_ids
-from codex_ray.rollout.request import Request
+from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import Sampler, max_positions
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.rollout.steps import STEP_PROMPTS, Order
+from codex_ray.rollout.spread import completions
 
 if TYPE_CHECKING:
-    from codex_ray.rollout.pool import RolloutPool
+    from codex_ray.config.rollout import Spread
+    from codex_ray.rollout.actor import FromFolder
     from codex_ray.tokenizer import Tokenizer
 
 STEP_BITS = 20
@@ -34,19 +36,22 @@ STEP_BITS = 20
 Note = Callable[[str], None]
 """Takes a sentence for the user."""
 
-Replies = Iterator[tuple[int, list[Answer]]]
-"""Places of examples with their answers."""
+Missing = Sequence[tuple[Task, Sequence[int]]]
+"""Tasks, and the places of their examples that are to be answered."""
+
+Replies = Generator[tuple[Task, int, list[Answer]], None, None]
+"""Tasks, places of examples, and their answers."""
 
 
 class Answerer(Protocol):
-    """Answers a task's examples."""
+    """Answers examples of tasks."""
 
     @property
     def identity(self) -> str:
         """What names the weights: other weights have another."""
 
-    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
-        """Answer the examples at ``places``; yields each with its answers, in any order.
+    def answers(self, missing: Missing, seed: int, note: Note) -> Replies:
+        """Answer examples; yields each with its answers, in any order.
 
         ``note`` is told what the user should know.
         """
@@ -163,6 +168,27 @@ def model_digest(model: str, revision: str | None) -> str:
     return digest.hexdigest()
 
 
+def requests_of(task: Task, asked: Asked, places: Sequence[int], seed: int) -> list[Request]:
+    """Return what is asked for: each example as many times in a row as it has answers."""
+    settings, sampling = task.answering, sampling_of(task.answering)
+    return [
+        Request(
+            asked.ids[place],
+            asked.most,
+            sampling,
+            turn_seed(seed, step_of(task, place), place % STEP_PROMPTS, sample, 0),
+            tuple(settings.stop),
+        )
+        for place in places
+        for sample in range(settings.samples)
+    ]
+
+
+def answer_of(done: Completion) -> Answer:
+    """Return what is kept of a completion."""
+    return Answer(done.text, len(done.ids), done.finish_reason)
+
+
 @dataclass(frozen=True)
 class LocalModel:
     """A model of this process.
@@ -179,75 +205,78 @@ class LocalModel:
     identity: str
     slots: int = 32
 
-    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+    def answers(self, missing: Missing, seed: int, note: Note) -> Replies:
         """See :class:`Answerer`; sequences come and go at every step, so that slots stay full."""
-        asked = encode(task, self.tokenizer, self.folder, max_positions(self.model), note)
-        samples, sampling = task.answering.samples, sampling_of(task.answering)
-        longest = max(len(asked.ids[place]) for place in places) + asked.most
-        slots = min(self.slots, len(places) * samples)
-        sampler = Sampler(self.model, self.tokenizer, slots=slots, capacity=longest)
-        owners: dict[int, tuple[int, int]] = {}
-        for place in places:
-            for sample in range(samples):
-                drawn = turn_seed(seed, step_of(task, place), place % STEP_PROMPTS, sample, 0)
-                request = Request(asked.ids[place], asked.most, sampling, drawn, tuple(task.answering.stop))
-                owners[sampler.submit(request)] = place, sample
-        found: dict[int, dict[int, Answer]] = {}
-        while sampler.running:
-            for token in sampler.step():
-                done = token.completion
-                if done is None:
-                    continue
-                place, sample = owners.pop(token.request)
-                mine = found.setdefault(place, {})
-                mine[sample] = Answer(done.text, len(done.ids), done.finish_reason)
-                if len(mine) == samples:
-                    del found[place]
-                    yield place, [mine[number] for number in range(samples)]
+        limit = max_positions(self.model)
+        for task, places in missing:
+            asked = encode(task, self.tokenizer, self.folder, limit, note)
+            requests, samples = requests_of(task, asked, places, seed), task.answering.samples
+            longest = max(len(request.prompt) for request in requests) + asked.most
+            slots = min(self.slots, len(requests))
+            sampler = Sampler(self.model, self.tokenizer, slots=slots, capacity=longest)
+            for request in requests:
+                sampler.submit(request)
+            found: dict[int, dict[int, Answer]] = {}
+            while sampler.running:
+                for token in sampler.step():
+                    if token.completion is None:
+                        continue
+                    example, sample = divmod(token.request, samples)  # requests are numbered from 0
+                    mine = found.setdefault(example, {})
+                    mine[sample] = answer_of(token.completion)
+                    if len(mine) == samples:
+                        yield task, places[example], [mine[number] for number in range(samples)]
+                        del found[example]
 
 
 @dataclass(frozen=True)
-class PooledModel:
-    """A model on Ray actors.
+class SpreadModel:
+    """A model on Ray actors, which answer all tasks' examples as one stream of batches.
 
     Attributes:
-        pool: opened with ``seed`` as its seed, and with no environment.
-        tokenizer, folder, identity: as of :class:`LocalModel`.
+        spread: how many actors, and where; ``build``: makes their model.
+        tokenizer, folder, identity, slots: as of :class:`LocalModel`.
         limit: the model's longest sequence.
-        ahead: steps that are submitted before the first is collected.
     """
 
-    pool: RolloutPool
+    spread: Spread
+    build: FromFolder
     tokenizer: Tokenizer
     folder: Path
     identity: str
     limit: int | None
-    ahead: int
+    slots: int
 
-    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
-        """See :class:`Answerer`; an example that is missing is answered anew with all of its step."""
-        asked, settings = encode(task, self.tokenizer, self.folder, self.limit, note), task.answering
-        firsts = {step_of(task, place): place - place % STEP_PROMPTS for place in sorted(places)}
-        orders = (
-            Order(
-                step,
-                None,
-                [Prompt(ids) for ids in asked.ids[first : first + STEP_PROMPTS]],
-                settings.samples,
-                sampling_of(settings),
-                asked.most,
-                settings.stop,
-            )
-            for step, first in firsts.items()
+    def answers(self, missing: Missing, seed: int, note: Note) -> Replies:
+        """See :class:`Answerer`; batches are yielded as they are done."""
+        batches: list[tuple[Task, Sequence[int], list[Request]]] = []
+        for task, places in missing:
+            asked = encode(task, self.tokenizer, self.folder, self.limit, note)
+            size = -(-2 * self.slots // task.answering.samples)
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                batches.append((task, some, requests_of(task, asked, some, seed)))
+        found = completions(
+            self.spread,
+            self.build,
+            [requests for _, _, requests in batches],
+            _as_they_are,
+            count=len(batches),
+            slots=self.slots,
+            ordered=False,
+            note=note,
         )
-        for order, share in self.pool.stream(orders, self.ahead):
-            for sentence in share.notes:
-                note(sentence)
-            found: dict[int, list[Answer]] = {}
-            for rollout in share.rollouts:
-                answer = Answer(rollout.text[0], len(rollout.completion_ids), rollout.finish_reason)
-                found.setdefault(firsts[order.step] + rollout.position, []).append(answer)
-            yield from found.items()
+        with closing(found):
+            for number, done in found:
+                task, places, _ = batches[number]
+                samples = task.answering.samples
+                for example, place in enumerate(places):
+                    mine = done[example * samples : (example + 1) * samples]
+                    yield task, place, [answer_of(one) for one in mine]
+
+
+def _as_they_are(_: Tokenizer, requests: list[Request]) -> list[Request]:
+    return requests
 
 
 @dataclass(frozen=True)
@@ -258,12 +287,16 @@ class GivenAnswers:
     all_asked: bool = True
     identity: str = "predictions"
 
-    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+    def answers(self, missing: Missing, seed: int, note: Note) -> Replies:
         """See :class:`Answerer`.
 
         Raises:
             CodexRayError: an example has none, or an answer no example.
         """
+        for task, places in missing:
+            yield from self._answers(task, places)
+
+    def _answers(self, task: Task, places: Sequence[int]) -> Replies:
         foreign = sorted(set(self.texts) - {example.id for example in task.examples})
         if foreign and self.all_asked:
             raise CodexRayError(
@@ -277,4 +310,4 @@ class GivenAnswers:
                     f"example {name!r} of task {task.name} has no prediction; give a line for each of the "
                     f"{len(task.examples)} examples"
                 )
-            yield place, [Answer(text) for text in self.texts[name]]
+            yield task, place, [Answer(text) for text in self.texts[name]]

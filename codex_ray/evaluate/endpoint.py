@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
 from codex_ray.config.evaluate import Endpoint
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.evaluate.answering import Note, Replies, messages_of, step_of
+from codex_ray.evaluate.answering import Missing, Note, Replies, messages_of, step_of
 from codex_ray.evaluate.metrics import Example
 from codex_ray.evaluate.store import Answer
 from codex_ray.evaluate.tasks import Task
-from codex_ray.rollout.episode import turn_seed
-from codex_ray.rollout.steps import STEP_PROMPTS
+from codex_ray.rollout.episode import STEP_PROMPTS, turn_seed
 
 SEED_BITS = 31  # servers take a signed number of 32 bits
 
@@ -60,27 +58,27 @@ class EndpointModel:
     ) -> None:
         self._client.close()
 
-    def answers(self, task: Task, places: Sequence[int], seed: int, note: Note) -> Replies:
+    def answers(self, missing: Missing, seed: int, note: Note) -> Replies:
         """See :class:`~codex_ray.evaluate.answering.Answerer`.
 
         Raises:
             CodexRayError: it cannot be reached, refuses a request, or answers with something else.
         """
-        waiting = iter(places)
+        waiting = ((task, place) for task, places in missing for place in places)
         with ThreadPoolExecutor(self._settings.concurrency) as threads:
-            running: dict[Future[list[Answer]], int] = {}
+            running: dict[Future[list[Answer]], tuple[Task, int]] = {}
             try:
                 while True:
                     while len(running) < self._settings.concurrency:
-                        place = next(waiting, None)
-                        if place is None:
+                        following = next(waiting, None)
+                        if following is None:
                             break
-                        running[threads.submit(self._ask, task, place, seed)] = place
+                        running[threads.submit(self._ask, *following, seed)] = following
                     if not running:
                         return
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        yield running.pop(future), future.result()
+                        yield *running.pop(future), future.result()
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 

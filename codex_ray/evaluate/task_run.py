@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.config.evaluate import HARNESS_PREFIX, OWN, Evaluate
 from codex_ray.corpus.documents import Document, documents
 from codex_ray.errors import CodexRayError, ConfigError
-from codex_ray.evaluate.answering import Answerer, GivenAnswers, LocalModel, PooledModel, model_digest
+from codex_ray.evaluate.answering import Answerer, GivenAnswers, LocalModel, SpreadModel, model_digest
 from codex_ray.evaluate.library import MADE_OF_CODE, load_task
 from codex_ray.evaluate.store import Answer, Answers, default_folder, open_answers
 from codex_ray.evaluate.task_files import read_rows, row_id, task_of_rows
@@ -74,47 +74,57 @@ def run_tasks(
     """
     folder = Path(settings.answers).expanduser() if settings.answers is not None else default_folder()
     scored, kept = [], []
-    with _answerer(settings, loaded) as answerer:
+    with _answerer(settings, loaded) as answerer, ExitStack() as stack:
         keep = None if isinstance(answerer, GivenAnswers) else folder
-        for task in tasks:
-            with open_answers(keep, task, answerer.identity, settings.seed, reuse=settings.reuse) as answers:
-                _answer(answerer, task, answers, settings.seed, shown)
-            kept.append([answers.found[place] for place in range(len(task.examples))])
-            texts = {
-                example.id: [answer.text for answer in mine]
-                for example, mine in zip(task.examples, kept[-1], strict=True)
-            }
-            with shown.stage(f"score {task.name}"):
-                scored.append(
-                    score(
-                        task,
-                        texts,
-                        settings.bootstrap,
-                        sandbox=settings.sandbox,
-                        seconds=settings.verifier_seconds,
-                    )
+        opened = [
+            open_answers(keep, task, answerer.identity, settings.seed, reuse=settings.reuse) for task in tasks
+        ]
+        answers = {one.task.name: one for one in map(stack.enter_context, opened)}
+        _answer(answerer, answers, settings.seed, shown)
+    for task in tasks:
+        found = answers[task.name].found
+        kept.append([found[place] for place in range(len(task.examples))])
+        texts = {
+            example.id: [answer.text for answer in mine]
+            for example, mine in zip(task.examples, kept[-1], strict=True)
+        }
+        with shown.stage(f"score {task.name}"):
+            scored.append(
+                score(
+                    task,
+                    texts,
+                    settings.bootstrap,
+                    sandbox=settings.sandbox,
+                    seconds=settings.verifier_seconds,
                 )
-        return scored, kept, answerer.identity
+            )
+    return scored, kept, answerer.identity
 
 
-def _answer(answerer: Answerer, task: Task, answers: Answers, seed: int, shown: Progress) -> None:
-    missing = answers.missing()
-    if len(missing) < len(task.examples):
-        shown.note(
-            f"{task.name}: {len(task.examples) - len(missing)} of {len(task.examples)} answers are kept from "
-            "before (reuse=false asks anew)"
-        )
+def _answer(answerer: Answerer, answers: Mapping[str, Answers], seed: int, shown: Progress) -> None:
+    missing = [(one.task, one.missing()) for one in answers.values()]
+    for task, places in missing:
+        if len(places) < len(task.examples):
+            shown.note(
+                f"{task.name}: {len(task.examples) - len(places)} of {len(task.examples)} answers are kept "
+                "from before (reuse=false asks anew)"
+            )
+    missing = [(task, places) for task, places in missing if places]
     if not missing:
         return
-    with shown.stage(f"answer {task.name}", total=len(missing), unit="examples"):
-        for place, found in answerer.answers(task, missing, seed, shown.note):
-            if place not in answers.found:
-                answers.add(place, found)
-                shown.advance(1)
-    if answers.missing():
-        raise CodexRayError(
-            f"{len(answers.missing())} examples of task {task.name} have no answer; run the command again"
-        )
+    names, total = ", ".join(task.name for task, _ in missing), sum(len(places) for _, places in missing)
+    with (
+        shown.stage(f"answer {names}", total=total, unit="examples"),
+        closing(answerer.answers(missing, seed, shown.note)) as replies,
+    ):
+        for task, place, found in replies:
+            answers[task.name].add(place, found)
+            shown.advance(1)
+    for one in answers.values():
+        if one.missing():
+            raise CodexRayError(
+                f"{len(one.missing())} examples of task {one.task.name} have no answer; run the command again"
+            )
 
 
 @contextmanager
@@ -122,7 +132,6 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
     from codex_ray.model.load import load_config, positions_of
     from codex_ray.rollout.actor import FromFolder
     from codex_ray.rollout.load import tokenizer_folder
-    from codex_ray.rollout.spread import open_spread
     from codex_ray.tokenizer import Tokenizer
 
     if settings.predictions is not None:
@@ -143,8 +152,7 @@ def _answerer(settings: Evaluate, loaded: tuple[Any, Tokenizer] | None) -> Itera
     build = FromFolder(settings.model, settings.compute, settings.revision)
     limit = positions_of(load_config(settings.model, settings.revision))
     tokenizer = Tokenizer.load(folder)
-    with open_spread(settings.spread, build, slots=settings.batch_rows, seed=settings.seed) as pool:
-        yield PooledModel(pool, tokenizer, folder, identity, limit, ahead=2 * settings.spread.actors)
+    yield SpreadModel(settings.spread, build, tokenizer, folder, identity, limit, settings.batch_rows)
 
 
 def _predictions(settings: Evaluate) -> dict[str, list[str]]:

@@ -158,15 +158,7 @@ def sample_task(model: Any, tokenizer: Tokenizer, task: Task) -> list[Turn]:
         prompt = [*one.ids, *told[place]]
         if task.turn and len(prompt) >= sampler.capacity:
             continue  # the model's longest sequence: an episode that came this far ends here
-        request = Request(
-            prompt,
-            rooms[place],
-            task.sampling,
-            one.seed,
-            task.stop,
-            stop_ids=task.stop_ids,
-            regex=task.regex,
-        )
+        request = Request(prompt, rooms[place], task.sampling, one.seed, task.stop)
         places[sampler.submit(request)] = place
     while sampler.running:
         for drawn in sampler.step():

@@ -11,47 +11,47 @@ import json
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from codex_ray.config.use import Generate
 from codex_ray.errors import CodexRayError, Interrupted
 from codex_ray.files import unwritable
 from codex_ray.model.load import load_config, positions_of
-from codex_ray.rollout.episode import Prompt, Rollout, turn_seed
-from codex_ray.rollout.generate import generate
-from codex_ray.rollout.load import load_with_tokenizer
-from codex_ray.rollout.request import Completion
+from codex_ray.rollout.episode import STEP_PROMPTS, turn_seed
+from codex_ray.rollout.generate import complete, prompt_ids
+from codex_ray.rollout.load import load_with_tokenizer, tokenizer_folder
+from codex_ray.rollout.prompts import Group, Record, read_groups, read_prompts
+from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import check_prompt
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.rollout.spread import open_spread, settled
-from codex_ray.rollout.steps import STEP_PROMPTS, Order
+from codex_ray.rollout.spread import completions as spread_completions
+from codex_ray.rollout.spread import settled
+from codex_ray.tokenizer.chat import TemplateFailure
+from codex_ray.tokenizer.conversation import ChatTemplate
 from codex_ray.track import open_progress
 
-FORM = 'write one {"prompt": "..."} a line'
+if TYPE_CHECKING:
+    from codex_ray.tokenizer import Tokenizer
+
 BATCHES_AT_ONCE = 16
-"""Batches whose prompts are sorted by length together, and whose lines are written together."""
+"""Times `batch_rows` prompts that this process samples, and writes, together."""
 
-Record = dict[str, Any]
-Encode = Callable[[Sequence[str]], list[list[int]]]
-Group = tuple[int, list[list[int]]]
-"""Number of the first of some prompts, from 0, and their token ids."""
-
-Complete = Callable[[Iterable[Group]], Iterator[list[Completion]]]
+CHECKED_TOGETHER = 64
+"""Prompts encoded together in the first reading."""
 
 
-def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion], int, float]:
+def complete_file(settings: Generate, tokenizer: Tokenizer) -> tuple[list[Completion], int, float]:
     """Complete a file of prompts; each gets a line of JSON, in order, in ``output`` or on standard output.
 
     Args:
         settings: of the verb, with ``prompts_file``.
-        encode: makes texts token ids.
+        tokenizer: the model's.
 
     Returns:
         the completions of this start, none where they are in ``output``; the tokens sampled; the seconds.
@@ -70,21 +70,32 @@ def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion],
     assert settings.prompts_file is not None
     path = Path(settings.prompts_file).expanduser()
     output = Path(settings.output).expanduser() if settings.output is not None else None
-    count = _check(settings, path, encode)
+    count = _check(settings, path, tokenizer)
+    # Before the output is opened, so that nothing is thrown away where there is no model.
+    loaded = (
+        None
+        if settings.spread.actors
+        else load_with_tokenizer(settings.model, settings.revision, settings.compute)
+    )
     kept: list[Completion] = []
     done = tokens = 0
     try:
         with (
             open_progress(None, "off" if output is None else "auto") as shown,
-            _completer(settings, shown.note) as complete,
             _opened(output, path, resume=settings.resume) as (stream, done),
             shown.stage("complete the prompts", total=count - done, unit="prompts"),
+            closing(
+                _here(settings, path, loaded, done)
+                if loaded
+                else _spread(settings, path, count, done, shown.note)
+            ) as found,
         ):
             started = time.perf_counter()
-            for records, completions in _completed(settings, complete, path, encode, done):
-                _write(stream, output, records, completions)
-                done += len(records)
-                shown.advance(len(records))
+            records = islice(read_prompts(path), done, None)
+            for completions in found:
+                _write(stream, output, islice(records, len(completions)), completions)
+                done += len(completions)
+                shown.advance(len(completions))
                 tokens += sum(len(completion.ids) for completion in completions)
                 kept += completions if output is None else []
             seconds = time.perf_counter() - started
@@ -96,149 +107,95 @@ def complete_file(settings: Generate, encode: Encode) -> tuple[list[Completion],
     return kept, tokens, seconds
 
 
-def read_prompts(path: Path) -> Iterator[Record]:
-    """Read JSON lines that each hold a text ``prompt``; their other keys are kept.
-
-    Raises:
-        CodexRayError: the file cannot be read, or a line is something else; the sentence has its number.
-    """
-    empty = True
-    try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    empty = False
-                    yield _record(line, number, path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CodexRayError(
-            f"prompts file {path} cannot be read ({error}); give a UTF-8 text file"
-        ) from error
-    if empty:
-        raise CodexRayError(f"prompts file {path} is empty; {FORM}")
-
-
-def _record(line: str, number: int, path: Path) -> Record:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CodexRayError(f"line {number} of {path} is not JSON ({error}); {FORM}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise CodexRayError(f"line {number} of {path} has no text under 'prompt'; {FORM}")
-    return record
-
-
 def draw_seed(seed: int, number: int) -> int:
     """Return the seed of prompt ``number``'s draws, the same here and on actors."""
     return turn_seed(seed, number // STEP_PROMPTS, number % STEP_PROMPTS, 0, 0)
 
 
-def _check(settings: Generate, path: Path, encode: Encode) -> int:
+def encoded(settings: Generate, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return prompts as the model reads them: as they are, or as a user's turn.
+
+    Raises:
+        CodexRayError: the chat template refuses them.
+    """
+    if not settings.chat:
+        return prompt_ids(tokenizer, texts)
+    folder = tokenizer_folder(settings.model, settings.revision)
+    return chat_ids(ChatTemplate.of(tokenizer, folder), texts)
+
+
+def chat_ids(template: ChatTemplate, texts: Sequence[str]) -> list[list[int]]:
+    """Encode prompts as a user's first turn, up to where the assistant begins to write.
+
+    Raises:
+        CodexRayError: the chat template refuses such messages.
+    """
+    try:
+        return [template.prompt([{"role": "user", "content": text}]) for text in texts]
+    except TemplateFailure as error:
+        raise CodexRayError(f"the model's chat template failed ({error}); leave chat=true out") from error
+
+
+def requests_of(settings: Generate, tokenizer: Tokenizer, group: Group) -> list[Request]:
+    """Return what the settings ask for each of some prompts."""
+    first, texts = group
+    shared = Request(
+        (),
+        settings.max_new_tokens,
+        Sampling(settings.temperature, settings.top_k, settings.top_p),
+        stop=tuple(settings.stop),
+        stop_ids=settings.stop_ids,
+        regex=settings.regex,
+    )
+    return [
+        replace(shared, prompt=ids, seed=draw_seed(settings.seed, number))
+        for number, ids in enumerate(encoded(settings, tokenizer, texts), start=first)
+    ]
+
+
+def _check(settings: Generate, path: Path, tokenizer: Tokenizer) -> int:
     """Return how many prompts there are; all can be read and continued."""
     config, count = load_config(settings.model, settings.revision), 0
     limit, vocabulary = positions_of(config), config.get_text_config().vocab_size
-    for _, ids in _groups(read_prompts(path), encode, STEP_PROMPTS, 0):
-        for prompt in ids:
+    for _, texts in read_groups(path, 0, CHECKED_TOGETHER):
+        for prompt in encoded(settings, tokenizer, texts):
             count += 1
             check_prompt(prompt, count, limit, vocabulary)
     return count
 
 
-def _groups(
-    records: Iterable[Record], encode: Encode, size: int, first: int, taken: deque[list[Record]] | None = None
-) -> Iterator[Group]:
-    """Put records together as they are asked for; ``taken`` remembers those that were."""
-    remaining = iter(records)
-    while group := list(islice(remaining, size)):
-        if taken is not None:
-            taken.append(group)
-        yield first, encode([record["prompt"] for record in group])
-        first += len(group)
-
-
-def _completed(
-    settings: Generate, complete: Complete, path: Path, encode: Encode, done: int
-) -> Iterator[tuple[list[Record], list[Completion]]]:
-    """Yield records after the first ``done`` with their completions.
-
-    Actors sample a step's prompts together: one that is there in part is sampled again and its rest taken.
-    """
-    size, first = settings.batch_rows * BATCHES_AT_ONCE, done
-    if settings.spread.actors:
-        size, first = STEP_PROMPTS, done - done % STEP_PROMPTS
-    taken: deque[list[Record]] = deque()
-    groups = _groups(islice(read_prompts(path), first, None), encode, size, first, taken)
-    for completions in complete(groups):
-        records, known = taken.popleft(), max(0, done - first)
-        first += len(records)
-        yield records[known:], completions[known:]
-
-
-@contextmanager
-def _completer(settings: Generate, note: Callable[[str], None]) -> Iterator[Complete]:
-    """Give what completes groups, for the length of the block."""
-    if not settings.spread.actors:
-        model, tokenizer = load_with_tokenizer(settings.model, settings.revision, settings.compute)
-        yield partial(_here, settings, model, tokenizer)
-        return
-    from codex_ray.rollout.actor import FromFolder
-
-    build = FromFolder(settings.model, settings.compute, settings.revision)
-    with open_spread(settings.spread, build, slots=settings.batch_rows, seed=settings.seed) as pool:
-        yield partial(_spread, settings, pool, note)
-
-
 def _here(
-    settings: Generate, model: Any, tokenizer: Any, groups: Iterable[Group]
-) -> Iterator[list[Completion]]:
-    for first, ids in groups:
-        yield generate(
-            model,
-            ids,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            seed=[draw_seed(settings.seed, first + place) for place in range(len(ids))],
-            stop=settings.stop,
-            stop_ids=settings.stop_ids,
-            regex=settings.regex,
-            cache_bytes=settings.cache_bytes,
-            tokenizer=tokenizer,
-            batch_rows=settings.batch_rows,
-        )
+    settings: Generate, path: Path, loaded: tuple[Any, Tokenizer], done: int
+) -> Generator[list[Completion], None, None]:
+    """Yield the completions of prompts after the first ``done``, some at a time, in order."""
+    for group in read_groups(path, done, BATCHES_AT_ONCE * settings.batch_rows):
+        asked = requests_of(settings, loaded[1], group)
+        yield complete(*loaded, asked, slots=settings.batch_rows, cache_bytes=settings.cache_bytes)
 
 
 def _spread(
-    settings: Generate, pool: Any, note: Callable[[str], None], groups: Iterable[Group]
-) -> Iterator[list[Completion]]:
-    orders = (
-        Order(
-            first // STEP_PROMPTS,
-            None,
-            [Prompt(one) for one in ids],
-            1,
-            Sampling(settings.temperature, settings.top_k, settings.top_p),
-            settings.max_new_tokens,
-            settings.stop,
-            settings.stop_ids,
-            settings.regex,
-        )
-        for first, ids in groups
-    )
-    for _, share in pool.stream(orders, 2 * settings.spread.actors):
-        for sentence in share.notes:
-            note(sentence)
-        yield [_completion(rollout) for rollout in share.rollouts]
+    settings: Generate, path: Path, count: int, done: int, note: Callable[[str], None]
+) -> Generator[list[Completion], None, None]:
+    """Do the same on actors; a batch that is there in part is sampled again, and its rest taken."""
+    from codex_ray.rollout.actor import FromFolder
 
-
-def _completion(rollout: Rollout) -> Completion:
-    return Completion(
-        rollout.completion_ids,
-        rollout.text[0],
-        rollout.logprobs,
-        rollout.sampling_logprobs,
-        rollout.finish_reason,
+    if done == count:
+        return
+    size = 2 * settings.batch_rows  # whoever ends early makes room for another, and slots stay full
+    first = done - done % size  # batches lie where they would without what is done
+    found = spread_completions(
+        settings.spread,
+        FromFolder(settings.model, settings.compute, settings.revision),
+        partial(read_groups, path.resolve(), first, size),
+        partial(requests_of, settings),
+        count=-(-(count - first) // size),
+        slots=settings.batch_rows,
+        ordered=True,
+        note=note,
     )
+    with closing(found):
+        for number, completions in found:
+            yield completions[done - first :] if not number else completions
 
 
 @contextmanager
@@ -294,7 +251,7 @@ def _whole_lines(output: Path, prompts: Path) -> int:
 
 
 def _write(
-    stream: TextIO, output: Path | None, records: Sequence[Record], completions: Sequence[Completion]
+    stream: TextIO, output: Path | None, records: Iterable[Record], completions: Sequence[Completion]
 ) -> None:
     try:
         stream.write(lines_of(records, completions))

@@ -245,8 +245,6 @@ class Task:
     stop: tuple[str, ...]
     slots: int
     continuations: tuple[Continuation, ...]
-    stop_ids: tuple[int, ...] = ()
-    regex: str | None = None
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -262,3 +260,7 @@ def turn_seed(seed: int, step: int, position: int, sample: int, turn: int) -> in
     """Return the seed of one turn's draws: a function of its place alone."""
     sequence = np.random.SeedSequence(seed, spawn_key=(step, position, sample, turn))
     return int(sequence.generate_state(1, np.uint64)[0])
+
+
+STEP_PROMPTS = 64
+"""Prompts of many that count as one step in their seeds."""

@@ -91,25 +91,38 @@ def generate(
     sampling, streamed = Sampling(temperature, top_k, top_p, min_p), on_token is not None
     seeds = _seeds(seed, len(prompts))
     check_prompts(model, prompts)
-    if not prompts:
-        return []
-    longest, slots = max(map(len, prompts)) + max_new_tokens, min(batch_rows, len(prompts))
-    sampler = Sampler(model, tokenizer, slots=slots, capacity=longest, cache_bytes=cache_bytes)
     shared = Request((), max_new_tokens, sampling, 0, tuple(stop), streamed, None, stop_ids, regex)
-    for prompt, row_seed in zip(prompts, seeds, strict=True):
-        sampler.submit(replace(shared, prompt=prompt, seed=row_seed))
-    return _complete(sampler, on_token)
+    requests = [replace(shared, prompt=one, seed=own) for one, own in zip(prompts, seeds, strict=True)]
+    return complete(model, tokenizer, requests, slots=batch_rows, cache_bytes=cache_bytes, on_token=on_token)
 
 
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    seeds = row_seeds(seed, count) if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise ConfigError(f"there are {len(seeds)} seeds for {count} prompts; give one per prompt")
-    return seeds
+def complete(
+    model: Any,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    *,
+    slots: int,
+    cache_bytes: int | None = None,
+    on_token: OnToken | None = None,
+) -> list[Completion]:
+    """Complete requests with a fresh cache; the result has their order.
 
+    Args:
+        model, tokenizer, slots, cache_bytes: of a :class:`~codex_ray.rollout.sampler.Sampler`.
+        requests: to be completed, ``slots`` at a time; who ends early makes room for another.
+        on_token: told of every token as it is drawn.
 
-def _complete(sampler: Sampler, on_token: OnToken | None) -> list[Completion]:
-    """Run until every request has ended; completions in the order of submission."""
+    Raises:
+        ConfigError, CodexRayError: as the sampler's ``submit`` and ``step``.
+    """
+    if not requests:
+        return []
+    longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+    sampler = Sampler(
+        model, tokenizer, slots=min(slots, len(requests)), capacity=longest, cache_bytes=cache_bytes
+    )
+    for request in requests:
+        sampler.submit(request)
     completions: dict[int, Completion] = {}
     while sampler.running:
         for drawn in sampler.step():
@@ -118,6 +131,13 @@ def _complete(sampler: Sampler, on_token: OnToken | None) -> list[Completion]:
             if drawn.completion is not None:
                 completions[drawn.request] = drawn.completion
     return [completions[number] for number in sorted(completions)]
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    seeds = row_seeds(seed, count) if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ConfigError(f"there are {len(seeds)} seeds for {count} prompts; give one per prompt")
+    return seeds
 
 
 def generate_padded(

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -109,29 +108,8 @@ class RolloutPool:
         chosen = sampling or Sampling(
             self.settings.temperature, self.settings.top_k, self.settings.top_p, self.settings.min_p
         )
-        self._submit(Order(step, version, list(prompts), samples, chosen, max_new_tokens, stop))
-
-    def stream(self, orders: Iterable[Order], ahead: int) -> Iterator[tuple[Order, Any]]:
-        """Submit orders, ``ahead`` of them before the first is collected; yields each with its share.
-
-        Orders are taken as they are needed, so that memory does not grow with them.
-
-        Raises:
-            CodexRayError: as :meth:`submit` and :meth:`collect`.
-        """
-        waiting: deque[Order] = deque()
-        for order in orders:
-            self._submit(order)
-            waiting.append(order)
-            if len(waiting) > ahead:
-                first = waiting.popleft()
-                yield first, self.collect(first.step)
-        while waiting:
-            first = waiting.popleft()
-            yield first, self.collect(first.step)
-
-    def _submit(self, order: Order) -> None:
-        self._call("submit", (order,), ANSWER_SECONDS, f"step {order.step} to be submitted")
+        order = Order(step, version, list(prompts), samples, chosen, max_new_tokens, stop)
+        self._call("submit", (order,), ANSWER_SECONDS, f"step {step} to be submitted")
 
     def collect(
         self, step: int, rank: int = 0, world_size: int = 1, *, alive: Callable[[], None] | None = None
@@ -273,8 +251,8 @@ def open_pool(
         ray.kill(coordinator)
 
 
-def check_room(settings: Rollouts, *, scored: bool) -> None:
-    """Refuse actors that no set of nodes can ever hold.
+def check_room(settings: Rollouts, *, scored: bool, prefix: str = "rollout.") -> None:
+    """Refuse actors that no set of nodes can ever hold; ``prefix`` is of their keys in errors.
 
     Raises:
         CodexRayError: with what is wanted and what there is.
@@ -283,8 +261,8 @@ def check_room(settings: Rollouts, *, scored: bool) -> None:
     wanted, there = settings.cpus(scored=scored), sum(one.resources.get("CPU", 0.0) for one in offers)
     if wanted > there:
         raise CodexRayError(
-            f"rollouts need {wanted:g} CPUs and the cluster has {there:g}; lower rollout.actors or "
-            "rollout.scorers, or raise cluster.logical_cpus"
+            f"sampling needs {wanted:g} CPUs and the cluster has {there:g}; lower {prefix}actors"
+            f"{f' or {prefix}scorers' if scored else ''}, or raise cluster.logical_cpus"
         )
     fitting = [
         offer
@@ -302,9 +280,9 @@ def check_room(settings: Rollouts, *, scored: bool) -> None:
     )
     if held < settings.actors:
         raise CodexRayError(
-            f"rollouts need {settings.actors} actors of {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and "
-            f"the cluster's {len(fitting)} nodes that fit can hold {held}; lower rollout.actors, change "
-            "rollout.labels or rollout.gpu_kind, or raise cluster.logical_cpus"
+            f"sampling needs {settings.actors} actors of {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and "
+            f"the cluster's {len(fitting)} nodes that fit can hold {held}; lower {prefix}actors, ask less "
+            "for each, or raise cluster.logical_cpus"
         )
 
 

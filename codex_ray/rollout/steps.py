@@ -26,17 +26,13 @@ from codex_ray.rollout.episode import (
 )
 from codex_ray.rollout.sampling import Sampling
 
-STEP_PROMPTS = 64
-"""Prompts that those who have many submit as one step; it goes into their seeds."""
-
 
 @dataclass(frozen=True)
 class Order:
     """What is asked of the pool: ``samples`` completions of each prompt.
 
     ``version`` is of the weights that sample; None takes the newest. ``max_new_tokens`` and ``stop`` are the
-    pool's where they are None. ``stop_ids`` and ``regex`` are those of a
-    :class:`~codex_ray.rollout.request.Request`.
+    pool's where they are None.
     """
 
     step: int
@@ -46,8 +42,6 @@ class Order:
     sampling: Sampling
     max_new_tokens: int | None = None
     stop: Sequence[str] | None = None
-    stop_ids: Sequence[int] = ()
-    regex: str | None = None
 
 
 class Step:
@@ -203,8 +197,6 @@ class Step:
             tuple(self._settings.stop),
             self._settings.slots,
             tuple(continuations),
-            tuple(self.order.stop_ids),
-            self.order.regex,
         )
 
 

@@ -101,12 +101,12 @@ def test_an_evaluation_that_is_cut_off_goes_on(
     asked: list[int] = []
     answer = LocalModel.answers
 
-    def cut_off(self: LocalModel, task: Any, places: Any, seed: int, note: Any) -> Iterator[Any]:
-        for place, found in answer(self, task, places, seed, note):
+    def cut_off(self: LocalModel, missing: Any, seed: int, note: Any) -> Iterator[Any]:
+        for reply in answer(self, missing, seed, note):
             if len(asked) == 5:
                 raise KeyboardInterrupt
-            asked.append(place)
-            yield place, found
+            asked.append(reply[1])
+            yield reply
 
     monkeypatch.setattr(LocalModel, "answers", cut_off)
     with pytest.raises(Interrupted, match="run the same command again"):
@@ -115,7 +115,7 @@ def test_an_evaluation_that_is_cut_off_goes_on(
     kept.write_bytes(kept.read_bytes()[:-3])  # as if it were torn in the last line
     asked.clear()
     monkeypatch.setattr(
-        LocalModel, "answers", lambda *given: (asked.append(p[0]) or p for p in answer(*given))
+        LocalModel, "answers", lambda *given: (asked.append(p[1]) or p for p in answer(*given))
     )
     assert outputs(evaluate(settings)) == expected
     assert len(asked) == 5  # four were kept whole
@@ -132,7 +132,7 @@ def test_another_prompt_or_another_model_is_asked_anew(
     asked: list[int] = []
     answer = LocalModel.answers
     monkeypatch.setattr(
-        LocalModel, "answers", lambda *given: (asked.append(p[0]) or p for p in answer(*given))
+        LocalModel, "answers", lambda *given: (asked.append(p[1]) or p for p in answer(*given))
     )
     rows = tmp_path / "facts.jsonl"
     rows.write_text(rows.read_text().replace("def f3", "def g3"))

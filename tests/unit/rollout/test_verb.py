@@ -25,9 +25,10 @@ from codex_ray.config.use import Export, Generate
 from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import CodexRayForCausalLM, build_model, load_model
 from codex_ray.model.export import export
-from codex_ray.rollout.batches import draw_seed, read_prompts
+from codex_ray.rollout.batches import chat_ids, draw_seed
 from codex_ray.rollout.generate import generate, prompt_ids
-from codex_ray.rollout.verb import chat_ids, generate_verb
+from codex_ray.rollout.prompts import read_prompts
+from codex_ray.rollout.verb import generate_verb
 from codex_ray.tokenizer import Tokenizer, train_tokenizer
 from codex_ray.tokenizer.conversation import ChatTemplate
 
