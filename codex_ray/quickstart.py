@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codex_ray.cluster.session import open_session
+from codex_ray.config.common import Device
 from codex_ray.config.corpus import Prepare
 from codex_ray.config.evaluate import Evaluate
 from codex_ray.config.quickstart import Quickstart
@@ -66,10 +67,11 @@ def _quickstart(settings: Quickstart, folder: Path, progress: Progress | None) -
                 prepare(_prepare_settings(settings, corpus), shown)
             if not (run / "model").exists():
                 pretrain(_pretrain_settings(settings, corpus, folder), shown)
+        compute = _as_trained(settings, run)
         with shown.stage("evaluate"):
-            evaluation = evaluate(_evaluate_settings(settings, corpus, run), shown)
+            evaluation = evaluate(_evaluate_settings(settings, corpus, run, compute), shown)
         with shown.stage("sample"):
-            write_json(run / "samples.json", _samples(settings, corpus, run / "model"))
+            write_json(run / "samples.json", _samples(settings, corpus, run / "model", compute))
         figures = read_json(run / "summary.json", "summary") | evaluation.figures
         if undivided:  # the last start of several says nothing of the whole
             figures["quickstart_seconds"] = time.monotonic() - began
@@ -99,7 +101,13 @@ def _pretrain_settings(settings: Quickstart, corpus: Path, folder: Path) -> Pret
     )
 
 
-def _evaluate_settings(settings: Quickstart, corpus: Path, run: Path) -> Evaluate:
+def _as_trained(settings: Quickstart, run: Path) -> Device:
+    """Return the device and the precision that the run decided on: the fastest here, and always the same."""
+    decided = read_json(run / "decided.json", "run decisions")
+    return replace(settings.pretrain.compute, dtype=decided["dtype"])
+
+
+def _evaluate_settings(settings: Quickstart, corpus: Path, run: Path, compute: Device) -> Evaluate:
     return Evaluate(
         model=str(run / "model"),
         corpus=str(corpus),
@@ -107,14 +115,14 @@ def _evaluate_settings(settings: Quickstart, corpus: Path, run: Path) -> Evaluat
         headers=settings.headers if settings.text == "stdlib" else 0,
         output=str(run / "evaluation"),
         seed=settings.seed,
-        compute=settings.pretrain.compute,
+        compute=compute,
         track=settings.pretrain.track,
     )
 
 
-def _samples(settings: Quickstart, corpus: Path, model_folder: Path) -> list[dict[str, str]]:
+def _samples(settings: Quickstart, corpus: Path, model_folder: Path, compute: Device) -> list[dict[str, str]]:
     """Continue the beginnings of some held-out documents."""
-    model, tokenizer = load_with_tokenizer(str(model_folder), None, settings.pretrain.compute)
+    model, tokenizer = load_with_tokenizer(str(model_folder), None, compute)
     prompts = []
     for document in documents(corpus, "validation"):
         if len(document.text) > 2 * PROMPT_CHARACTERS:
