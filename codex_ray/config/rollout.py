@@ -108,15 +108,25 @@ class Spread:
     attempts: int = setting(
         3, minimum=1, help="actors that may be lost over the same prompts before all ends"
     )
-    start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for the actors to start")
-    task_seconds: float = setting(
-        900.0, minimum=1.0, help="longest time for twice `batch_rows` prompts; an actor over it is replaced"
-    )
+    start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
+    task_seconds: float = setting(900.0, minimum=1.0, help="longest time for twice `batch_rows` prompts")
 
-    @property
-    def stall_seconds(self) -> float:
-        """Longest time in which nothing may come: every attempt at the same prompts took all it may."""
-        return self.attempts * (self.start_seconds + self.task_seconds)
+    def rollouts(self, slots: int) -> Rollouts:
+        """Return the settings of a pool of them, each of which samples ``slots`` sequences together.
+
+        A task has twice as many: whoever ends early makes room for another, and slots stay full.
+        """
+        return Rollouts(
+            actors=self.actors,
+            cpus_per_actor=self.cpus_per_actor,
+            gpus_per_actor=self.gpus_per_actor,
+            slots=slots,
+            task_sequences=2 * slots,
+            attempts=self.attempts,
+            start_seconds=self.start_seconds,
+            task_seconds=self.task_seconds,
+            step_seconds=10 * self.attempts * self.task_seconds,  # tasks have a deadline of their own
+        )
 
 
 def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:

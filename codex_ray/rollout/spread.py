@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from codex_ray.config.common import Cluster, Device
-from codex_ray.config.rollout import Rollouts, Spread
+from codex_ray.config.rollout import Spread
 from codex_ray.corpus.ray_data import failure, row_of, tables, untold, value_of
 from codex_ray.errors import CodexRayError
 
@@ -103,15 +103,15 @@ def completions(
     from codex_ray.rollout.pool import check_room
 
     spread = replace(spread, actors=min(spread.actors, count))
-    wanted = Rollouts(
-        actors=spread.actors, cpus_per_actor=spread.cpus_per_actor, gpus_per_actor=spread.gpus_per_actor
-    )
+    wanted = spread.rollouts(slots)
+    # Every attempt at the same prompts may take all that it may.
+    stall_seconds = spread.attempts * (spread.start_seconds + spread.task_seconds)
     said = {
         GetTimeoutError: f"{spread.actors} actors did not start within {spread.start_seconds:g} s; wait "
         "until the cluster has room for them, or give a longer spread.start_seconds",
         RayActorError: f"{spread.attempts} actors were lost over the same prompts; look into their logs for "
         "a lack of memory (lower batch_rows), or give a longer spread.task_seconds",
-        ExecutionTimeoutError: f"no completion came for {spread.stall_seconds:g} s, as long as "
+        ExecutionTimeoutError: f"no completion came for {stall_seconds:g} s, as long as "
         f"{spread.attempts} starts and tasks may take (spread.attempts); see whether the actors' machines "
         "still work, and run it again",
     }
@@ -122,7 +122,7 @@ def completions(
             )
         check_room(wanted, scored=False, prefix="spread.")
         dataset = _pipeline(spread, Completer, (build, ask, slots, wanted.threads, spread), batches)
-        for table in tables(dataset, ordered=ordered, stall_seconds=spread.stall_seconds, said=said):
+        for table in tables(dataset, ordered=ordered, stall_seconds=stall_seconds, said=said):
             number, done, notes = value_of(table)
             for sentence in notes:
                 note(sentence)
