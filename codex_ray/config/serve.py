@@ -12,6 +12,9 @@ from codex_ray.config.fields import setting
 class Engine:
     """How a replica computes."""
 
+    sampler: str = setting(
+        "own", choices=("own", "vllm"), help="what draws tokens; vllm is Ray Serve LLM's, where installed"
+    )
     slots: int = setting(16, minimum=1, help="sequences decoded together by a replica")
     max_tokens: int | None = setting(
         None, minimum=2, help="longest sequence, prompt and completion; unset is the model's, at most 8192"

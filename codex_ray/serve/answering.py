@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from codex_ray.serve.answers import DONE, Answer, event, plain, usage_of
+from codex_ray.serve.answers import DONE, Answer, TextEvents, event, packed, usage_of
 from codex_ray.serve.errors import ApiError
 from codex_ray.serve.events import Called, Delta, End, Entry, Event, Failed, Started
 from codex_ray.serve.masking import ChoiceText
@@ -146,8 +146,8 @@ class Exchange:
         finally:
             await self._events.aclose()
 
-    async def whole(self) -> dict[str, Any]:
-        """The answer in one piece.
+    async def whole(self) -> bytes:
+        """The answer in one piece, as JSON.
 
         Raises:
             ApiError: it failed on the way.
@@ -179,20 +179,21 @@ class Exchange:
             )
             for index, reason in reasons.items()
         }
-        return plain(self._answer.whole(choices, self._usage()))
+        return packed(self._answer.whole(choices, self._usage()))
 
     async def stream(self, *, with_usage: bool) -> AsyncIterator[bytes]:
         """The answer as server-sent events; a failure on the way is an event, too."""
         failure: BaseException | None = None
+        texts = TextEvents(self._answer)
         try:
             for index in range(len(self._texts)):
                 if (opening := self._answer.opening(index)) is not None:
                     yield event(opening)
             async for one in self._shown():
-                if isinstance(one, Delta):
-                    yield event(
-                        self._answer.piece(one.choice, one.text, one.entries if self._tokens else None)
-                    )
+                if isinstance(one, Delta) and self._tokens:
+                    yield event(self._answer.piece(one.choice, one.text, one.entries))
+                elif isinstance(one, Delta):
+                    yield texts.event(one.choice, one.text)
                 elif isinstance(one, Called):
                     yield event(self._answer.calls(one.choice, one.calls))
                 else:

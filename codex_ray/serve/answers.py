@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from openai.types.completion_choice import Logprobs
 from pydantic import BaseModel
 
 from codex_ray.serve.events import Entry
+from codex_ray.serve.ids import random_hex
 from codex_ray.serve.tool_calls import ToolCalled
 
 DONE = b"data: [DONE]\n\n"
@@ -46,9 +47,31 @@ def plain(answer: BaseModel) -> dict[str, Any]:
     return answer.model_dump(mode="json", exclude_unset=True, warnings=False)
 
 
+def packed(answer: BaseModel) -> bytes:
+    """The same as JSON's text."""
+    return answer.model_dump_json(exclude_unset=True, warnings=False).encode()
+
+
 def event(answer: BaseModel) -> bytes:
     """An answer as a server-sent event."""
-    return b"data: " + answer.model_dump_json(exclude_unset=True, warnings=False).encode() + b"\n\n"
+    return b"data: " + packed(answer) + b"\n\n"
+
+
+class TextEvents:
+    """Events of plain text: those of one choice differ by their text alone, so a first one is the mould."""
+
+    _MARK = "0f6b1f7c9c1e4d52a3c1"
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer, self._ends = answer, dict[int, list[bytes]]()
+
+    def event(self, index: int, text: str) -> bytes:
+        """A choice's text as a server-sent event."""
+        ends = self._ends.get(index)
+        if ends is None:
+            whole = event(self._answer.piece(index, self._MARK, None))
+            ends = self._ends[index] = whole.rsplit(json.dumps(self._MARK).encode(), 1)
+        return ends[0] + json.dumps(text, ensure_ascii=False).encode() + ends[1]
 
 
 Parts = tuple[str, list[Entry] | None, str, list[ToolCalled]]
@@ -82,7 +105,7 @@ class ChatAnswer:
 
     def __init__(self, model: str, fingerprint: str, *, with_usage: bool = False) -> None:
         self._common: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "id": f"chatcmpl-{random_hex(32)}",
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": fingerprint,
@@ -176,7 +199,7 @@ class CompletionAnswer:
 
     def __init__(self, model: str, fingerprint: str, *, with_usage: bool = False) -> None:
         self._common: dict[str, Any] = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
+            "id": f"cmpl-{random_hex(32)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": model,

@@ -1,39 +1,35 @@
-"""The application on Ray Serve: a front before the replicas of a model.
+"""The application on Ray Serve: a front before the replicas of models.
 
 ``codex_ray.serve.app:build_app`` is the import path of the YAML files that Ray's ``serve run`` and
-``serve deploy`` take; its arguments are the settings of ``codex-ray serve``.
+``serve deploy`` take; its arguments are the settings of ``codex-ray serve``. On a cluster, Ray Serve's proxy
+is before the front. ``codex-ray serve`` on this machine alone has :func:`build_alone`: its front listens by
+itself, and has a model of one replica in its own process, because each of Ray's hops costs more than the
+answer of a small model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import gc
 import uuid
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
 
 from codex_ray.config.fields import build, to_dict
 from codex_ray.config.serve import Serve
-from codex_ray.serve.calls import Call
 from codex_ray.serve.current import set_current
-from codex_ray.serve.errors import ApiError, overloaded
-from codex_ray.serve.events import Event, Failed
 from codex_ray.serve.front import Front
 from codex_ray.serve.guard import Guard
+from codex_ray.serve.listening import Listener
 from codex_ray.serve.logs import mask_logs
+from codex_ray.serve.replicas import Replicas
 from codex_ray.serve.routes import build_app as build_routes
 from codex_ray.track.registered import is_registered, registered_name
 
 FRONT, MODEL = "front", "model"
-
-ATTEMPTS = 3
-"""Replicas that a request is given to when one after another is lost before it answers."""
 
 COMMIT_SECONDS = 30.0
 """Longest wait for replicas to change to a model that they have ready."""
@@ -42,104 +38,35 @@ STARTS = 2
 """How often a replica's start is tried: a folder that cannot be loaded will not be the next time."""
 
 
-class Replicas:
-    """A model's replicas, by their handle."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self._streaming = handle.options(stream=True)
-
-    async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
-        """Have one of the replicas continue texts; one that is lost before it has answered is replaced."""
-        for attempt in range(ATTEMPTS):
-            response, began = self._streaming.generate.remote(call), False
-            try:
-                async for events in response:
-                    began = True
-                    yield events
-                return
-            except BackPressureError:
-                yield [Failed(overloaded(1))]
-                return
-            except RayTaskError as error:
-                yield [Failed(_failed(error))]
-                return
-            except (RayError, RayServeException) as error:
-                if began or attempt == ATTEMPTS - 1:
-                    yield [Failed(_lost(error))]
-                    return
-            except BaseException:
-                # Nobody reads on. One that ended by itself must not be cancelled: it raises.
-                with contextlib.suppress(RayError, RayServeException):
-                    response.cancel()
-                raise
-
-    async def embed(self, call: Call) -> Any:
-        """See :meth:`ModelServer.embed`."""
-        return await self._ask("embed", call)
-
-    async def tokenize(self, call: Call) -> Any:
-        """See :meth:`ModelServer.tokenize`."""
-        return await self._ask("tokenize", call)
-
-    async def detokenize(self, ids: list[int]) -> Any:
-        """See :meth:`ModelServer.detokenize`."""
-        return await self._ask("detokenize", ids)
-
-    async def stand(self) -> dict[str, Any]:
-        """See :meth:`ModelServer.stand`; of one replica."""
-        found: dict[str, Any] = await self._ask("stand")
-        return found
-
-    async def of_all(self, method: str, *arguments: Any, seconds: float) -> list[Any]:
-        """Ask all replicas that there are; what they answer, or their errors."""
-        asked = self._handle.broadcast(method, *arguments)
-        found: list[Any] = await asked.results_async(timeout_s=seconds, return_exceptions=True)
-        return found
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        for attempt in range(ATTEMPTS):
-            try:
-                return await getattr(self._handle, method).remote(*arguments)
-            except BackPressureError:
-                raise overloaded(1) from None
-            except RayTaskError as error:
-                raise _failed(error) from error
-            except (RayError, RayServeException) as error:
-                if attempt == ATTEMPTS - 1:
-                    raise _lost(error) from error
-        raise AssertionError
-
-
-def _failed(error: RayTaskError) -> ApiError:
-    """The error of what was raised in a replica, where all that is foreseen is an answer."""
-    logging.getLogger("ray.serve").error("a replica failed: %s", error)
-    return ApiError(500, f"the model failed ({type(error.cause).__name__})", code="engine")
-
-
-def _lost(error: Exception) -> ApiError:
-    kind = type(error).__name__
-    return ApiError(
-        503, f"the model's replica was lost ({kind}); try again", code="replica_lost", retry_after=1
-    )
-
-
 class Ingress:
     """The front in a replica of its own.
 
     Args:
         settings: of serving, as plain data.
-        models: handles by the names that clients use.
+        models: handles by the names that clients use, or the settings of a model in this process.
         deployments: by the same names, where it is kept what each serves now.
     """
 
     def __init__(self, settings: dict[str, Any], models: dict[str, Any], deployments: dict[str, str]) -> None:
-        built = build(Serve, settings)
-        if built.guarding.mask_logs:
+        self._settings = build(Serve, settings)
+        if self._settings.guarding.mask_logs:
             mask_logs()
-        self._backends = {name: Replicas(handle) for name, handle in models.items()}
+        self._backends = {name: self._backend(name, model, deployments) for name, model in models.items()}
         self._deployments, self._updating = deployments, asyncio.Lock()
-        self._guard = build_routes(Front(built, self._backends))
+        self._guard = build_routes(Front(self._settings, self._backends))
+
+    def _backend(self, name: str, model: Any, deployments: dict[str, str]) -> Any:
+        if isinstance(model, dict):
+            from codex_ray.serve.in_process import (
+                InProcess,
+            )  # torch, which a front before replicas does without
+
+            return InProcess(model, deployments[name])
+        if self._settings.engine.sampler == "vllm":
+            from codex_ray.serve.vllm import VllmReplicas
+
+            return VllmReplicas(model, build(Serve, _parts(self._settings)[1][name]))
+        return Replicas(model)
 
     def __serve_build_asgi_app__(self) -> Guard:  # the name that Ray Serve asks for
         return self._guard
@@ -176,6 +103,33 @@ class Ingress:
         return name, refused[0]
 
 
+class Alone(Ingress):
+    """A front that listens by itself."""
+
+    async def __init__(self, *given: Any) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        super().__init__(*given)
+        self._listener = Listener(self._guard, self._settings)
+        await self._listener.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: collections need not look at it
+
+    async def drain(self) -> int:
+        """See :meth:`Ingress.drain`; answers that slow readers have not taken yet count, too."""
+        return self._guard.drain() or self._listener.unsent
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces a replica that raises here."""
+        self._listener.check()
+        for one in self._backends.values():
+            if not isinstance(one, Replicas):
+                await one.check_health()
+
+    def __del__(self) -> None:
+        """Called by Ray Serve when the replica ends."""
+        with contextlib.suppress(AttributeError):  # where loading the model failed
+            self._listener.end()
+
+
 def build_app(args: dict[str, Any]) -> serve.Application:
     """Make the application of settings as plain data.
 
@@ -183,39 +137,84 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         ConfigError: the settings are wrong.
     """
     settings = build(Serve, args)
+    plain, models, deployments = _parts(settings)
     front = serve.deployment(serve.ingress()(Ingress)).options(
-        name=FRONT,
-        max_ongoing_requests=4 * settings.limits.requests_at_once,
-        graceful_shutdown_timeout_s=settings.drain_seconds,
-        ray_actor_options={"num_cpus": 0},
+        **_front_options(settings), max_ongoing_requests=4 * settings.limits.requests_at_once
     )
+    return front.bind(plain, _bound(settings, models, deployments), deployments)
+
+
+def build_alone(args: dict[str, Any]) -> serve.Application:
+    """Make the application for a machine of its own, with no proxy before it.
+
+    Raises:
+        ConfigError: the settings are wrong.
+    """
+    settings = build(Serve, args)
+    plain, models, deployments = _parts(settings)
+    front = serve.deployment(Alone).options(**_front_options(settings))
+    own = settings.engine.sampler == "own"
+    if own and len(models) == 1 and settings.replicas.min == settings.replicas.max == 1:
+        return front.options(name=MODEL, ray_actor_options=_resources(settings)).bind(
+            plain, models, deployments
+        )
+    return front.bind(plain, _bound(settings, models, deployments), deployments)
+
+
+def _parts(settings: Serve) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """All settings, those of each model by its name, and where it is kept what each serves now."""
     plain = to_dict(settings)
     models = {name_of(settings): plain}
     for name, source in settings.models.items():
         models[name] = {**plain, "model": source, "name": name, "revision": None, "adapters": None}
-    deployments = {name: uuid.uuid4().hex for name in models}
-    bound = {
-        name: _deployment(settings, MODEL if not place else f"{MODEL}-{place}").bind(own, deployments[name])
-        for place, (name, own) in enumerate(models.items())
+    return plain, models, {name: uuid.uuid4().hex for name in models}
+
+
+def _front_options(settings: Serve) -> dict[str, Any]:
+    return {
+        "name": FRONT,
+        "graceful_shutdown_timeout_s": settings.drain_seconds,
+        "max_constructor_retry_count": STARTS,
+        "ray_actor_options": {"num_cpus": 0},
     }
-    return front.bind(plain, bound, deployments)
+
+
+def _resources(settings: Serve) -> dict[str, Any]:
+    return {"num_cpus": settings.replicas.cpus, "num_gpus": settings.replicas.gpus}
+
+
+def _bound(settings: Serve, models: dict[str, Any], deployments: dict[str, str]) -> dict[str, Any]:
+    bound = {}
+    for place, (name, own) in enumerate(models.items()):
+        called = MODEL if not place else f"{MODEL}-{place}"
+        if settings.engine.sampler == "vllm":
+            from codex_ray.serve.vllm import vllm_deployment
+
+            bound[name] = vllm_deployment(build(Serve, own), called, _scaling(settings))
+        else:
+            bound[name] = _deployment(settings, called).bind(own, deployments[name])
+    return bound
+
+
+def _scaling(settings: Serve) -> dict[str, Any]:
+    """Ray Serve's options of how many replicas there are."""
+    replicas = settings.replicas
+    if replicas.max == replicas.min:
+        return {"num_replicas": replicas.max}
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas.min,
+            "max_replicas": replicas.max,
+            "target_ongoing_requests": replicas.target_requests or settings.engine.slots,
+        }
+    }
 
 
 def _deployment(settings: Serve, name: str) -> Any:
     """One model's replicas."""
     from codex_ray.serve.model_server import ModelServer  # torch, which the front does without
 
-    engine, replicas = settings.engine, settings.replicas
-    in_work = engine.slots + engine.queue
-    scaling: dict[str, Any] = {"num_replicas": replicas.max}
-    if replicas.max > replicas.min:
-        scaling = {
-            "autoscaling_config": {
-                "min_replicas": replicas.min,
-                "max_replicas": replicas.max,
-                "target_ongoing_requests": replicas.target_requests or engine.slots,
-            }
-        }
+    in_work = settings.engine.slots + settings.engine.queue
     return serve.deployment(ModelServer).options(
         name=name,
         # More than the engine takes, so that the engine itself says that it is full, and for how long.
@@ -223,8 +222,8 @@ def _deployment(settings: Serve, name: str) -> Any:
         max_queued_requests=4 * in_work,
         graceful_shutdown_timeout_s=settings.drain_seconds,
         max_constructor_retry_count=STARTS,
-        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        **scaling,
+        ray_actor_options=_resources(settings),
+        **_scaling(settings),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from codex_ray import __version__
 from codex_ray.cluster.addresses import is_loopback
@@ -164,7 +164,7 @@ class Front:
         )
         await exchange.start()
         if not call.stream:
-            return JSONResponse(await exchange.whole())
+            return Response(await exchange.whole(), media_type="application/json")
         return EventStream(exchange, with_usage=usage)
 
     def _sequences(self, call: Call) -> int:

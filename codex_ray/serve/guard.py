@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from codex_ray.cluster.addresses import is_loopback
 from codex_ray.config.serve import Limits
 from codex_ray.serve.budgets import Budgets
 from codex_ray.serve.errors import ApiError
+from codex_ray.serve.ids import random_hex
 from codex_ray.serve.keys import Key, KeyFile
 
 Scope = MutableMapping[str, Any]
@@ -165,7 +165,7 @@ def _host(header: bytes) -> str:
 
 def _identity(given: bytes) -> str:
     text = given.decode("latin-1")
-    return text if _IDENTITY.fullmatch(text) else secrets.token_hex(8)
+    return text if _IDENTITY.fullmatch(text) else random_hex(16)
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from codex_ray.serve.calls import Call
 from codex_ray.serve.engine import Engine
 from codex_ray.serve.errors import ApiError, overloaded
 from codex_ray.serve.events import Delta, End, Entry, Event, Failed, Mailbox, Started, merged
+from codex_ray.serve.ids import random_bits
 from codex_ray.serve.jobs import Job, Track
 from codex_ray.serve.loaded import Loaded
 from codex_ray.serve.logs import mask_logs
@@ -35,16 +35,23 @@ CARRIED_SECONDS, LONGEST_PAUSE = 0.004, 0.1
 """What two cores take to carry one piece of a stream from a replica to its client, and the longest pause."""
 
 
+SHORT = 4096
+"""Characters of a prompt that are encoded at once: handing them to a thread would take longer."""
+
+
 class ModelServer:
     """A model with its tokenizer and engine.
 
     Args:
         settings: of serving, as plain data.
         deployment: names the deployment where its model may be changed; None elsewhere.
+        carried: seconds that carrying one piece of a stream to its client takes.
     """
 
-    def __init__(self, settings: dict[str, Any], deployment: str | None = None) -> None:
-        self._settings, self._deployment = build(Serve, settings), deployment
+    def __init__(
+        self, settings: dict[str, Any], deployment: str | None = None, *, carried: float = CARRIED_SECONDS
+    ) -> None:
+        self._settings, self._deployment, self._carried = build(Serve, settings), deployment, carried
         if deployment is not None and self._settings.guarding.mask_logs:
             mask_logs()
         engine = self._settings.engine
@@ -111,9 +118,9 @@ class ModelServer:
                 left -= len(tracks) * any(isinstance(one, Failed) for one in events)
                 if events:
                     yield merged(events)
-                if left > 0:  # the first text goes at once; of later ones, what Ray can carry
+                if left > 0:  # the first text goes at once; of later ones, what can be carried
                     others = self._engine.load.running - 1
-                    await asyncio.sleep(min(CARRIED_SECONDS * max(others, 0), LONGEST_PAUSE))
+                    await asyncio.sleep(min(self._carried * max(others, 0), LONGEST_PAUSE))
         except ApiError as error:
             yield [Failed(error)]
         finally:
@@ -121,7 +128,7 @@ class ModelServer:
                 self._engine.cancel(job)
 
     async def _job(self, loaded: Loaded, call: Call) -> tuple[Job, Started]:
-        prompts = await asyncio.to_thread(loaded.prompts.encode, call)
+        prompts = await _encoded(loaded, call)
         longest = loaded.lane.sampler.capacity
         for place, prompt in enumerate(prompts, 1):
             try:
@@ -140,7 +147,7 @@ class ModelServer:
         if call.schema is not None:
             grammar = await asyncio.to_thread(loaded.grammars.compile, call.schema)
         adapter = await self._adapter(loaded, call)
-        seed = secrets.randbits(62) if call.seed is None else call.seed % 2**62
+        seed = random_bits(62) if call.seed is None else call.seed % 2**62
         tracks = tracks_of(call, prompts, seed, grammar, adapter, loaded.tokenizer, loaded.ends)
         job = Job(call.owner, tracks, loaded.lane, time.monotonic() + call.seconds, Mailbox())
         return job, Started(sum(map(len, prompts)))
@@ -185,7 +192,7 @@ class ModelServer:
         """Embeddings of a call's prompts, and how many tokens these have."""
         loaded = self._loaded
         try:
-            prompts = await asyncio.to_thread(loaded.prompts.encode, call)
+            prompts = await _encoded(loaded, call)
             for place, ids in enumerate(prompts, 1):
                 check_prompt(ids, place, loaded.lane.sampler.capacity + 1, loaded.vocabulary)
             adapter = await self._adapter(loaded, call)
@@ -205,7 +212,7 @@ class ModelServer:
     async def tokenize(self, call: Call) -> list[int] | Failed:
         """Ids of a text or of a chat, as the model would read it."""
         try:
-            return (await asyncio.to_thread(self._loaded.prompts.encode, call))[0]
+            return (await _encoded(self._loaded, call))[0]
         except ApiError as error:
             return Failed(error)
 
@@ -255,3 +262,15 @@ class ModelServer:
         """Called by Ray Serve when a replica ends; its requests have ended, or their time is up."""
         with contextlib.suppress(AttributeError):  # where loading the model failed
             self.close(0)
+
+
+async def _encoded(loaded: Loaded, call: Call) -> list[list[int]]:
+    """A call's prompts as ids.
+
+    Raises:
+        ApiError: they cannot be encoded.
+    """
+    given: list[Any] = [*(call.prompts or ()), *(call.messages or ()), *(call.tools or ())]
+    if sum(len(one) if isinstance(one, str | list) else len(str(one)) for one in given) <= SHORT:
+        return loaded.prompts.encode(call)
+    return await asyncio.to_thread(loaded.prompts.encode, call)

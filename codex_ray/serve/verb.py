@@ -126,6 +126,10 @@ def check(settings: Serve) -> None:
             )
     if settings.adapters is not None and not Path(settings.adapters).is_dir():
         raise ConfigError(f"adapters={settings.adapters} is no folder; name the one that holds the adapters")
+    if settings.engine.sampler == "vllm":
+        from codex_ray.serve.vllm import check_vllm
+
+        check_vllm(settings)
     from codex_ray.model.load import load_config  # torch, which the checks above do without
     from codex_ray.serve.app import name_of
     from codex_ray.track.registered import is_registered
@@ -176,7 +180,7 @@ def http_options(settings: Serve) -> dict[str, Any]:
 def _start(settings: Serve, stop: threading.Event) -> None:
     from ray import serve
 
-    from codex_ray.serve.app import build_app
+    from codex_ray.serve.app import build_alone, build_app
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if APP in serve.status().applications:
@@ -184,8 +188,12 @@ def _start(settings: Serve, stop: threading.Event) -> None:
             "this cluster serves already; change its model with `codex-ray serve update MODEL`, or end "
             "the other server first"
         )
-    serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=_logging())
-    app = build_app(to_dict(settings))
+    if is_embedded():
+        serve.start(proxy_location="Disabled", logging_config=_logging())
+        app = build_alone(to_dict(settings))
+    else:
+        serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=_logging())
+        app = build_app(to_dict(settings))
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=_logging())
     serve.run_many([target], wait_for_applications_running=False)
     deadline = time.monotonic() + settings.start_seconds

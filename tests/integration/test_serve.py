@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -48,10 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A command that serves, in a process of its own."""
 
-    def __init__(self, folder: Path, port: int, command: list[str], **variables: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, folder: Path, port: int, command: list[str], certificate: Path | None = None) -> None:
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+        self._trust = ssl.create_default_context(cafile=str(certificate)) if certificate else True
         self._log = folder / f"serve-{port}.log"
-        environment = {**os.environ, "HOME": str(folder), "RAY_SERVE_LOG_TO_STDERR": "0", **variables}
+        environment = {**os.environ, "HOME": str(folder), "RAY_SERVE_LOG_TO_STDERR": "0"}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -59,7 +61,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                if httpx.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}/ready", timeout=5, verify=self._trust).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass
@@ -237,9 +239,7 @@ def test_the_model_is_changed_under_load_and_stays_so_when_replicas_are_lost(fol
             time.sleep(0.1)
         after = set(seen[6:])
         assert len(after) == 1 and after != before
-        for process in psutil.Process(one.process.pid).children(recursive=True):
-            if "ServeReplica:codex_ray:model" in " ".join(process.cmdline()):
-                process.kill()
+        kill_models(one)
         deadline = time.monotonic() + 120
         count = len(seen)
         while len(seen) < count + 12:
@@ -270,24 +270,35 @@ def test_rays_own_command_takes_the_written_yaml(folder: Path) -> None:
         one.end()
 
 
+def kill_models(server: Server) -> None:
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        if "ServeReplica:codex_ray:model" in " ".join(process.cmdline()):
+            process.kill()
+
+
 @pytest.mark.verify
-def test_a_killed_replica_is_replaced_and_its_requests_are_told_to_try_again(folder: Path) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_killed_replica_is_replaced_and_its_requests_are_told_to_try_again(
+    folder: Path, replicas: int
+) -> None:
+    """With replicas of their own the front lives on and says so; alone, the connection breaks."""
     port = free_port()
-    words = [str(folder / "tiny"), f"port={port}", "compute.dtype=float32"]
+    words = [str(folder / "tiny"), f"port={port}", "compute.dtype=float32", "engine.threads=1"]
+    words += [f"replicas.min={replicas}", f"replicas.max={replicas}", "replicas.cpus=0.5"]
     one = Server(folder, port, [sys.executable, "-m", "codex_ray", "serve", *words])
+    broken = openai.APIError if replicas > 1 else httpx.RemoteProtocolError
+    told = "try again" if replicas > 1 else "without sending complete message body"
     try:
         one.wait()
         client = openai.OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=0, timeout=60)
         settings: Any = {"model": "tiny", "prompt": ["a"] * 32, "max_tokens": 60, "logit_bias": {"2": -100}}
         stream = client.completions.create(**settings, stream=True)
         next(iter(stream))
-        for process in psutil.Process(one.process.pid).children(recursive=True):
-            if "ServeReplica:codex_ray:model" in " ".join(process.cmdline()):
-                process.kill()
-        with pytest.raises(openai.APIError, match="try again"):
+        kill_models(one)
+        with pytest.raises(broken, match=told):
             for _ in stream:
                 pass
-        patient = openai.OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=10, timeout=60)
+        patient = openai.OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=20, timeout=60)
         assert patient.completions.create(model="tiny", prompt="a", max_tokens=3).usage
     finally:
         one.end()
