@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from codex_ray.files import unwritable
 from codex_ray.serve.calls import Call
 from codex_ray.serve.events import Delta, Failed
 
+_COMMAND = re.compile(r"/[a-z]+")
 HELP = "/again answers anew, /new forgets all, /quit (or Ctrl-D) ends; Ctrl-C stops an answer"
 
 Messages = list[dict[str, Any]]
@@ -177,6 +179,8 @@ def chat_verb(settings: Chat) -> None:
         import readline  # noqa: F401  gives input() line editing and history
 
         print(f"{talker.name}: {HELP}")
+        if conversation.messages:
+            print(f"earlier messages taken up: {len(conversation.messages)}; /new forgets them")
     try:
         with asyncio.Runner() as runner:
             _talk(talker, conversation, runner, terminal)
@@ -197,10 +201,15 @@ def _talk(talker: Talker, conversation: Conversation, runner: asyncio.Runner, te
         if said.strip() == "/new":
             conversation.messages = []
             conversation.save()
+            if terminal:
+                print("(forgotten)")
             continue
         if said.strip() == "/again":
             if conversation.messages and conversation.messages[-1]["role"] == "assistant":
                 conversation.messages.pop()
+        elif terminal and _COMMAND.fullmatch(said.strip()):
+            print(HELP)
+            continue
         elif said.strip():
             conversation.messages.append({"role": "user", "content": said})
         if not conversation.messages or not said.strip():

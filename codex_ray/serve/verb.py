@@ -298,4 +298,15 @@ def _greeting(settings: Serve) -> str:
         f"  curl {base}/v1/completions -H 'content-type: application/json' "
         f'-d \'{{"model": "{name}", "prompt": "def ", "max_tokens": 32}}\'\n'
         f"  codex-ray serve update MODEL address={ray.get_runtime_context().gcs_address}"
+        f"{_dashboard() if settings.dashboard else ''}"
     )
+
+
+def _dashboard() -> str:
+    import ray
+
+    node = ray._private.worker.global_worker.node
+    if node is None or not node.webui_url:
+        return ""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    return f"\n  http://{node.webui_url}/#/serve is Ray's dashboard; it asks for the token in {token}"

@@ -218,7 +218,21 @@ def test_stop_keys_and_phones(serving: Any, tmp_path: Path) -> None:
             await page.press("Escape", 27)
             await page.until("at('stop').disabled")
             slow()
+            assert await page.run("document.querySelectorAll('article.assistant').length") == 0
+            await page.run("at('max_tokens').value = 6; document.querySelector('.error button').click()")
+            await page.until(SAID.format(1))
+            told = await page.run("document.querySelector('article.assistant .tools span').textContent")
+            assert "cut off at the longest answer" in told
+            assert await page.run("document.querySelectorAll('.error button').length") == 0
             await page.picture(tmp_path / "phone.png")
+            # A new chat in the middle of an answer keeps nothing of it.
+            slow = hold(server)
+            await page.type("and then")
+            await page.until("!at('stop').disabled")
+            await page.run("at('fresh').click()")
+            await page.until("at('stop').disabled")
+            slow()
+            assert await page.run("turns.length + document.querySelectorAll('article, .error').length") == 0
 
     try:
         asyncio.run(chat())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 
 from codex_ray.model import load_model
 from codex_ray.serve.keys import KeyFile
+from tests.browser import browser
 from tests.integration.test_serve import Server, folder, free_port
 
 __all__ = ["folder"]
@@ -33,6 +35,7 @@ class Secure:
     url: str
     certificate: Path
     key: str
+    said: Callable[[], str]
 
     def settings(self, kind: Any) -> dict[str, Any]:
         """What OpenAI's clients are given."""
@@ -58,11 +61,17 @@ def secure(folder: Path) -> Iterator[Secure]:
     port = free_port()
     words = [str(folder / "tiny"), f"models={{small: {folder / 'small'}}}", f"port={port}"]
     words += [f"tls.certificate={certificate}", f"tls.key={private}", f"access.keys={folder / 'keys.json'}"]
-    words += ["compute.dtype=float32", "engine.threads=1", "engine.slots=4", "replicas.cpus=0.5"]
+    words += [
+        "compute.dtype=float32",
+        "engine.threads=1",
+        "engine.slots=4",
+        "replicas.cpus=0.5",
+        "dashboard=true",
+    ]
     one = Server(folder, port, [sys.executable, "-m", "codex_ray", "serve", *words], certificate)
     try:
         one.wait()
-        yield Secure(one.url, certificate, key)
+        yield Secure(one.url, certificate, key, one.said)
     finally:
         one.end()
 
@@ -159,7 +168,11 @@ def test_lm_evaluation_harness_measures_through_both_routes(
         return dict(found["samples"])
 
     samples = evaluate(
-        "local-completions", "completions", [choosing, writing], tokenizer=str(folder / "tiny")
+        "local-completions",
+        "completions",
+        [choosing, writing],
+        tokenizer=str(folder / "tiny"),
+        add_bos_token=True,
     )
     told = [pair[0] for pair in samples["choosing"][0]["filtered_resps"]]
     client = openai.OpenAI(**secure.settings(httpx.Client))
@@ -177,6 +190,20 @@ def test_lm_evaluation_harness_measures_through_both_routes(
     assert isinstance(samples["writing"][0]["filtered_resps"][0], str)
     samples = evaluate("local-chat-completions", "chat/completions", [writing])
     assert isinstance(samples["writing"][0]["filtered_resps"][0], str)
+
+
+def test_rays_dashboard_shows_the_application(secure: Secure, folder: Path) -> None:
+    found = re.search(r"(http://\S+/)#/serve", secure.said())
+    assert found, secure.said()
+    token = (folder / ".ray" / "auth_token").read_text().strip()
+    with browser() as page:
+        page.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Bearer {token}"})
+        page.size(1200, 800)
+        page.open(f"{found[1]}#/serve")
+        page.wait("document.body.innerText.includes('codex_ray')")
+        page.open(f"{found[1]}#/serve/applications/codex_ray")
+        page.wait("['front', 'model', 'model-1'].every(name => document.body.innerText.includes(name))")
+        page.screenshot(folder / "dashboard.png")
 
 
 def test_langchain(secure: Secure) -> None:

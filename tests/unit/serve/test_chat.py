@@ -40,6 +40,24 @@ def test_a_folder_and_its_endpoint_say_the_same(
     assert capsys.readouterr().out == "" and (tmp_path / "a.jsonl").read_text() == ""
 
 
+def test_a_terminal_is_told_what_its_commands_are(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("tests.unit.serve.test_chat.io.StringIO", Terminal)
+    (tmp_path / "kept").write_text('{"role": "user", "content": "hi"}\n')
+    talk(monkeypatch, "/help\n/new\n/quit\n", url, history=str(tmp_path / "kept"))
+    said = capsys.readouterr().out
+    assert (
+        "earlier messages taken up: 1" in said
+        and said.count("/again answers anew") == 2
+        and "(forgotten)" in said
+    )
+
+
 def test_what_cannot_be_talked_with_is_refused(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
