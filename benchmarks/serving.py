@@ -5,11 +5,11 @@
 A Llama of 6 layers, 256 wide, in bfloat16 on two threads, and the work of the sampler's benchmark: prompts
 and completions of long-tailed lengths. So many clients ask one after the other, over loopback, for streams of
 text: of the engine itself, in this process; of ``codex-ray serve``, whose front listens by itself and has the
-engine in its process; and of ``transformers serve`` with continuous batching. Clients and servers share the two cores. A
-first token's time is until the first event with text, a later one's between two events. With secrets masked,
-which is the default, text is held back to the end of its word: the overhead of the ingress is measured with
-that and without (``_unmasked``). ``requests`` is completions of one token per second by 16 clients, beside an
-application of FastAPI on uvicorn that answers the same bytes without doing anything.
+engine in its process; and of ``transformers serve`` with continuous batching. Clients and servers share the
+two cores. A first token's time is until the first event with text, a later one's between two events. With
+secrets masked, which is the default, text is held back to the end of its word: the overhead of the ingress is
+measured with that and without (``_unmasked``). ``requests`` is completions of one token per second by 16
+clients, beside an application of FastAPI on uvicorn that answers the same bytes without doing anything.
 """
 
 from __future__ import annotations

@@ -60,8 +60,6 @@ def event(answer: BaseModel) -> bytes:
 class TextEvents:
     """Events of plain text: those of one choice differ by their text alone, so a first one is the mould."""
 
-    _MARK = "0f6b1f7c9c1e4d52a3c1"
-
     def __init__(self, answer: Answer) -> None:
         self._answer, self._ends = answer, dict[int, list[bytes]]()
 
@@ -69,9 +67,10 @@ class TextEvents:
         """A choice's text as a server-sent event."""
         ends = self._ends.get(index)
         if ends is None:
-            whole = event(self._answer.piece(index, self._MARK, None))
-            ends = self._ends[index] = whole.rsplit(json.dumps(self._MARK).encode(), 1)
-        return ends[0] + json.dumps(text, ensure_ascii=False).encode() + ends[1]
+            place = random_hex(32)  # nothing else in it
+            whole = event(self._answer.piece(index, place, None))
+            ends = self._ends[index] = whole.split(place.encode())
+        return ends[0] + json.dumps(text, ensure_ascii=False)[1:-1].encode() + ends[1]
 
 
 Parts = tuple[str, list[Entry] | None, str, list[ToolCalled]]
