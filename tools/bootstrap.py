@@ -18,6 +18,8 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -240,14 +242,41 @@ def announce(stamp: dict[str, Any], dev: bool, torch: Torch) -> None:
         )
 
 
+def platform_name(python: str | None = None) -> str:
+    """Name this machine's kind as files of hashes do, for a version of Python (this one if unset)."""
+    tag = (python or platform.python_version()).split(".")[:2]
+    return f"{sys.platform}-{platform.machine()}-cp{''.join(tag)}"
+
+
+def hash_file(dev: bool, python: str | None = None) -> Path:
+    """Return where the hashes for this platform lie, if there are any."""
+    return LOCK.parent / f"hashes.{platform_name(python)}{'.dev' if dev else ''}.txt"
+
+
+def hashes(dev: bool) -> Path | None:
+    """Return the file of hashes that pip is held to here; None on platforms without one."""
+    path = hash_file(dev, python_version(str(VENV / "bin" / "python")))
+    if not path.is_file():
+        return None
+    least = re.search(r"glibc 2[.](\d+)", path.read_text())
+    library, version = platform.libc_ver()
+    newest = int(version.split(".")[1]) if library == "glibc" and "." in version else -1
+    return path if least is None or newest >= int(least[1]) else None
+
+
 def install(dev: bool, torch_index: str | None) -> None:
-    """Install build tools, then torch from its own index if it has one, then everything else."""
+    """Install build tools, torch from its own index if it has one, what hashes are known of, and the rest."""
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-input", "-c", str(LOCK)]
     # Build tools come from the lock too: what pip fetches for an isolated build is pinned by nobody.
     run_logged([*pip, "pip", "setuptools", "hatchling", "editables"], "installing build tools")
     if torch_index:
         torch = ["--no-deps", "--index-url", torch_index, f"torch=={locked('torch')}"]
         run_logged([*pip, *torch], "installing PyTorch")
+    known = hashes(dev)
+    if known:
+        exact = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-input", "--no-deps"]
+        exact += ["--no-build-isolation", "--require-hashes", "-r", str(known)]
+        run_logged(exact, "installing dependencies by their hashes")
     project = f"{ROOT}[dev]" if dev else str(ROOT)
     run_logged([*pip, "--no-build-isolation", "-e", project], "installing dependencies")
 

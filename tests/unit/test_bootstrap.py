@@ -230,3 +230,30 @@ def test_a_browser_that_cannot_be_had_does_not_end_the_set_up(
     monkeypatch.setattr(bootstrap, "run_logged", refuse)
     bootstrap.add_browser()
     assert "sudo apt-get install chromium" in capsys.readouterr().err
+
+
+def test_hashes_are_for_the_platform_that_they_were_made_on(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "python_version", lambda *_, **__: "3.11")
+    assert bootstrap.hashes(dev=True) is None
+    place = bootstrap.hash_file(True, "3.11")
+    assert place.name.endswith("-cp311.dev.txt") and place != bootstrap.hash_file(False, "3.11")
+    place.write_text("# Hashes of the files, glibc 2.28 or newer\nsome==1 --hash=sha256:00\n")
+    for library, taken in ((("glibc", "2.28"), True), (("glibc", "2.17"), False), (("", ""), False)):
+        monkeypatch.setattr(bootstrap.platform, "libc_ver", lambda library=library: library)
+        assert (bootstrap.hashes(dev=True) == place) is taken
+    monkeypatch.setattr(bootstrap, "python_version", lambda *_, **__: "3.13")
+    assert bootstrap.hashes(dev=True) is None
+
+
+def test_pip_is_held_to_hashes_where_there_are_any(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(bootstrap, "run_logged", lambda command, what: asked.append(command))
+    monkeypatch.setattr(bootstrap, "hashes", lambda dev: checkout / "hashes.txt" if dev else None)
+    bootstrap.install(dev=True, torch_index=None)
+    assert ["--require-hashes", "-r", str(checkout / "hashes.txt")] == asked[1][-3:]
+    assert "--no-deps" in asked[1] and asked[-1][-1] == f"{checkout}[dev]"
+    asked.clear()
+    bootstrap.install(dev=False, torch_index=None)
+    assert not any("--require-hashes" in command for command in asked)

@@ -104,6 +104,19 @@ def test_the_lock_pins_every_dependency_to_a_version_it_allows() -> None:
         assert requirement.specifier.contains(version), f"the lock pins {requirement.name} {version}"
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "requirements").glob("hashes.*.txt")), ids=lambda path: path.name
+)
+def test_hashes_are_of_the_locked_versions_all_but_torch(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    found = {canonicalize_name(line.partition("==")[0]): line.split()[0].partition("==")[2] for line in lines}
+    pins = {name: str(version) for name, version in locked().items()}
+    assert found == {name: pins[name] for name in found}
+    assert all(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}  # \S+", line) for line in lines)
+    if ".dev." in path.name:
+        assert pins.keys() - found.keys() == {"torch"}
+
+
 def test_the_lock_leaves_the_build_of_torch_open() -> None:
     assert locked()["torch"].local is None
 
