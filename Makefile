@@ -54,8 +54,8 @@ bench: setup-dev ## Run all short benchmarks, or one with name=NAME; write bench
 	$(foreach benchmark,$(or $(name),$(BENCHMARKS)),$(BIN)/python -m benchmarks.$(benchmark) &&) true
 	$(BIN)/python -m benchmarks.report
 
-lock: setup-dev ## Write requirements/constraints.txt from the versions in .venv
-	$(BIN)/python tools/lock.py
+lock: setup-dev ## Write the lock from the versions in .venv, and the hashes for this platform
+	$(BIN)/python -m tools.lock
 
 release: setup-dev ## Build a release into dist/ with its bill of materials; dry=1 for trying
 	$(BIN)/python tools/release.py $(if $(dry),--dry-run)

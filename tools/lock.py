@@ -1,8 +1,8 @@
 """Write requirements/constraints.txt from what .venv holds; run by ``make lock`` with .venv's Python.
 
 Only what pyproject.toml asks for, with its development tools, is kept: nothing that was installed by hand.
-Beside it go the hashes of the files that pip takes on this very platform, for running and for developing, which
-the set-up holds pip to (:func:`tools.bootstrap.hashes`). PyTorch has none: its builds differ by index.
+Beside it go the hashes of the files that pip takes on this very platform, for running and for developing; the
+set-up holds pip to them (:func:`tools.bootstrap.hashes`). PyTorch has none: its builds differ by index.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def header(lines: Iterable[str]) -> list[str]:
     """Return the comment, with the oldest C library that all wheels run on."""
     least = max(min(map(int, re.findall(r"manylinux_2_(\d+)", line)), default=0) for line in lines)
     return [
-        f"# Hashes of the files that pip takes on {platform_name()}, glibc 2.{least} or newer; by `make lock`.",
+        f"# Hashes of the files that pip takes on {platform_name()}, glibc 2.{least} or newer;"
+        " by `make lock`.",
         "# PyTorch is not among them: its builds differ by index.",
     ]
 
