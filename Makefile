@@ -67,5 +67,5 @@ audit: setup ## Semgrep by tools/semgrep.yaml, and known advisories (asks a netw
 	$(BIN)/python tools/audit.py .venv/audit/bin/pip-audit
 
 clean: ## Undo the set-up and remove caches; corpora, runs and quickstart folders stay
-	rm -rf .venv docs/_build docs/settings.md docs/rules.md docs/licences.md .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv docs/_build docs/settings.md docs/rules.md docs/licences.md docs/_static/notebooks docs/_static/diagrams .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,9 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "diagrams",
     "licences_page",
+    "notebooks_page",
     "rules_page",
     "settings_page",
 ]

@@ -56,7 +56,7 @@ def download(pins: Mapping[str, str], folder: Path) -> list[Path]:
 
 def hashed(files: Iterable[Path]) -> dict[str, str]:
     """Return a line with the hash for each file, by the package's name."""
-    lines = {}
+    lines: dict[str, str] = {}
     for path in files:
         wheel = path.suffix == ".whl"
         name, version = (
