@@ -1,6 +1,6 @@
 """Record the README's terminal: ``python -m tools.recording FOLDER``, where FOLDER holds a quickstart.
 
-Runs the commands below there, as a user would, and writes what they print to docs/_static/terminal.svg, a picture.
+Runs the commands below there, as a user would, and draws what they print in docs/_static/terminal.svg.
 Nothing in it is made up; the picture fetches nothing.
 """
 
