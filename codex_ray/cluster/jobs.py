@@ -149,8 +149,7 @@ def _tries(settings: Any) -> int:
     """Return how often a run whose driver is lost goes on in another job: where it may be resumed by name."""
     if getattr(settings, "resume", "never") == "never" or not getattr(settings, "name", None):
         return 0
-    tries: int = settings.cluster.max_failures
-    return tries
+    return int(getattr(getattr(settings, "cluster", None), "max_failures", 0))
 
 
 def follow(client: JobSubmissionClient, job: str, address: str) -> int:

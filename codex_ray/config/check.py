@@ -32,6 +32,7 @@ from codex_ray.config.tokenizer import Decode, Encode, TrainTokenizer
 from codex_ray.config.train import Checkpoints, Optimizer, Pretrain, Training, TrainingRun
 from codex_ray.config.use import Generate, refuse_generation
 from codex_ray.errors import ConfigError
+from codex_ray.plugins import find, is_own
 
 MOST_ROWS_AT_A_TIME = 16
 
@@ -174,6 +175,7 @@ def _ablation(settings: Ablation, prefix: str) -> None:
 
 def _training_run(settings: TrainingRun, prefix: str) -> None:
     _run_name(settings.name, prefix)
+    _components(settings, prefix)
     _lora(settings, prefix)
     _optimizer(settings.optimizer, f"{prefix}optimizer.")
     _duration(settings.train, settings.schedule.kind, prefix)
@@ -192,6 +194,14 @@ def _training_run(settings: TrainingRun, prefix: str) -> None:
     _alerts(settings.track.alerts, f"{prefix}track.alerts.")
     _samples(settings, prefix)
     _validation(settings, prefix)
+
+
+def _components(settings: TrainingRun, prefix: str) -> None:
+    """Load what others bring now, not when the first step needs it."""
+    if not is_own("schedules", settings.schedule.kind):
+        find("schedules", settings.schedule.kind, f"{prefix}schedule.kind")
+    for name in settings.track.trackers:
+        find("trackers", name, f"{prefix}track.trackers")
 
 
 def _lora(settings: TrainingRun, prefix: str) -> None:

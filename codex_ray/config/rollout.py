@@ -7,6 +7,7 @@ from typing import Any
 
 from codex_ray.config.fields import setting
 from codex_ray.errors import ConfigError
+from codex_ray.plugins import find
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def refuse_rollouts(settings: Rollouts, prefix: str = "rollout.") -> None:
             f"{prefix}gpus_per_actor=1 and as many {prefix}actors as GPUs"
         )
     plain = (settings.temperature, settings.top_k, settings.top_p, settings.min_p) == (1, 0, 1, 0)
+    if settings.sampler not in ("own", "vllm"):
+        find("engines", settings.sampler, f"{prefix}sampler")
     if settings.sampler == "vllm" and (not gpus or not plain):
         raise ConfigError(
             f"{prefix}sampler=vllm samples on GPUs, at temperature 1 from all tokens, and there are "

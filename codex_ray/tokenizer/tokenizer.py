@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from codex_ray.errors import CodexRayError
 from codex_ray.files import read_json, write_json
-from codex_ray.plugins import brought, find
+from codex_ray.plugins import VARIABLE, brought, find
 
 SCHEME = "component:"
 COMPONENT_FILE = "codex_ray_tokenizer.json"
@@ -214,11 +214,11 @@ def out_of_range(vocabulary_size: int, ids: Sequence[int]) -> CodexRayError:
 
 
 def _brought(name: str, folder: Path | None) -> Tokenizer:
-    """Return the tokenizer that a name stands for; of a folder it must be a name, never a dotted path."""
-    known = brought("tokenizers")
-    if folder is not None and name not in known:
+    """Return the tokenizer that a name stands for, which folders hold; a dotted path has to be given one."""
+    if name not in brought("tokenizers"):
         raise CodexRayError(
-            f"the tokenizer in {folder} is {name!r}, which no package here brings; install the one that does"
+            f"the tokenizer {'component:' if folder is None else f'in {folder} is '}{name!r} is none that "
+            f"a package here brings; install the one that does, or give it a name in {VARIABLE}"
         )
     build = find("tokenizers", name, "tokenizer.path")
     try:

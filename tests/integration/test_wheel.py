@@ -1,4 +1,4 @@
-"""The built wheel alone, in an empty folder: the command composes settings from the configs inside it."""
+"""The wheel, and one built of the sdist, installed alone: configs come from inside it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ def run(*command: str, **settings: object) -> str:
     return str(done.stdout)
 
 
-def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_what_is_released_works_in_an_empty_folder(kind: str, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "wheel", "-q", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
+    source = ROOT
+    if kind == "sdist":
+        run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path), cwd=ROOT)
+        (source,) = tmp_path.glob("codex_ray-*.tar.gz")
+    run(*pip, "wheel", "-q", str(source), "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
     (wheel,) = tmp_path.glob("codex_ray-*.whl")
     run(*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     empty = tmp_path / "empty"

@@ -12,6 +12,7 @@ import pytest
 
 from codex_ray import plugins
 from codex_ray.cli import main
+from codex_ray.config.compose import compose
 from codex_ray.config.fields import build
 from codex_ray.config.train import Schedule
 from codex_ray.corpus.cleaning.judges import Judge
@@ -229,8 +230,22 @@ def test_every_component_of_ours_is_one() -> None:
 
 def test_a_tokenizers_folder_names_no_path(tmp_path: Path) -> None:
     (tmp_path / "codex_ray_tokenizer.json").write_text('{"component": "os.system"}')
-    with pytest.raises(CodexRayError, match="which no package here brings"):
+    with pytest.raises(CodexRayError, match="none that a package here brings"):
         Tokenizer.load(tmp_path)
+    with pytest.raises(CodexRayError, match="give it a name in CODEX_RAY_COMPONENTS"):
+        Tokenizer.load("component:json.loads")
+
+
+@pytest.mark.parametrize("word", ["schedule.kind=json.gone", "track.trackers=[json.loads]"])
+def test_a_run_that_names_what_cannot_be_ends_before_anything_starts(word: str) -> None:
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        compose("pretrain", ["corpus", "train.steps=1", word])
+
+
+def test_an_engine_that_cannot_be_is_refused() -> None:
+    words = ["m", "method=grpo", "data.path=x", "train.steps=1", "rollout.sampler=json.loads"]
+    with pytest.raises(ConfigError, match=r"rollout\.sampler=json\.loads is without 'load'"):
+        compose("finetune", words)
 
 
 @pytest.mark.parametrize(
