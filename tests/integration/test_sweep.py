@@ -122,18 +122,20 @@ def test_asha_gives_the_worst_up_and_says_so(base: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.verify
-def test_a_killed_sweep_goes_on_and_no_ended_trial_runs_again(
+def test_a_killed_sweep_goes_on_elsewhere_and_no_ended_trial_runs_again(
     base: Path, tmp_path: Path, popen: Callable[..., subprocess.Popen[Any]]
 ) -> None:
-    words = [f"base_config={base}", f"runs={tmp_path}", "name=s", f"{RATE}=1e-3,2e-3,3e-3"]
+    """Another machine sees the shared folder at another place and has a Ray of its own."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    words = [f"base_config={base}", "name=s", f"{RATE}=1e-3,2e-3,3e-3"]
     words += ["sweep.search=grid", "sweep.concurrent=1", "train.steps=20"]
     command = [sys.executable, "jobs/sweep.py", *words]
-    process = popen(command, start_new_session=True)
-    trials = tmp_path / "s" / "trials.json"
+    process = popen([*command, f"runs={here}"], start_new_session=True)
+    trials = here / "s" / "trials.json"
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         states = [one["state"] for one in json.loads(trials.read_text())] if trials.exists() else []
-        running = tmp_path / "s" / "trials" / "trial_0001" / "metrics.jsonl"
+        running = here / "s" / "trials" / "trial_0001" / "metrics.jsonl"
         if states[:1] == ["completed"] and running.exists():
             break
         time.sleep(0.2)
@@ -141,11 +143,15 @@ def test_a_killed_sweep_goes_on_and_no_ended_trial_runs_again(
     process.wait(30)
     before = json.loads(trials.read_text())
     assert before[0]["state"] == "completed" and len(before) < 3
-    attempts = sorted((tmp_path / "s" / "trials" / "trial_0000" / "attempts").iterdir())
-    subprocess.run([*command, "resume=must"], check=True, timeout=280)
-    after = json.loads(trials.read_text())
+    attempts = sorted(one.name for one in (here / "s" / "trials" / "trial_0000" / "attempts").iterdir())
+    here.rename(there)
+    subprocess.run([*command, f"runs={there}", "resume=must"], check=True, timeout=280)
+    after = json.loads((there / "s" / "trials.json").read_text())
     assert [one["state"] for one in after] == ["completed"] * 3 and after[0] == before[0]
-    assert sorted((tmp_path / "s" / "trials" / "trial_0000" / "attempts").iterdir()) == attempts
+    assert attempts == sorted(
+        one.name for one in (there / "s" / "trials" / "trial_0000" / "attempts").iterdir()
+    )
+    assert not here.exists()
 
 
 @pytest.mark.verify
