@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(folder: str) -> None:
         ):
             pass
 
-    refused(CodexRayError, "rollouts need 99 CPUs and the cluster has 8", actors=99)
+    refused(CodexRayError, "sampling needs 99 CPUs and the cluster has 8", actors=99)
     refused(CodexRayError, "nodes that fit can hold 0", labels={"pool": "nowhere"})
     refused(ConfigError, "give rollout.gpus_per_actor=1", gpu_kind="H100")
 

@@ -172,11 +172,23 @@ def test_lm_evaluation_harness_measures_through_both_routes(
         [choosing, writing],
         tokenizer=str(folder / "tiny"),
     )
-    told = [pair[0] for pair in samples["choosing"][0]["filtered_resps"]]
-    assert len(told) == len(CHOICES) and all(float(value) < 0 for value in told)
+    told = [float(pair[0]) for pair in samples["choosing"][0]["filtered_resps"]]
+    assert told == pytest.approx([_likelihood(folder / "tiny", choice) for choice in CHOICES], abs=1e-4)
     assert isinstance(samples["writing"][0]["filtered_resps"][0], str)
     samples = evaluate("local-chat-completions", "chat/completions", [writing])
     assert isinstance(samples["writing"][0]["filtered_resps"][0], str)
+
+
+def _likelihood(folder: Path, choice: str) -> float:
+    """What the model itself says of a continuation of the prompt, in the tokens that the harness makes."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = tokenizer(f"{PROMPT} {choice}", add_special_tokens=False).input_ids
+    context = len(tokenizer(PROMPT, add_special_tokens=False).input_ids)
+    with torch.no_grad():
+        logs_SV = load_model(folder)(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return sum(float(logs_SV[place - 1, whole[place]]) for place in range(context, len(whole)))
 
 
 def test_rays_dashboard_shows_the_application(secure: Secure, folder: Path) -> None:
