@@ -96,9 +96,6 @@ def completions(
         CodexRayError: the cluster does not answer or has no room, actors do not start or are lost too often,
             or a batch cannot be completed.
     """
-    from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import GetTimeoutError, RayActorError
-
     from codex_ray.cluster.session import default_variables, open_session
     from codex_ray.rollout.pool import check_room
 
@@ -106,15 +103,7 @@ def completions(
     wanted = spread.rollouts(slots)
     # Every attempt at the same prompts may take all that it may.
     stall_seconds = spread.attempts * (spread.start_seconds + spread.task_seconds)
-    said = {
-        GetTimeoutError: f"{spread.actors} actors did not start within {spread.start_seconds:g} s; wait "
-        "until the cluster has room for them, or give a longer spread.start_seconds",
-        RayActorError: f"{spread.attempts} actors were lost over the same prompts; look into their logs for "
-        "a lack of memory (lower batch_rows), or give a longer spread.task_seconds",
-        ExecutionTimeoutError: f"no completion came for {stall_seconds:g} s, as long as "
-        f"{spread.attempts} starts and tasks may take (spread.attempts); see whether the actors' machines "
-        "still work, and run it again",
-    }
+    said = _sentences(spread, stall_seconds)
     with ExitStack() as stack:
         with default_variables(QUIET), _silenced():  # Ray says on standard error that it has read them
             stack.enter_context(
@@ -127,6 +116,22 @@ def completions(
             for sentence in notes:
                 note(sentence)
             yield number, done
+
+
+def _sentences(spread: Spread, stall_seconds: float) -> dict[type[Exception], str]:
+    """Say what the user is told of each way in which Ray Data gives up."""
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    return {
+        GetTimeoutError: f"{spread.actors} actors did not start within {spread.start_seconds:g} s; wait "
+        "until the cluster has room for them, or give a longer spread.start_seconds",
+        RayActorError: f"{spread.attempts} actors were lost over the same prompts; look into their logs for "
+        "a lack of memory (lower batch_rows), or give a longer spread.task_seconds",
+        ExecutionTimeoutError: f"no completion came for {stall_seconds:g} s, as long as "
+        f"{spread.attempts} starts and tasks may take (spread.attempts); see whether the actors' machines "
+        "still work, and run it again",
+    }
 
 
 @contextmanager
