@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from codex_ray.config.fields import setting
 
+_DASHBOARD = "http://127.0.0.1:8265"
 _ADDRESS = "Ray's dashboard"
 _NAME = "name of the run that the job drives, or the job's own id"
 
@@ -14,7 +15,7 @@ _NAME = "name of the run that the job drives, or the job's own id"
 class ListJobs:
     """List the jobs of a cluster."""
 
-    address: str = setting("http://127.0.0.1:8265", help=_ADDRESS)
+    address: str = setting(_DASHBOARD, help=_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FollowJob:
     """Print a job's log until it ends."""
 
     name: str = setting(help=_NAME)
-    address: str = setting("http://127.0.0.1:8265", help=_ADDRESS)
+    address: str = setting(_DASHBOARD, help=_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class StopJob:
     """Stop a job."""
 
     name: str = setting(help=_NAME)
-    address: str = setting("http://127.0.0.1:8265", help=_ADDRESS)
+    address: str = setting(_DASHBOARD, help=_ADDRESS)
     seconds: float = setting(150.0, minimum=1.0, help="longest wait for its end")
 
 
@@ -39,4 +40,4 @@ class ResumeJob:
     """Go on with the run of a job that has ended."""
 
     name: str = setting(help=_NAME)
-    address: str = setting("http://127.0.0.1:8265", help=_ADDRESS)
+    address: str = setting(_DASHBOARD, help=_ADDRESS)

@@ -112,21 +112,10 @@ class Spread:
     start_seconds: float = setting(300.0, minimum=1.0, help="longest wait for an actor to start")
     task_seconds: float = setting(900.0, minimum=1.0, help="longest time for twice `batch_rows` prompts")
 
-    def rollouts(self, slots: int) -> Rollouts:
-        """Return the settings of a pool of them, each of which samples ``slots`` sequences together.
-
-        A task has twice as many: whoever ends early makes room for another, and slots stay full.
-        """
+    def rollouts(self) -> Rollouts:
+        """Return what such actors take, as it is said of a pool's."""
         return Rollouts(
-            actors=self.actors,
-            cpus_per_actor=self.cpus_per_actor,
-            gpus_per_actor=self.gpus_per_actor,
-            slots=slots,
-            task_sequences=2 * slots,
-            attempts=self.attempts,
-            start_seconds=self.start_seconds,
-            task_seconds=self.task_seconds,
-            step_seconds=10 * self.attempts * self.task_seconds,  # tasks have a deadline of their own
+            actors=self.actors, cpus_per_actor=self.cpus_per_actor, gpus_per_actor=self.gpus_per_actor
         )
 
 

@@ -100,7 +100,7 @@ def completions(
     from codex_ray.rollout.pool import check_room
 
     spread = replace(spread, actors=min(spread.actors, count))
-    wanted = spread.rollouts(slots)
+    wanted = spread.rollouts()
     # Every attempt at the same prompts may take all that it may.
     stall_seconds = spread.attempts * (spread.start_seconds + spread.task_seconds)
     said = _sentences(spread, stall_seconds)

@@ -57,9 +57,8 @@ class Ingress:
 
     def _backend(self, name: str, model: Any, deployments: dict[str, str]) -> Any:
         if isinstance(model, dict):
-            from codex_ray.serve.in_process import (
-                InProcess,
-            )  # torch, which a front before replicas does without
+            # With torch, which a front before replicas does without.
+            from codex_ray.serve.in_process import InProcess
 
             return InProcess(model, deployments[name])
         if self._settings.engine.sampler == "vllm":
