@@ -16,20 +16,13 @@ import torch.distributed as dist
 
 from codex_ray.config.discover import Search
 from codex_ray.discover.archive import Archive, Child
+from codex_ray.discover.grader import Start
 from codex_ray.discover.objectives import Advantages
 from codex_ray.discover.problem import MINIMISE, Problem, best_known, key_of
 from codex_ray.discover.problems.verdict import Verdict
 from codex_ray.discover.seeds import Seed
 from codex_ray.rollout.episode import Prompt, Rollout
 from codex_ray.train.objectives.sequences import Sequences
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a rollout starts from: a state of the archive, by number, and its solution."""
-
-    number: int
-    solution: Any
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,14 @@ from codex_ray.rollout.episode import Episode, Scored
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a rollout starts from: a state of the archive, by number, and its solution."""
+
+    number: int
+    solution: Any
+
+
+@dataclass(frozen=True)
 class Grading:
     """Builds the grader of a problem by its name; ``forced`` ends a first turn that was too long."""
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from codex_ray.evaluate.ngram import NgramModel
+from codex_ray.rollout.choosing import sample
 from codex_ray.rollout.generate import generate, prompt_ids
 from codex_ray.rollout.sampler import max_positions
-from codex_ray.rollout.sampling import Sampling, row_seeds, sample
+from codex_ray.rollout.sampling import Sampling, row_seeds
 
 if TYPE_CHECKING:
     from codex_ray.corpus.documents import Document

@@ -18,8 +18,8 @@ from codex_ray.rollout.episode import Continuation, Task, Turn
 if TYPE_CHECKING:
     from codex_ray.config.common import Device
     from codex_ray.config.train import Lora
+    from codex_ray.rollout.layout import Layout, Packed
     from codex_ray.rollout.request import Completion
-    from codex_ray.rollout.weights import Layout, Packed
     from codex_ray.tokenizer import Tokenizer
 
 Builder = Callable[[], "tuple[Any, Tokenizer]"]
@@ -93,7 +93,7 @@ class SamplingActor:
         """
         import torch
 
-        from codex_ray.rollout.weights import Layout
+        from codex_ray.rollout.layout import Layout
 
         torch.set_num_threads(self._threads)
         self._model, self._tokenizer = self._build()

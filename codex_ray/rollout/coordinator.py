@@ -17,9 +17,9 @@ from codex_ray.config.rollout import Rollouts
 from codex_ray.errors import CodexRayError
 from codex_ray.rollout.episode import Failure, Outcome, Rollout
 from codex_ray.rollout.lane import Lane, Lost
+from codex_ray.rollout.layout import Layout
 from codex_ray.rollout.scheduler import Judgement, Published, Scheduler
 from codex_ray.rollout.steps import Order, share
-from codex_ray.rollout.weights import Layout
 
 RETRY_SECONDS = 1.0
 SCORES_IN_TIME = 2  # times that an episode is given to scorers which do not answer in time

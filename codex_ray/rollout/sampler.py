@@ -28,9 +28,10 @@ from codex_ray.model.load import positions_of
 from codex_ray.rollout import cached, native
 from codex_ray.rollout.attention import Span
 from codex_ray.rollout.cached import CachedModel, inference
+from codex_ray.rollout.choosing import sample
 from codex_ray.rollout.grammar import Grammar, Vocabulary
 from codex_ray.rollout.request import Drawn, Request, Row
-from codex_ray.rollout.sampling import Sampling, sample
+from codex_ray.rollout.sampling import Sampling
 
 if TYPE_CHECKING:
     from codex_ray.tokenizer import Tokenizer

@@ -7,48 +7,16 @@ where only an adapter learns, the adapter's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codex_ray.errors import CodexRayError, nearest
+from codex_ray.rollout.layout import Layout, Packed
 
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplying loses nothing
 BITS = 1 << 64
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What parameters the sampling model has: shape and precision by name."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, str]
-
-    @staticmethod
-    def of(model: nn.Module) -> Layout:
-        """Look at a model."""
-        parameters = dict(model.named_parameters())
-        return Layout(
-            {name: tuple(one.shape) for name, one in parameters.items()},
-            {name: str(one.dtype).removeprefix("torch.") for name, one in parameters.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Published weights: bytes by name, which the object store keeps as they are, and their checksum."""
-
-    arrays: dict[str, NDArray[np.uint8]]
-    checksum: int
-
-    @property
-    def bytes(self) -> int:
-        """Size."""
-        return sum(array.nbytes for array in self.arrays.values())
 
 
 def pack(tensors: Mapping[str, Tensor], layout: Layout) -> Packed:

@@ -12,8 +12,7 @@ import psutil
 import pytest
 import ray
 
-from codex_ray.discover.controller import Start
-from codex_ray.discover.grader import Grading
+from codex_ray.discover.grader import Grading, Start
 from codex_ray.discover.run import discover
 from codex_ray.rollout.episode import Episode, Outcome, Prompt, Turn
 from codex_ray.rollout.scorer import ScoringActor

@@ -17,8 +17,9 @@ from codex_ray.model import load_model
 from codex_ray.model.adapter import with_adapters
 from codex_ray.rollout.actor import FromFolder, SamplingActor, sample_task
 from codex_ray.rollout.episode import Continuation, Task
+from codex_ray.rollout.layout import Layout
 from codex_ray.rollout.sampling import Sampling
-from codex_ray.rollout.weights import Layout, checksum, named_parameters, pack, swap
+from codex_ray.rollout.weights import checksum, named_parameters, pack, swap
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.rollout.models import POSITIONS, llama, mhc, train_small_tokenizer
 

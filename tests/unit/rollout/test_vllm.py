@@ -16,11 +16,12 @@ from codex_ray.errors import CodexRayError, ConfigError
 from codex_ray.model import load_model
 from codex_ray.rollout.actor import FromFolder, SamplingActor, sample_task
 from codex_ray.rollout.episode import Continuation, Task
+from codex_ray.rollout.layout import Layout
 from codex_ray.rollout.request import Completion, Request
 from codex_ray.rollout.sampler import Sampler
 from codex_ray.rollout.sampling import Sampling
 from codex_ray.rollout.vllm import VllmSampler
-from codex_ray.rollout.weights import Layout, named_parameters, pack
+from codex_ray.rollout.weights import named_parameters, pack
 from codex_ray.tokenizer import Tokenizer
 from tests.unit.rollout.models import llama, train_small_tokenizer
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from codex_ray.errors import ConfigError
-from codex_ray.rollout import sampling
-from codex_ray.rollout.sampling import Sampling, row_seeds, sample
+from codex_ray.rollout import choosing
+from codex_ray.rollout.choosing import sample
+from codex_ray.rollout.sampling import Sampling, row_seeds
 
 LOGITS = arrays.arrays(np.float32, (4, 9), elements=st.floats(-30, 30, width=32))
 
@@ -76,7 +77,7 @@ def test_a_shortlist_draws_what_a_whole_sort_draws(logits: np.ndarray, top_p: fl
     with pytest.MonkeyPatch.context() as patch:
         drawn = []
         for size in (1, 6, 30):
-            patch.setattr(sampling, "SHORTLIST", size)
+            patch.setattr(choosing, "SHORTLIST", size)
             drawn.append(sample(torch.from_numpy(logits), uniforms, Sampling(0.8, top_p=top_p))[0].tolist())
     assert drawn[0] == drawn[1] == drawn[2]
 
