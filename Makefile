@@ -6,8 +6,9 @@ BENCHMARKS := $(filter-out __init__ bare_tune in_process report results continua
 text ?=
 name ?=
 dry ?=
+minutes ?=
 
-.PHONY: help setup setup-dev quickstart test gpu-test verify check lint types secrets plugins docs bench lock release audit clean
+.PHONY: help setup setup-dev quickstart test gpu-test coverage verify check lint types secrets plugins docs bench lock release audit clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -28,6 +29,9 @@ test: setup-dev ## Run the unit tests, then the integration tests (20 minutes on
 
 gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 	$(BIN)/python -m pytest tests/gpu
+
+coverage: setup-dev ## The lines that the tests run, in all processes (an hour); minutes=N for a part
+	$(BIN)/python -m tools.measure_coverage $(if $(minutes),--minutes "$(minutes)")
 
 verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again
 	$(BIN)/python -m tools.verify

@@ -85,14 +85,14 @@ def passed_batches(files: list[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def fingerprint(file: str) -> str:
-    """Return a hash of a test file and of every file of the project but other tests, words and results."""
+def fingerprint(tests: str) -> str:
+    """Return a hash of a file or folder of tests and of all files but other tests, words and results."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     found = hashlib.sha256()
     for name in sorted(set(names.splitlines())):
         path = ROOT / name
-        other_test = path.name.startswith("test_") and name != file
+        other_test = path.name.startswith("test_") and not Path(name).is_relative_to(tests)
         unused = any(fnmatch(name, pattern) for pattern in NOT_USED)
         if path.is_file() and not other_test and not unused:
             found.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
