@@ -79,12 +79,9 @@ class PagedAttention:
         kept = [cache.places(span.slot, span.past, span.past + len(span.tokens)) for span in spans]
         return np.concatenate([cache.last_places(positions), *kept])
 
-    def _compiled(
-        self, positions: list[int], spans: Sequence[Span], turns: Turns
-    ) -> Callable[[int, Tensor, Tensor | None, Tensor], None]:
-        """Attention of one query a row by the compiled kernel."""
-        cache, kernels = self._cache, self._kernels
-        assert kernels is not None
+    def step_of(self, positions: list[int], spans: Sequence[Span], turns: Turns) -> native.Step:
+        """What the compiled kernel is told of a pass; it holds what it has the addresses of."""
+        cache = self._cache
         lines_M = np.ascontiguousarray(self._lines(positions, spans)[:, 0])
         lengths_R, tables_RN = np.array(positions, np.int64) + 1, cache.tables_of(len(positions))
         step = native.Step(
@@ -106,11 +103,17 @@ class PagedAttention:
             cosine=turns[0].data_ptr(),
             sine=turns[1].data_ptr(),
         )
-        held = (lines_M, lengths_R, tables_RN, turns)  # as long as the step, which has their addresses
+        step.held = (lines_M, lengths_R, tables_RN, turns)
+        return step
 
-        def attend(
-            layer: int, qkv_MAE: Tensor, norms_PE: Tensor | None, out_RF: Tensor, _: object = held
-        ) -> None:
+    def _compiled(
+        self, positions: list[int], spans: Sequence[Span], turns: Turns
+    ) -> Callable[[int, Tensor, Tensor | None, Tensor], None]:
+        """Attention of one query a row by the compiled kernel."""
+        cache, kernels, step = self._cache, self._kernels, self.step_of(positions, spans, turns)
+        assert kernels is not None
+
+        def attend(layer: int, qkv_MAE: Tensor, norms_PE: Tensor | None, out_RF: Tensor) -> None:
             kernels.attend(qkv_MAE, cache.kept[layer], norms_PE, out_RF, step)
 
         return attend

@@ -2,8 +2,9 @@
 
 Decoders of the Llama kind, ours among them, read prompts and take one token more of each row here instead of
 in their own modules: the same operations on the same weights. What is added or multiplied is folded into the
-matrix products, and these find their weights in the order they want them in (oneDNN's; a copy). Other models,
-other devices and models with too large weights go through their own ``forward``.
+matrix products, and these find their weights in the order they want them in (a copy). Where the compiled
+kernels multiply, the layers of a step without prompts and adapters are one call. Other models, other devices
+and models with too large weights go through their own ``forward``.
 
 Tensor names end in their shape: R rows, D hidden size, H heads, G key/value heads, P the two
 together, A with as many for values, E head size, V vocabulary.
@@ -11,6 +12,7 @@ together, A with as many for values, E head size, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ from codex_ray.rollout.attention import Attend, PagedAttention, Span, Turns
 from codex_ray.rollout.lora import Adapter, Beside
 from codex_ray.rollout.mixers import PackedMixer
 from codex_ray.rollout.norms import normed
-from codex_ray.rollout.packed import PackedLinear, plain_adapter
+from codex_ray.rollout.packed import PackedGate, PackedLinear, plain_adapter
 from codex_ray.rollout.pages import PagedCache
 
 FAMILIES = {
@@ -59,10 +61,14 @@ class _Layer:
     heads_norm_PE: Tensor | None
     qkv: PackedLinear
     output: PackedLinear
-    gate: PackedLinear
-    up: PackedLinear
+    gate: PackedGate
     down: PackedLinear
     mixers: tuple[PackedMixer, PackedMixer] | None
+
+    @property
+    def maps(self) -> tuple[PackedLinear, ...]:
+        """In order."""
+        return self.qkv, self.output, self.gate, self.down
 
 
 class PackedDecoder:
@@ -88,6 +94,10 @@ class PackedDecoder:
         self.cache = PagedCache(layers, self._groups, self._size, dtype, slots, capacity)
         self._attention = PagedAttention(self.cache, self._heads, attention.scaling, self._eps, paired=ours)
         self._kernels = native.kernels(dtype)
+        widths = {configuration.hidden_size, self._heads * self._size, configuration.intermediate_size}
+        even = all(width % native.side_by_side(dtype) == 0 for width in widths)
+        own = self._kernels is not None and self._kernels.products and even
+        self._products = self._kernels if own else None
         self._beside = Beside()
         self.pack()
 
@@ -98,8 +108,12 @@ class PackedDecoder:
         self._layers = []
         names_of = {part: name for name, part in model.named_modules()}
 
+        def given(*parts: Any) -> dict[str, Any]:
+            names = [names_of[part] for part in parts]
+            return {"names": names, "beside": self._beside, "kernels": self._products}
+
         def packed(*parts: Any) -> PackedLinear:
-            return PackedLinear(*parts, names=[names_of[part] for part in parts], beside=self._beside)
+            return PackedLinear(*parts, **given(*parts))
 
         for layer in model.model.layers:
             attention, mlp = getattr(layer, attention_name), layer.mlp
@@ -113,8 +127,7 @@ class PackedDecoder:
                     heads_norm_PE=torch.cat(rows).float() if normed else None,
                     qkv=packed(attention.q_proj, attention.k_proj, attention.v_proj),
                     output=packed(attention.o_proj),
-                    gate=packed(mlp.gate_proj),
-                    up=packed(mlp.up_proj),
+                    gate=PackedGate(mlp.gate_proj, mlp.up_proj, **given(mlp.gate_proj, mlp.up_proj)),
                     down=packed(mlp.down_proj),
                     mixers=(
                         PackedMixer(layer.attention_mixer, first, self._eps, self.cache.dtype),
@@ -127,6 +140,21 @@ class PackedDecoder:
         self._head = packed(model.lm_head)
         self._norm = model.model.norm.weight.detach().float()
         self._turns = self._turning()
+        self._at_once = None if self._products is None else self._addresses()
+
+    def _addresses(self) -> ctypes.Array[native.Layer] | None:
+        """The layers as the compiled kernel reads them; None where adapters change what they map."""
+        if any(one.adapted for layer in self._layers for one in layer.maps):
+            return None
+        found = (native.Layer * len(self._layers))()
+        for place, layer in zip(found, self._layers, strict=True):
+            place.norms[:] = [norm.data_ptr() for norm in layer.norms]
+            place.heads_norm = None if layer.heads_norm_PE is None else layer.heads_norm_PE.data_ptr()
+            for name, one in zip(("qkv", "output", "gate", "down"), layer.maps, strict=True):
+                setattr(place, name, one.panels.given)
+            if layer.mixers is not None:
+                place.mixing[:] = [mixer.address for mixer in layer.mixers]
+        return found
 
     def _turning(self) -> Turns:
         """What turns queries and keys at every position: cosines and sines, each [capacity, E/2]."""
@@ -149,40 +177,57 @@ class PackedDecoder:
             the logits after each row's token and after each prompt, [R + prompts, V].
         """
         rows, count = len(tokens), len(tokens) + sum(len(span.tokens) for span in spans)
-        padding = [0] * (_rounded(count) - count)
+        padding = [0] * (self._rounded(count) - count)
         every = [*tokens, *(token for span in spans for token in span.tokens), *padding]
         starts = [range(span.past, span.past + len(span.tokens)) for span in spans]
         places = [*positions, *(place for span in starts for place in span), *padding]
         places_R = torch.tensor(places)
         cosine, sine = (table.index_select(0, places_R) for table in self._turns)
         self._beside.of([*adapters, *(span.adapter for span in spans for _ in span.tokens)], places_R.device)
-        attend = self._attention.over(positions, spans, len(every), (cosine, sine))
-        hidden = self._layers_on(every, attend)
+        if self._at_once is None or spans or self._beside.groups:
+            attend = self._attention.over(positions, spans, len(every), (cosine, sine))
+            hidden = self._layers_on(every, attend)
+        else:
+            hidden = self._decoded(tokens, self._attention.step_of(positions, (), (cosine, sine)))
         if spans:
             lasts = rows - 1 + np.cumsum([len(span.tokens) for span in spans])
             wanted = [*range(rows), *lasts.tolist()]
-            hidden = hidden[torch.tensor(wanted + [0] * (_rounded(len(wanted)) - len(wanted)))]
+            hidden = hidden[torch.tensor(wanted + [0] * (self._rounded(len(wanted)) - len(wanted)))]
         return self._head(hidden)[: rows + len(spans)]
+
+    def _decoded(self, tokens: list[int], step: native.Step) -> Tensor:
+        """Take one token of each row through all layers and the last norm, [R, D]."""
+        assert self._products is not None and self._at_once is not None
+        for place, kept in zip(self._at_once, self.cache.kept, strict=True):  # which may have grown
+            place.kept = kept.data_ptr()
+        x = self._embedded(tokens)
+        self._products.decode(x, self._at_once, step, self._model.config.intermediate_size)
+        return self._left(x)
+
+    def _embedded(self, tokens: list[int]) -> Tensor:
+        x = functional.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
+        return x if self._streams == 1 else x[:, None].repeat(1, self._streams, 1)
+
+    def _left(self, x: Tensor) -> Tensor:
+        if self._streams > 1:
+            x = self._model.model._exit(x[:, None])[:, 0]
+        return self._normed(x, self._norm)
 
     def _layers_on(self, tokens: list[int], attend: Attend) -> Tensor:
         """Take tokens through all layers and the last norm, [R, D]."""
-        x = functional.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
-        if self._streams > 1:
-            x = x[:, None].repeat(1, self._streams, 1)
+        x = self._embedded(tokens)
         for number, layer in enumerate(self._layers):
             if layer.mixers is None:
                 attended = self._attended(number, self._normed(x, layer.norms[0]), attend)
-                x = layer.output.with_other(attended, x, "add")
-                x = layer.down.with_other(_fed(layer, self._normed(x, layer.norms[1])), x, "add")
+                x = layer.output.added_to(attended, x)
+                x = layer.down.added_to(layer.gate(self._normed(x, layer.norms[1])), x)
                 continue
             first, second = layer.mixers
             u, writing = first.read(x)
             x = first.write(x, layer.output(self._attended(number, u, attend)), writing)
             u, writing = second.read(x)
-            x = second.write(x, layer.down(_fed(layer, u)), writing)
-        if self._streams > 1:
-            x = self._model.model._exit(x[:, None])[:, 0]
-        return self._normed(x, self._norm)
+            x = second.write(x, layer.down(layer.gate(u)), writing)
+        return self._left(x)
 
     def _attended(self, number: int, u_RD: Tensor, attend: Attend) -> Tensor:
         """Return the attended values, [R, H*E]; keys and values of the tokens are kept."""
@@ -190,19 +235,16 @@ class PackedDecoder:
         qkv_RAE = layer.qkv(u_RD).view(len(u_RD), self._heads + 2 * self._groups, self._size)
         return attend(number, qkv_RAE, layer.heads_norm_PE)
 
+    def _rounded(self, count: int) -> int:
+        if self._products is not None:
+            return count
+        step = FEW if count <= MANY else 4 * FEW
+        return -(-count // step) * step
+
     def _normed(self, x_RD: Tensor, weight_D: Tensor) -> Tensor:
         if self._kernels is None:
             return normed(x_RD, weight_D, self._eps)
         return self._kernels.norm(x_RD, weight_D, self._eps)
-
-
-def _fed(layer: _Layer, u_RD: Tensor) -> Tensor:
-    return layer.up.with_other(u_RD, layer.gate(u_RD, "swish"), "mul")
-
-
-def _rounded(count: int) -> int:
-    step = FEW if count <= MANY else 4 * FEW
-    return -(-count // step) * step
 
 
 def packable(model: Any) -> bool:

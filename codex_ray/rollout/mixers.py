@@ -8,6 +8,8 @@ Shape legend: R rows, N streams, D hidden size, K logits per row.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,6 +58,7 @@ class PackedMixer:
             gate=self._gate_K1.data_ptr(),
             matrices=self._permutations.data_ptr() if permuted else None,
         )
+        self.address = ctypes.addressof(self._compiled)
 
     def read(self, streams_RND: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sublayer's normalised input, [R, D], and the writing matrix, [R, N, N+1], fp32."""

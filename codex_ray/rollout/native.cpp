@@ -1,12 +1,19 @@
-// What a decoding step of a small model computes between its matrix products; native.py compiles it. Numbers
-// are float or bfloat16, computed in float and rounded once. What becomes of a row depends on nothing else.
-// All tensors are contiguous.
+// What a decoding step of a small model computes; native.py compiles it. Numbers are float or bfloat16,
+// computed in float and rounded once. What becomes of a row depends on nothing else. All tensors are
+// contiguous.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512BF16__)
+#define HAS_PRODUCTS 1
+#include <immintrin.h>
+#else
+#define HAS_PRODUCTS 0
+#endif
 
 namespace {
 
@@ -332,6 +339,54 @@ void write(const T* streams, const T* output, const float* writing, T* out, int6
     }
 }
 
+#if HAS_PRODUCTS
+#include "products.h"
+
+struct Layer {
+    const float* norms[2];
+    const float* heads_norm;      // [heads + groups, size], or none
+    Weights qkv, output, gate, down;
+    const Mixing* mixing[2];      // of its connections, or none
+    void* kept;                   // keys and values, see attend
+};
+
+// Take one new token of each sequence through the layers. x [rows, streams, width], in place; inner: outputs
+// of the gates.
+template <class T>
+void decode(T* x, const Layer* layers, int64_t count, const Attention& a, int64_t streams, int64_t width,
+            int64_t inner, int threads) {
+    static thread_local std::vector<T> buffer;
+    static thread_local std::vector<float> writings;
+    const int64_t rows = a.rows, all = (a.heads + 2 * a.groups) * a.size, seen = a.heads * a.size;
+    buffer.resize(rows * (width * (streams + 2) + all + seen + inner));
+    writings.resize(rows * streams * (streams + 1));
+    T *spare = buffer.data(), *u = spare + rows * width * streams, *added = u + rows * width;
+    T *qkv = added + rows * width, *attended = qkv + rows * all, *fed = attended + rows * seen;
+    T *now = x, *next = spare;
+    float* writing = writings.data();
+    auto enter = [&](const Layer& layer, int part) {
+        if (streams > 1) read(now, layer.norms[part], u, writing, rows, a.eps, *layer.mixing[part], threads);
+        else norm(now, layer.norms[part], u, rows, width, a.eps, threads);
+    };
+    auto leave = [&](const T* given, const Weights& weights, int64_t size) {
+        if (streams == 1) return multiply(given, weights, now, now, rows, size, ADDED, threads);
+        multiply(given, weights, (const T*)nullptr, added, rows, size, PLAIN, threads);
+        write(now, added, writing, next, rows, streams, width, threads);
+        std::swap(now, next);
+    };
+    for (const Layer* layer = layers; layer < layers + count; layer++) {
+        enter(*layer, 0);
+        multiply(u, layer->qkv, (const T*)nullptr, qkv, rows, width, PLAIN, threads);
+        attend(qkv, (T*)layer->kept, layer->heads_norm, attended, a);
+        leave(attended, layer->output, seen);
+        enter(*layer, 1);
+        multiply(u, layer->gate, (const T*)nullptr, fed, rows, width, GATED, threads);
+        leave(fed, layer->down, inner);
+    }
+    if (now != x) std::memcpy(x, now, rows * streams * width * sizeof(T));
+}
+#endif
+
 // The first place up to which numbers add up to more than what is left, or else the last one above 0; -1 if
 // there is none.
 template <class N>
@@ -412,3 +467,20 @@ void choose(const T* logits, const double* uniforms, const int64_t* banned, int6
 
 FOR(float, float32)
 FOR(bfloat16, bfloat16)
+
+extern "C" int has_products() { return HAS_PRODUCTS; }
+
+#if HAS_PRODUCTS
+#define PRODUCTS(T, NAME)                                                                               \
+    extern "C" void multiply_##NAME(const T* x, const Weights* w, const T* other, T* out, int64_t rows, \
+                                    int64_t size, int then, int threads) {                              \
+        multiply(x, *w, other, out, rows, size, Then(then), threads);                                   \
+    }                                                                                                   \
+    extern "C" void decode_##NAME(T* x, const Layer* layers, int64_t count, const Attention* a,         \
+                                  int64_t streams, int64_t width, int64_t inner, int threads) {         \
+        decode(x, layers, count, *a, streams, width, inner, threads);                                   \
+    }
+
+PRODUCTS(float, float32)
+PRODUCTS(bfloat16, bfloat16)
+#endif

@@ -1,7 +1,8 @@
-"""What a decoding step computes between its matrix products, compiled: ``native.cpp`` on a CPU.
+"""What a decoding step computes, compiled: ``native.cpp`` on a CPU.
 
 For the few tokens of a step PyTorch's operations cost more to call than to compute. Where there is no C++
-compiler they do the same, in ``decoder.py``, ``attention.py`` and ``mixers.py``.
+compiler they do the same, in ``decoder.py``, ``attention.py`` and ``mixers.py``. On processors with AVX-512
+and its bfloat16 products a whole step's layers are one call, matrix products included.
 
 Tensor names end in their shape: see these modules.
 """
@@ -9,7 +10,6 @@ Tensor names end in their shape: see these modules.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import logging
 import os
@@ -17,15 +17,18 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _LOG = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = (SOURCE, SOURCE.with_name("products.h"))
 
 # Sums may be taken in any order, the same for every row. Linked without OpenMP's library: the one that
 # PyTorch has loaded shall be used, with its threads.
@@ -38,6 +41,8 @@ _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 class Step(ctypes.Structure):
     """What attention of one pass has in common for all layers; see ``Attention`` in the source."""
+
+    held: object = None  # what the addresses are of
 
     _fields_ = (
         *((name, _WHOLE) for name in ("tokens", "rows", "heads", "groups", "size", "page")),
@@ -57,6 +62,52 @@ class Mixing(ctypes.Structure):
     )
 
 
+class Weights(ctypes.Structure):
+    """A matrix in panels, as :class:`Panels` arranges it."""
+
+    _fields_ = (("panels", _POINTER), ("bias", _POINTER), ("outputs", _WHOLE))
+
+
+class Layer(ctypes.Structure):
+    """A layer's weights, and where it keeps keys and values; see the source."""
+
+    _fields_ = (
+        *(("norms", _POINTER * 2), ("heads_norm", _POINTER)),
+        *((name, Weights) for name in ("qkv", "output", "gate", "down")),
+        *(("mixing", _POINTER * 2), ("kept", _POINTER)),
+    )
+
+
+PANEL = 32
+"""Outputs of a panel."""
+
+PLAIN, ADDED, GATED = range(3)
+"""What becomes of a product: nothing; another tensor is added; swish of its gates times the rest."""
+
+
+class Panels:
+    """Weights in the order of ``products.h``; a copy.
+
+    Args:
+        weight_FD: of any linear map, its inputs a multiple of :func:`side_by_side`; ``bias_F``: of outputs.
+        outputs: of the map, where the last rows are padding.
+    """
+
+    def __init__(self, weight_FD: Tensor, bias_F: Tensor | None, outputs: int | None = None) -> None:
+        self.outputs, per = outputs or len(weight_FD), side_by_side(weight_FD.dtype)
+        padding = (0, 0, 0, -len(weight_FD) % PANEL)
+        padded_FD = functional.pad(weight_FD.detach(), padding)
+        self.panels = padded_FD.view(-1, PANEL, weight_FD.shape[1] // per, per).transpose(1, 2).contiguous()
+        self.bias = None if bias_F is None else functional.pad(bias_F.detach().float(), padding[2:])
+        bias = None if self.bias is None else self.bias.data_ptr()
+        self.given = Weights(self.panels.data_ptr(), bias, self.outputs)
+
+
+def side_by_side(dtype: torch.dtype) -> int:
+    """Inputs that one instruction takes together."""
+    return 4 // dtype.itemsize
+
+
 class Kernels:
     """The library for numbers of one precision, float32 or bfloat16; all tensors are contiguous."""
 
@@ -72,6 +123,16 @@ class Kernels:
         self._read = function("read", *three, _POINTER, _WHOLE, _REAL, ctypes.POINTER(Mixing), threads)
         self._write = function("write", *three, _POINTER, *(_WHOLE,) * 3, threads)
         self._choose = function("choose", *three, _WHOLE, _POINTER, _POINTER, _WHOLE, _WHOLE, threads)
+        self.products = bool(library.has_products())
+        if self.products:
+            self._multiply = function(
+                *("multiply", _POINTER, ctypes.POINTER(Weights), _POINTER, _POINTER),
+                *(_WHOLE, _WHOLE, threads, threads),
+            )
+            self._decode = function(
+                *("decode", _POINTER, ctypes.POINTER(Layer), _WHOLE, ctypes.POINTER(Step)),
+                *(_WHOLE, _WHOLE, _WHOLE, threads),
+            )
 
     def norm(self, x_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension; the weight is fp32."""
@@ -105,6 +166,23 @@ class Kernels:
         self._write(*places, *streams_RND.shape, torch.get_num_threads())
         return out_RND
 
+    def multiply(
+        self, x_RD: Tensor, panels: Panels, then: int = PLAIN, other_RF: Tensor | None = None
+    ) -> Tensor:
+        """Map by a matrix; see :data:`PLAIN`, and ``other_RF`` is what is added."""
+        rows, size = x_RD.shape
+        out_RF = x_RD.new_empty(rows, panels.outputs // 2 if then == GATED else panels.outputs)
+        other = None if other_RF is None else other_RF.data_ptr()
+        places = (x_RD.data_ptr(), panels.given, other, out_RF.data_ptr())
+        self._multiply(*places, rows, size, then, torch.get_num_threads())
+        return out_RF
+
+    def decode(self, x: Tensor, layers: ctypes.Array[Layer], step: Step, inner: int) -> None:
+        """Take one token of each row through the layers, in place: [R, D], or streams of it, [R, N, D]."""
+        streams = x.shape[1] if x.dim() == 3 else 1
+        sizes = (streams, x.shape[-1], inner)
+        self._decode(x.data_ptr(), layers, len(layers), step, *sizes, torch.get_num_threads())
+
     def choose(
         self, logits_RV: Tensor, uniforms: Sequence[float], banned: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +200,7 @@ class Kernels:
         return tokens_R, figures_2R[0], figures_2R[1]
 
 
-@functools.cache
+@cache
 def kernels(dtype: torch.dtype) -> Kernels | None:
     """Return the kernels for a precision, compiled if they have not been; None where they cannot be had."""
     if dtype not in (torch.float32, torch.bfloat16):
@@ -139,7 +217,9 @@ def _library() -> Path:
     """Return the library for this machine's processor and compiler, compiled at its first use."""
     compiler = shlex.split(os.environ.get("CXX") or "c++")
     target = _run([*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-    key = hashlib.sha256(b"\n".join([SOURCE.read_bytes(), repr(COMPILE).encode(), target])).hexdigest()[:20]
+    key = hashlib.sha256(
+        b"\n".join([*(one.read_bytes() for one in SOURCES), repr(COMPILE).encode(), target])
+    ).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codex_ray"
     library = folder / f"native-{key}.so"
     if not library.exists():

@@ -1,4 +1,6 @@
-"""Linear maps with their weights in the order that oneDNN wants them in (a copy), and adapters beside them.
+"""Linear maps with their weights in the order that products want them in (a copy), and adapters beside them.
+
+That is the compiled kernels' order where these multiply (``products.h``), and oneDNN's elsewhere.
 
 Tensor names end in their shape: R rows, D inputs, F outputs, K rank of an adapter.
 """
@@ -11,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from codex_ray.rollout.lora import Beside
+from codex_ray.rollout.native import ADDED, GATED, PANEL, Kernels, Panels
 
 _LINEAR = torch.ops.mkldnn._linear_pointwise
 
@@ -23,39 +27,91 @@ class PackedLinear:
     Args:
         parts: linear layers, or such with a LoRA that :func:`plain_adapter` takes.
         names: of the parts, by which adapters of single rows are found in ``beside``.
+        kernels: that multiply; None is oneDNN.
     """
 
-    def __init__(self, *parts: Any, names: Sequence[str], beside: Beside) -> None:
-        weight = torch.cat([part.weight.detach() for part in parts])
+    def __init__(self, *parts: Any, names: Sequence[str], beside: Beside, kernels: Kernels | None) -> None:
         biases = [part.bias.detach() for part in parts if part.bias is not None]
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         self._bias = torch.cat(biases) if biases else None
+        self._kernels, self._beside = kernels, beside
+        self._pack([part.weight.detach() for part in parts])
         self._adapters = list(_adapters(parts))
-        self._beside = beside
         ends = list(itertools.accumulate(part.weight.shape[0] for part in parts))
         self._outputs = [
             (name, slice(start, end)) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)
         ]
 
-    def __call__(self, x_RD: Tensor, then: str = "none") -> Tensor:
-        """Map, and apply ``swish`` if told so."""
-        adapted = bool(self._adapters or self._beside.groups)
-        mapped: Tensor = _LINEAR.default(x_RD, self._weight, self._bias, "none" if adapted else then, [], "")
-        if not adapted:
-            return mapped
-        for outputs, first_DK, second_KF in self._adapters:
-            mapped[:, outputs] += (x_RD.to(first_DK.dtype) @ first_DK) @ second_KF
-        for name, outputs in self._outputs:
-            self._beside.add(name, x_RD, mapped[:, outputs])
-        return nn.functional.silu(mapped) if then == "swish" else mapped
+    def _pack(self, weights: Sequence[Tensor]) -> None:
+        weight_FD = torch.cat(list(weights))
+        if self._kernels is None:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_FD)
+        else:
+            self.panels = Panels(weight_FD, self._bias)
 
-    def with_other(self, x_RD: Tensor, other: Tensor, then: str) -> Tensor:
-        """Map, and ``add`` or ``mul`` another tensor."""
-        if self._adapters or self._beside.groups:
-            mapped = self(x_RD)
-            return mapped.add_(other) if then == "add" else mapped.mul_(other)
-        combined: Tensor = _LINEAR.binary(x_RD, other, self._weight, self._bias, then)
-        return combined
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters change what is mapped."""
+        return bool(self._adapters or self._beside.groups)
+
+    def __call__(self, x_RD: Tensor) -> Tensor:
+        """Map."""
+        mapped_RF = self._mapped(x_RD)
+        if self.adapted:
+            for outputs, first_DK, second_KF in self._adapters:
+                mapped_RF[:, outputs] += (x_RD.to(first_DK.dtype) @ first_DK) @ second_KF
+            for name, outputs in self._outputs:
+                self._beside.add(name, x_RD, mapped_RF[:, outputs])
+        return mapped_RF
+
+    def _mapped(self, x_RD: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.multiply(x_RD, self.panels)
+        mapped_RF: Tensor = _LINEAR.default(x_RD, self._weight, self._bias, "none", [], "")
+        return mapped_RF
+
+    def added_to(self, x_RD: Tensor, other_RF: Tensor) -> Tensor:
+        """Map, and add another tensor."""
+        if self.adapted:
+            return self(x_RD).add_(other_RF)
+        if self._kernels is not None:
+            return self._kernels.multiply(x_RD, self.panels, ADDED, other_RF)
+        sum_RF: Tensor = _LINEAR.binary(x_RD, other_RF, self._weight, self._bias, "add")
+        return sum_RF
+
+
+class PackedGate(PackedLinear):
+    """Two maps of the same size, the gate first: what is returned is its swish times the other."""
+
+    def _pack(self, weights: Sequence[Tensor]) -> None:
+        if self._kernels is None:
+            return super()._pack(weights)
+        size = len(weights[0])
+        biases = [] if self._bias is None else [_side_by_side(self._bias.chunk(2))]
+        weight_FD, bias_F = _side_by_side(weights), biases[0] if biases else None
+        self.panels = Panels(weight_FD, bias_F, 2 * size)
+        self._whole = Panels(weight_FD, bias_F) if len(weight_FD) > 2 * size else self.panels
+
+    def __call__(self, x_RD: Tensor) -> Tensor:
+        """Map."""
+        if self._kernels is not None and not self.adapted:
+            return self._kernels.multiply(x_RD, self.panels, GATED)
+        gate_RF, up_RF = super().__call__(x_RD).chunk(2, -1)
+        return functional.silu(gate_RF).mul_(up_RF)
+
+    def _mapped(self, x_RD: Tensor) -> Tensor:
+        if self._kernels is None:
+            return super()._mapped(x_RD)
+        halves = self._kernels.multiply(x_RD, self._whole).view(len(x_RD), -1, 2, PANEL // 2).transpose(1, 2)
+        return halves.flatten(2)[:, :, : self.panels.outputs // 2].flatten(1)
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Panels whose first half is of one tensor and whose second is of the other, padded with zeros."""
+    half = PANEL // 2
+    missing = [0, 0] * (parts[0].dim() - 1) + [0, -len(parts[0]) % half]
+    return torch.cat(
+        [functional.pad(part, missing).view(-1, half, *part.shape[1:]) for part in parts], 1
+    ).flatten(0, 1)
 
 
 def _adapters(parts: tuple[Any, ...]) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from codex_ray.rollout import native
 from codex_ray.rollout.attention import PagedAttention, Span
+from codex_ray.rollout.lora import Beside
 from codex_ray.rollout.norms import normed
+from codex_ray.rollout.packed import PackedGate
 from codex_ray.rollout.pages import PagedCache
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -35,6 +37,61 @@ def test_norm(dtype: torch.dtype) -> None:
     for rows, size in itertools.product((1, 3, 100), (5, 64, 257)):
         x, weight = torch.randn(rows, size).to(dtype), torch.randn(size)
         close(kernels(dtype).norm(x, weight, 1e-6), normed(x, weight, 1e-6))
+
+
+def multiplying(dtype: torch.dtype) -> native.Kernels:
+    found = kernels(dtype)
+    if not found.products:
+        pytest.skip("this processor has no AVX-512 with bfloat16 products; oneDNN multiplies here")
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products(biased: bool, dtype: torch.dtype) -> None:
+    """Numbers of rows around a tile's, outputs around a panel's, and what is folded in."""
+    for rows, size, outputs in ((1, 2, 1), (7, 64, 40), (8, 96, 32), (9, 30, 95), (150, 64, 64)):
+        generator = torch.Generator().manual_seed(rows)
+        x, weight = (
+            torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, size), (outputs, size))
+        )
+        weight *= size**-0.5
+        bias = torch.randn(outputs, generator=generator).to(dtype) if biased else None
+        other = torch.randn(rows, outputs, generator=generator).to(dtype)
+        expected = x.float() @ weight.float().t() + (bias.float() if bias is not None else 0.0)
+        panels = native.Panels(weight, bias)
+        close(multiplying(dtype).multiply(x, panels), expected.to(dtype))
+        added = multiplying(dtype).multiply(x, panels, native.ADDED, other)
+        close(added, (expected + other.float()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [16, 24, 40])
+def test_gates_with_adapters_and_without(size: int, dtype: torch.dtype) -> None:
+    gate, up = (torch.nn.Linear(64, size).to(dtype) for _ in range(2))
+    x = torch.randn(5, 64).to(dtype)
+    with torch.no_grad():
+        expected = torch.nn.functional.silu(gate(x).float()) * up(x).float()
+        packed = PackedGate(gate, up, names=("gate", "up"), beside=Beside(), kernels=multiplying(dtype))
+        close(packed(x), expected.to(dtype))
+        packed._adapters = [(slice(0, size), torch.zeros(64, 1), torch.zeros(1, size))]
+        close(packed(x), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rows_products_depend_on_nothing_beside_it(dtype: torch.dtype) -> None:
+    """To the last bit: alone, among others, and whoever computes them."""
+    x, panels = torch.randn(40, 128).to(dtype), native.Panels(torch.randn(224, 128).to(dtype), None)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        together = [multiplying(dtype).multiply(x, panels, then) for then in (native.PLAIN, native.GATED)]
+    finally:
+        torch.set_num_threads(threads)
+    for count in (1, 3, 8, 13):
+        for then, whole in zip((native.PLAIN, native.GATED), together, strict=True):
+            alone = multiplying(dtype).multiply(x[:count].contiguous(), panels, then)
+            assert torch.equal(alone, whole[:count])
 
 
 def attended(
