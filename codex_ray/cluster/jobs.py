@@ -141,6 +141,7 @@ def _metadata(verb: str, settings: Any) -> dict[str, str]:
         told |= {"folder": str(Path(runs) / name)} if isinstance(runs, str) else {}
     elif isinstance(output, str):
         told["name"] = Path(output).name
+    told["job_name"] = " ".join(filter(None, [verb, told.get("name")]))  # what Ray's dashboard calls it
     labels = dict(getattr(getattr(settings, "cluster", None), "driver_labels", {}))
     return told | ({"driver_labels": json.dumps(labels)} if labels else {})
 

@@ -69,7 +69,7 @@ def make_trainer(job: dict[str, Any], settings: TrainingRun) -> Trainer:
         # Ray's own record of checkpoints is not used, so each start gets a fresh folder: a torn
         # one, or one that names a pruned checkpoint, makes fit() fail for ever.
         run_config=RunConfig(
-            name="ray",
+            name=run.name,
             storage_path=str(run.attempt_folder),
             failure_config=FailureConfig(
                 max_failures=-1,  # the driver counts them, from the newest checkpoint on

@@ -82,4 +82,4 @@ def test_the_run_is_shown_and_every_metric_of_the_board_is_served(tiny_corpus: P
     assert not result.completed
     assert wanted - seen.keys() == set()
     assert 'run="shown"' in seen["ray_codex_ray_loss"]
-    assert any(run["status"] == "RUNNING" for run in runs), runs
+    assert any((run["name"], run["status"]) == ("shown", "RUNNING") for run in runs), runs

@@ -81,9 +81,10 @@ def test_a_job_says_which_run_it_drives_and_no_secret():
         "verb": "pretrain",
         "name": "first",
         "folder": "/shared/runs/first",
+        "job_name": "pretrain first",
         "driver_labels": '{"pool": "!spot"}',
     }
     assert jobs._tries(settings) == 3
     assert jobs._tries(compose("pretrain", ["name=first"])) == 0
     assert jobs._metadata("prepare", compose("prepare", ["output=/shared/mine"]))["name"] == "mine"
-    assert jobs._metadata("doctor", compose("doctor")) == {"verb": "doctor"}
+    assert jobs._metadata("doctor", compose("doctor")) == {"verb": "doctor", "job_name": "doctor"}
