@@ -41,9 +41,7 @@ include =
     {root}/jobs/*
     */working_dir_files/*/codex_ray/*
     */working_dir_files/*/jobs/*
-patch =
-    _exit
-    subprocess
+patch = _exit
 sigterm = true
 plugins = tools.coverage_saver
 disable_warnings = no-data-collected, module-not-imported, module-not-measured, trace-changed
