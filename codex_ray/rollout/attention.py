@@ -1,6 +1,6 @@
 """Attention over pages: of one new token of each sequence, and of prompts, in one pass.
 
-Tensor names end in their shape: M tokens of a pass, R rows, N pages, H heads, G key/value heads, A heads of
+Tensor names end in their shape: M tokens of a pass, R rows, S slots, N pages, H heads, G key/value heads, A heads of
 queries, keys and values together, E head size, F heads times size, T positions looked at, B pages times
 key/value heads, Q queries of one of these.
 """
@@ -83,7 +83,7 @@ class PagedAttention:
         """What the compiled kernel is told of a pass; it holds what it has the addresses of."""
         cache = self._cache
         lines_M = np.ascontiguousarray(self._lines(positions, spans)[:, 0])
-        lengths_R, tables_RN = np.array(positions, np.int64) + 1, cache.tables_of(len(positions))
+        lengths_R, table_SN = np.array(positions, np.int64) + 1, cache.table_SN
         step = native.Step(
             tokens=len(lines_M),
             rows=len(positions),
@@ -92,18 +92,18 @@ class PagedAttention:
             size=self._size,
             page=cache.page,
             values=cache.half * self._size,
-            longest=tables_RN.shape[1],
+            longest=table_SN.shape[1],
             paired=self._paired,
             threads=torch.get_num_threads(),
             scaling=self._scaling,
             eps=self._eps,
             lines=lines_M.ctypes.data,
             lengths=lengths_R.ctypes.data,
-            tables=tables_RN.ctypes.data,
+            tables=table_SN.ctypes.data,
             cosine=turns[0].data_ptr(),
             sine=turns[1].data_ptr(),
         )
-        step.held = (lines_M, lengths_R, tables_RN, turns)
+        step.held = (lines_M, lengths_R, table_SN, turns)
         return step
 
     def _compiled(

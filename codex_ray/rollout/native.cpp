@@ -95,6 +95,10 @@ void norm(const T* x, const float* weight, T* out, int64_t rows, int64_t size, f
     }
 }
 
+#if HAS_PRODUCTS
+#include "products.h"
+#endif
+
 struct Attention {
     int64_t tokens, rows;  // that are kept; the first of them that attend
     int64_t heads, groups, size, page;
@@ -128,30 +132,107 @@ void turn(T* head, const float* weight, const float* cosine, const float* sine, 
     }
 }
 
+// Scores of one query, and sums of values by the softmax of them; pages of a multiple of 16 positions.
+template <class T, int SIZE>
+struct Wide {
+    static const bool there = false;
+    static void score(const float*, const T*, int64_t, float, float*) {}
+    static void gather(const T*, const float*, int64_t, float*) {}
+};
+
+#if HAS_PRODUCTS
+// Element i is the sum of the numbers of sums[i], for 16 of them.
+inline __m512 totals(__m512* sums) {
+    for (int i = 0; i < 8; i++)
+        sums[i] = _mm512_add_ps(_mm512_unpacklo_ps(sums[2 * i], sums[2 * i + 1]),
+                                _mm512_unpackhi_ps(sums[2 * i], sums[2 * i + 1]));
+    for (int i = 0; i < 4; i++) {
+        __m512d one = _mm512_castps_pd(sums[2 * i]), other = _mm512_castps_pd(sums[2 * i + 1]);
+        sums[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
+    }
+    for (int i = 0; i < 2; i++)
+        sums[i] = _mm512_add_ps(_mm512_shuffle_f32x4(sums[2 * i], sums[2 * i + 1], 0x88),
+                                _mm512_shuffle_f32x4(sums[2 * i], sums[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(sums[0], sums[1], 0x88),
+                         _mm512_shuffle_f32x4(sums[0], sums[1], 0xdd));
+}
+
+template <class T, int SIZE>
+struct WideOf {
+    static const bool there = true;
+
+    // Scores of a multiple of 16 keys; those beyond the last are written too and mean nothing.
+    static void score(const float* query, const T* keys, int64_t count, float scaling, float* scores) {
+        for (int64_t t = 0; t < count; t += 16, keys += 16 * SIZE) {
+            __m512 sums[16];
+            for (int key = 0; key < 16; key++) sums[key] = _mm512_setzero_ps();
+            for (int i = 0; i < SIZE; i += 16) {
+                __m512 own = _mm512_loadu_ps(query + i);
+                for (int key = 0; key < 16; key++)
+                    sums[key] = _mm512_fmadd_ps(own, Lane<T>::get(keys + key * SIZE + i, 0xffff), sums[key]);
+            }
+            _mm512_storeu_ps(scores + t, _mm512_mul_ps(totals(sums), _mm512_set1_ps(scaling)));
+        }
+    }
+
+    static void gather(const T* values, const float* weights, int64_t count, float* sum) {
+        __m512 sums[2][SIZE / 16];
+        for (int i = 0; i < SIZE / 16; i++)
+            sums[0][i] = _mm512_loadu_ps(sum + 16 * i), sums[1][i] = _mm512_setzero_ps();
+        int64_t t = 0;
+        for (; t + 2 <= count; t += 2, values += 2 * SIZE)
+            for (int half = 0; half < 2; half++) {
+                __m512 weight = _mm512_set1_ps(weights[t + half]);
+                for (int i = 0; i < SIZE / 16; i++)
+                    sums[half][i] = _mm512_fmadd_ps(
+                        weight, Lane<T>::get(values + half * SIZE + 16 * i, 0xffff), sums[half][i]);
+            }
+        for (int i = 0; i < SIZE / 16; i++) {
+            __m512 last = t < count ? Lane<T>::get(values + 16 * i, 0xffff) : _mm512_setzero_ps();
+            sums[0][i] = _mm512_fmadd_ps(_mm512_set1_ps(t < count ? weights[t] : 0.0f), last, sums[0][i]);
+            _mm512_storeu_ps(sum + 16 * i, _mm512_add_ps(sums[0][i], sums[1][i]));
+        }
+    }
+};
+
+template <class T> struct Wide<T, 32> : WideOf<T, 32> {};
+template <class T> struct Wide<T, 64> : WideOf<T, 64> {};
+template <class T> struct Wide<T, 128> : WideOf<T, 128> {};
+#endif
+
 // The queries of one row that share a key/value head; SIZE is a head's where it is known, and otherwise 0.
 template <class T, int SIZE>
 void attend_group(const T* queries, const T* kept, T* out, const int64_t* pages, int64_t length,
                   int64_t group, const Attention& a) {
     const int64_t size = SIZE ? SIZE : a.size, many = a.heads / a.groups;
     static thread_local std::vector<float> buffer;
-    buffer.resize(many * (2 * size + length));
+    const int64_t room = length + a.page;  // whole pages are scored
+    buffer.resize(many * (2 * size + room));
     float *query = buffer.data(), *sum = query + many * size, *scores = sum + many * size;
+    const bool wide_enough = Wide<T, SIZE>::there && a.page % 16 == 0;
     widen(queries, query, many * size);
     std::memset(sum, 0, many * size * sizeof(float));
     for (int64_t start = 0; start < length; start += a.page) {
         const T* keys = kept + (pages[start / a.page] * a.groups + group) * a.page * size;
         int64_t end = std::min(start + a.page, length);
+        if (wide_enough) {
+            for (int64_t head = 0; head < many; head++)
+                Wide<T, SIZE>::score(query + head * size, keys, end - start, a.scaling,
+                                     scores + head * room + start);
+            continue;
+        }
         for (int64_t t = start; t < end; t++, keys += size)
             for (int64_t head = 0; head < many; head++) {
                 const float* own = query + head * size;
                 float score = 0;
 #pragma omp simd reduction(+ : score)
                 for (int64_t i = 0; i < size; i++) score += own[i] * wide(keys[i]);
-                scores[head * length + t] = score * a.scaling;
+                scores[head * room + t] = score * a.scaling;
             }
     }
     for (int64_t head = 0; head < many; head++) {
-        float *own = scores + head * length, most = own[0], total = 0;
+        float *own = scores + head * room, most = own[0], total = 0;
 #pragma omp simd reduction(max : most)
         for (int64_t t = 0; t < length; t++) most = own[t] > most ? own[t] : most;
 #pragma omp simd reduction(+ : total)
@@ -162,7 +243,11 @@ void attend_group(const T* queries, const T* kept, T* out, const int64_t* pages,
         const T* values = kept + a.values + (pages[start / a.page] * a.groups + group) * a.page * size;
         int64_t end = std::min(start + a.page, length);
         for (int64_t head = 0; head < many; head++) {
-            float *to = sum + head * size, *weights = scores + head * length;
+            float *to = sum + head * size, *weights = scores + head * room;
+            if (wide_enough) {
+                Wide<T, SIZE>::gather(values, weights + start, end - start, to);
+                continue;
+            }
             const T* from = values;
             int64_t t = start;
             for (; t + 4 <= end; t += 4, from += 4 * size) {
@@ -340,8 +425,6 @@ void write(const T* streams, const T* output, const float* writing, T* out, int6
 }
 
 #if HAS_PRODUCTS
-#include "products.h"
-
 struct Layer {
     const float* norms[2];
     const float* heads_norm;      // [heads + groups, size], or none

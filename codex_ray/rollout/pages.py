@@ -4,7 +4,7 @@ A page holds some positions of one sequence. A layer's pages lie one behind the 
 of the sequences being continued near its beginning, so that one product without gaps goes over all of them.
 A sequence that has ended keeps its pages until they are needed: a later prompt that begins alike takes them.
 
-Tensor names end in their shape: N pages read, R rows, G key/value heads, T positions, M tokens.
+Tensor names end in their shape: N pages read, R rows, S slots, G key/value heads, T positions, M tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class PagedCache:
     Attributes:
         kept: of each layer, keys and then values, [2, pages, G, page, size].
         page: positions of each; ``most``: pages that there may be.
-        tables: of each slot, its pages in order.
+        ample: whether all slots can have their whole capacity, so that nothing is ever short.
+        tables: of each slot, its pages in order; ``table_SN``: the same for kernels, where what is beyond a
+            sequence's end means nothing.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class PagedCache:
         self.position_bytes = 2 * layers * groups * size * dtype.itemsize
         self.groups, self.size, self.dtype = groups, size, dtype
         self.tables: list[list[int]] = [[] for _ in range(slots)]
-        self._layers = layers
+        self._layers, self._capacity = layers, capacity
         self._free: list[int] = []
         self._slot_N = np.zeros(0, np.int64)  # of each page; -1: nobody's
         self._order_N = np.zeros(0, np.int64)  # which of its sequence it is
         self._page_size(slots * capacity)
-        self.most = slots * -(-capacity // self.page)
+        longest = -(-capacity // self.page)
+        self.most, self.ample = slots * longest, True
+        self.table_SN = np.zeros((slots, longest), np.int64)
 
     def _page_size(self, positions: int) -> None:
         self.page = PAGE
@@ -64,7 +68,8 @@ class PagedCache:
     def bound(self, positions: int) -> int:
         """Hold at most so many positions, before there are any; how many it will be, in whole pages."""
         self._page_size(positions)
-        self.most = positions // self.page
+        self.most, self.ample = positions // self.page, False
+        self.table_SN = np.zeros((self.lines, min(self.most, self.pages(self._capacity))), np.int64)
         return self.most * self.page
 
     @property
@@ -118,7 +123,14 @@ class PagedCache:
                 self._grow(count - order)
             page = heapq.heappop(self._free)
             self._slot_N[page], self._order_N[page] = slot, order
+            self.table_SN[slot, order] = page
             table.append(page)
+
+    def take_next(self, positions: Sequence[int]) -> None:
+        """Give each of the first slots room for a token at its position, next to what it holds."""
+        for slot, position in enumerate(positions):
+            if position % self.page == 0:
+                self.take(slot, position + 1)
 
     def _grow(self, more: int) -> None:
         before = len(self._slot_N)
@@ -144,6 +156,7 @@ class PagedCache:
         """Exchange what two slots hold; nothing is moved."""
         tables = self.tables
         tables[one], tables[other] = tables[other], tables[one]
+        self.table_SN[[one, other]] = self.table_SN[[other, one]]
         self._slot_N[tables[one]], self._slot_N[tables[other]] = one, other
 
     def places(self, slot: int, start: int, end: int) -> np.ndarray:
@@ -162,16 +175,8 @@ class PagedCache:
 
     def last_places(self, positions: Sequence[int]) -> np.ndarray:
         """Where keys of the first slots' last positions are, [R, G]."""
-        page_R = np.array([self.tables[slot][-1] for slot in range(len(positions))], np.int64)
-        return self._lines(page_R, np.array(positions, np.int64))
-
-    def tables_of(self, rows: int) -> np.ndarray:
-        """The pages of the first slots' sequences in order, [R, N]; what is beyond a sequence's end is 0."""
-        tables = self.tables[:rows]
-        padded_RN = np.zeros((rows, max(map(len, tables), default=0)), np.int64)
-        for own_N, table in zip(padded_RN, tables, strict=True):
-            own_N[: len(table)] = table
-        return padded_RN
+        positions_R = np.array(positions, np.int64)
+        return self._lines(self.table_SN[np.arange(len(positions)), positions_R // self.page], positions_R)
 
     def _lines(self, page_M: np.ndarray, positions_M: np.ndarray) -> np.ndarray:
         first_MG = page_M[:, None] * self.groups + np.arange(self.groups)
@@ -211,6 +216,7 @@ class PagedCache:
             table.clear()
         for page in np.argsort(self._order_N, kind="stable").tolist():
             if (slot := self._slot_N[page]) >= 0:
+                self.table_SN[slot, len(self.tables[slot])] = page
                 self.tables[slot].append(page)
         self._free = np.flatnonzero(self._slot_N < 0).tolist()  # in order, which a heap may be
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,9 @@ from codex_ray.rollout.stops import StopText
 if TYPE_CHECKING:
     from codex_ray.rollout.grammar import Grammar
     from codex_ray.tokenizer import StreamDecoder
+
+UNIFORMS = 32
+"""Numbers that a row draws at a time; one call for each would take longer than the rest of its step."""
 
 Adjust = Callable[[Sequence[int], Tensor], Tensor]
 """Given the tokens drawn so far and the model's logits ``[V]``, returns those to draw from: a grammar sets
@@ -73,8 +76,7 @@ class Completion:
     finish_reason: str
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """One token of one request.
 
     Attributes:
@@ -111,6 +113,7 @@ class Row:
 
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng(self.request.seed)
+        self._uniforms: Iterator[float] = iter(())
         self._text = StopText(self.request.stop)
         request = self.request
         self.plain = request.sampling == Sampling() and request.adjust is None and self.grammar is None
@@ -118,7 +121,10 @@ class Row:
 
     def uniform(self) -> float:
         """The row's next number in [0, 1)."""
-        return float(self._generator.random())
+        if (number := next(self._uniforms, None)) is None:
+            self._uniforms = iter(self._generator.random(UNIFORMS).tolist())
+            number = next(self._uniforms)
+        return number
 
     def accept(self, token: int, logprob: float, sampling_logprob: float) -> str:
         """Add a drawn token; return the text that may now be shown."""
@@ -155,9 +161,7 @@ class Row:
         if self._text.stopped:
             return ""
         shown = ""
-        if not self._incremental:
+        if not self._incremental:  # there is no stop string
             ended = bool(self.ids) and self.ids[-1] in self.end_ids
-            shown = "".join(
-                self._text.push(self.decoder.push(token)) for token in self.ids[: len(self.ids) - ended]
-            )
+            shown = self._text.push("".join(map(self.decoder.push, self.ids[: len(self.ids) - ended])))
         return shown + self._text.push(self.decoder.flush()) + self._text.finish()

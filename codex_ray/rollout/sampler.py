@@ -197,6 +197,8 @@ class Sampler:
     def _fit(self) -> int:
         """Make room for what this step adds; how many waiting requests there is memory for."""
         rows, cache = len(self._rows), self._model.cache
+        if cache.ample:
+            return min(len(self._waiting), self.slots - rows)
         final = [len(row.prompt) + row.room for row in self._rows]
         lengths = [len(held) + 1 for held in self._held[:rows]]
         for row in itertools.islice(self._waiting, self.slots - rows):
@@ -250,7 +252,7 @@ class Sampler:
             tokens.append(self._rows[slot].ids[-1])
             positions.append(len(held))
             held.append(tokens[-1])
-            cache.take(slot, len(held))
+        cache.take_next(positions)
         adapters = [self._rows[slot].request.adapter for slot in range(older)]
         logits_RV = self._model.run(tokens, positions, spans, adapters)
         for slot, leader in leaders.items():

@@ -195,8 +195,13 @@ class SlotCache(Cache):
                 layer.resize()
         return {slot: self.room if slot < self.lines else 0 for slot in range(self.slots)}
 
+    ample = False  # slots grow as they are needed
+
     def take(self, slot: int, length: int) -> None:
         """Nothing: all slots are of one length."""
+
+    def take_next(self, positions: Sequence[int]) -> None:
+        """Nothing, likewise."""
 
     @property
     def position_bytes(self) -> int:
