@@ -1,8 +1,8 @@
 """Attention over pages: of one new token of each sequence, and of prompts, in one pass.
 
-Tensor names end in their shape: M tokens of a pass, R rows, S slots, N pages, H heads, G key/value heads, A heads of
-queries, keys and values together, E head size, F heads times size, T positions looked at, B pages times
-key/value heads, Q queries of one of these.
+Tensor names end in their shape: M tokens of a pass, R rows, S slots, N pages, H heads, G key/value heads, A
+heads of queries, keys and values together, E head size, F heads times size, T positions looked at, B pages
+times key/value heads, Q queries of one of these.
 """
 
 from __future__ import annotations

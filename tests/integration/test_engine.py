@@ -37,6 +37,7 @@ def test_losses_equal_the_plain_loop_at_every_stage(world: int, tmp_path: Path) 
         assert losses[-1] < losses[0]
 
 
+@pytest.mark.verify
 def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     runs = [{"stage": stage, "accumulation": parts} for stage in (1, 3) for parts in (1, 3)]
     results = engine_losses(2, runs, tmp_path)
@@ -85,21 +86,17 @@ def test_compiling_and_recomputing_change_no_loss(tmp_path: Path) -> None:
 KINDS = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
 
 
-@pytest.mark.parametrize(
-    "cases", [KINDS[5:7], pytest.param(KINDS, marks=pytest.mark.verify)], ids=["some", "all"]
-)
-def test_autocast_loses_what_float32_does_and_continues_exactly(
-    cases: list[tuple[int, str]], tmp_path: Path
-) -> None:
+@pytest.mark.verify
+def test_autocast_loses_what_float32_does_and_continues_exactly(tmp_path: Path) -> None:
     """Weights stay fp32, products are bf16: near fp32's losses, the same at every stage, exact to resume."""
     runs = []
-    for stage, kind in cases:
+    for stage, kind in KINDS:
         base = {"stage": stage, "kind": kind, "dtype": "bfloat16", "autocast": True}
         folder = str(tmp_path / f"{stage}{kind}")
         runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
     results = engine_losses(2, runs, tmp_path)
     plain = {kind: plain_losses(kind) for kind in ("adamw", "muon")}
-    for index, (stage, kind) in enumerate(cases):
+    for index, (stage, kind) in enumerate(KINDS):
         (whole, weights), (head, _), (tail, resumed) = results[3 * index : 3 * index + 3]
         assert whole == pytest.approx(plain[kind], rel=1e-3), (stage, kind)
         assert whole != plain[kind]
@@ -107,21 +104,17 @@ def test_autocast_loses_what_float32_does_and_continues_exactly(
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
 
 
-@pytest.mark.parametrize(
-    "cases", [KINDS[5:7], pytest.param(KINDS, marks=pytest.mark.verify)], ids=["some", "all"]
-)
-def test_the_average_of_the_weights_is_what_its_definition_says(
-    cases: list[tuple[int, str]], tmp_path: Path
-) -> None:
+@pytest.mark.verify
+def test_the_average_of_the_weights_is_what_its_definition_says(tmp_path: Path) -> None:
     """Resumed by as many workers bit for bit, and by others after a cut."""
     runs = []
-    for stage, kind in cases:
+    for stage, kind in KINDS:
         base, folder = {"stage": stage, "kind": kind, "ema_decay": 0.9}, str(tmp_path / f"{stage}{kind}")
         runs += [base, base | {"last": 10, "save": folder}, base | {"first": 10, "load": folder}]
     results = engine_losses(2, runs, tmp_path)
     again = engine_losses(3, [run | {"written_by": 2} for run in runs[2::3]], tmp_path)
     plain = {kind: plain_training(kind, ema_decay=0.9)[1] for kind in ("adamw", "muon")}
-    for index, (stage, kind) in enumerate(cases):
+    for index, (stage, kind) in enumerate(KINDS):
         (_, weights), _, (_, resumed) = results[3 * index : 3 * index + 3]
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), (stage, kind)
         differences = {
@@ -143,15 +136,16 @@ OFFLOAD_ALL = {
 SECOND_COPY = {"zero_optimization": {"zero_hpz_partition_size": 2}}
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("stage", "config", "kind"),
     [
-        pytest.param(1, OFFLOAD, "adamw", marks=pytest.mark.verify),
-        pytest.param(2, OFFLOAD, "muon", marks=pytest.mark.verify),
+        (1, OFFLOAD, "adamw"),
+        (2, OFFLOAD, "muon"),
         (3, OFFLOAD_ALL, "adamw"),
-        pytest.param(2, OFFLOAD, "adamw", marks=pytest.mark.verify),
-        pytest.param(3, OFFLOAD_ALL, "muon", marks=pytest.mark.verify),
-        pytest.param(3, SECOND_COPY, "adamw", marks=pytest.mark.verify),
+        (2, OFFLOAD, "adamw"),
+        (3, OFFLOAD_ALL, "muon"),
+        (3, SECOND_COPY, "adamw"),
     ],
 )
 def test_offloading_and_a_second_copy_of_the_weights_change_no_loss(
@@ -210,11 +204,11 @@ def test_save_and_load_is_exact(cases: list[tuple[int, str, str]], tmp_path: Pat
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), runs[index]
 
 
-@pytest.mark.parametrize("cases", [SOME, pytest.param(ALL, marks=pytest.mark.verify)], ids=["some", "all"])
-def test_cutting_a_checkpoint_anew_loses_nothing(cases: list[tuple[int, str, str]], tmp_path: Path) -> None:
+@pytest.mark.verify
+def test_cutting_a_checkpoint_anew_loses_nothing(tmp_path: Path) -> None:
     """Saved by two workers, loaded and saved by three, loaded by two: the same training, bit for bit."""
     two, three = str(tmp_path / "two"), str(tmp_path / "three")
-    bases = [{"stage": stage, "kind": kind, "dtype": dtype} for stage, kind, dtype in cases]
+    bases = [{"stage": stage, "kind": kind, "dtype": dtype} for stage, kind, dtype in ALL]
     saved = [base | {"last": 10, "save": f"{two}{number}"} for number, base in enumerate(bases)]
     whole = engine_losses(2, [*bases, *saved], tmp_path)[: len(bases)]
     passed_on = [
@@ -272,12 +266,12 @@ def test_a_checkpoint_is_loaded_by_another_number_of_workers(sizes: tuple[int, i
     before, after = sizes
     cases = [(stage, kind) for stage in STAGES for kind in ("adamw", "muon")]
     first, last = [], []
-    for stage, kind in cases:
+    for stage, kind in KINDS:
         base, folder = {"stage": stage, "kind": kind}, str(tmp_path / f"{stage}{kind}")
         first += [base, base | {"last": 10, "save": folder}]
         last.append(base | {"first": 10, "load": folder, "written_by": before})
     heads, tails = engine_losses(before, first, tmp_path), engine_losses(after, last, tmp_path)
-    for index, (_, kind) in enumerate(cases):
+    for index, (_, kind) in enumerate(KINDS):
         (whole, weights), (head, _), (tail, resumed) = heads[2 * index], heads[2 * index + 1], tails[index]
         assert head == whole[:10], cases[index]
         tolerance = 1e-5 if kind == "adamw" else 1e-4

@@ -92,6 +92,7 @@ def completions(settings: Generate) -> list[tuple[str, str]]:
     return [(line["id"], line["completion"]) for line in lines]
 
 
+@pytest.mark.verify
 def test_actors_complete_a_file_as_one_process_does_also_where_it_was_cut_off(
     model: Path, tmp_path: Path
 ) -> None:

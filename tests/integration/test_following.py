@@ -50,6 +50,7 @@ def run(ours: Path, chats: Path, old: Path, tmp_path_factory: pytest.TempPathFac
     return finetune(followed(ours, chats, old, tmp_path_factory.mktemp("runs"), "followed")).run
 
 
+@pytest.mark.verify
 def test_tasks_are_measured_before_during_and_after(run: Path) -> None:
     names = ("new", "old", "sums")
     lines: list[Any] = read_metrics(run / "evaluation.jsonl")
@@ -70,6 +71,7 @@ def test_tasks_are_measured_before_during_and_after(run: Path) -> None:
     assert "<h2>Tasks</h2>" in page and "95 % interval" in page
 
 
+@pytest.mark.verify
 def test_a_tuned_model_belongs_to_the_life_of_its_base(run: Path) -> None:
     assert life_of(run) == LIFE
     client = mlflow.MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")

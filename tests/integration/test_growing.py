@@ -46,6 +46,7 @@ def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Traini
     return pretrain(run_settings(tiny_corpus, tmp_path_factory.mktemp("runs"), "whole", train=GROWING))
 
 
+@pytest.mark.verify
 def test_a_growing_run_takes_every_row_once(whole: TrainingResult, tiny_corpus: Path, tmp_path: Path) -> None:
     settings = run_settings(tiny_corpus, tmp_path, "whole", train=GROWING)
     manifest = Manifest.load(tiny_corpus)

@@ -101,6 +101,7 @@ def test_likelihoods_weighed_and_held(stage: int, warm: Path, chats: Path, tmp_p
     assert held_rows[-1]["nll"] > free[-1]["loss"]
 
 
+@pytest.mark.verify
 def test_groups_of_answers_raise_their_reward_and_resume_exactly(
     warm: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from codex_ray.errors import CodexRayError
 SMALL = {"vocabulary_size": 256, "sequence_length": 32, "corpus": "none"}
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.verify)])
 def test_a_run_is_planned_for_this_machine(
     workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -256,6 +256,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(text: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus"]
 
 
+@pytest.mark.verify
 @pytest.mark.usefixtures("ray_session")
 def test_sources_are_kept_apart_and_weighted(text: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"body": f"{number} " + " ".join(WORDS)}) for number in range(200)]
@@ -275,6 +276,7 @@ def test_sources_are_kept_apart_and_weighted(text: Path, tmp_path: Path) -> None
     made.verify(deep=True)
 
 
+@pytest.mark.verify
 @pytest.mark.usefixtures("ray_session")
 def test_near_duplicates_go_and_the_first_stays(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
@@ -346,6 +348,7 @@ def crash(starts: str) -> pyarrow.Table:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.verify
 @pytest.mark.usefixtures("ray_session")
 def test_a_task_that_kills_its_process_every_time_ends_in_a_sentence(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
