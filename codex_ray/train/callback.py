@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from codex_ray.train.messages import Messages
 
 
 class FailureReport(UserCallback):
-    """Writes each failure of the worker group into the attempt's messages."""
+    """Writes each failure of the worker group into the messages of the attempt whose folder is returned."""
 
-    def __init__(self, attempt_folder: Path) -> None:
+    def __init__(self, attempt_folder: Callable[[], Path]) -> None:
         self._attempt_folder = attempt_folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -30,8 +31,9 @@ class FailureReport(UserCallback):
             for rank in ranks
             if isinstance(cause := _cause(worker_exceptions[rank]), RayActorError)
         }
+        folder = self._attempt_folder()
         try:
-            Messages(self._attempt_folder).send(
+            Messages(folder).send(
                 "failure",
                 ranks=list(lost) or ranks,  # where one is lost, the others only found that it was gone
                 reason="its process or node is gone" if lost else _last_line(worker_exceptions[ranks[0]]),
@@ -39,7 +41,7 @@ class FailureReport(UserCallback):
                 preempted=any(cause.preempted for cause in lost.values()),
             )
         except OSError as error:
-            raise unwritable(self._attempt_folder, error) from error
+            raise unwritable(folder, error) from error
 
 
 def _cause(error: Exception) -> Any:

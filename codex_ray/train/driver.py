@@ -206,11 +206,11 @@ def _fit(
     with no_collection():
         import ray
 
-        from codex_ray.train.trainer import make_trainer
+        from codex_ray.train.reuse import fitting
 
+        train = fitting(job, settings)
     box: dict[str, Any] = {}
     run: RunFolder = job["run"]
-    trainer = make_trainer(job, settings)
 
     # Read by Ray in fit(): where fewer workers are enough, they are soon tried.
     start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ELASTIC_START_SECONDS)}
@@ -219,7 +219,7 @@ def _fit(
     def fit() -> None:
         try:
             with default_variables(soon):
-                box["result"] = trainer.fit()
+                box["outcome"] = train()
         except BaseException as error:  # handed to the main thread, which tells the user
             box["error"] = error
 
@@ -247,7 +247,7 @@ def _fit(
         raise follower.fatal
     if "error" in box:
         raise head.gone() or _failure(box["error"], run) from box["error"]
-    outcome: dict[str, Any] = box["result"].return_value
+    outcome: dict[str, Any] = box["outcome"]
     return outcome
 
 

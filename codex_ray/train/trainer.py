@@ -6,6 +6,8 @@ the same two cores, eight of them cost a tenth of each step, and each takes over
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -46,16 +48,28 @@ class Trainer(TorchTrainer):
         return [callback for callback in every if not isinstance(callback, self._unused)]
 
 
-def make_trainer(job: dict[str, Any], settings: TrainingRun) -> Trainer:
-    """Return the trainer of one start of a run; ``job`` is what every worker is told."""
+def make_trainer(
+    job: dict[str, Any],
+    settings: TrainingRun,
+    function: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    messages: Callable[[], Path],
+) -> Trainer:
+    """Return a trainer.
+
+    Args:
+        job: what it begins with; ``settings``: of its run.
+        function: what every worker runs; ``config``: what that is given.
+        messages: returns the attempt's folder that failures are told in.
+    """
     cluster, run = settings.cluster, job["run"]
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     return Trainer(
-        train_worker,
+        function,
         embedded=is_embedded(),
-        train_loop_config=job,
+        train_loop_config=config,
         torch_config=ProcessGroup(timeout_s=int(cluster.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
             accelerator_type=cluster.gpu_kind,
@@ -75,7 +89,7 @@ def make_trainer(job: dict[str, Any], settings: TrainingRun) -> Trainer:
                 max_failures=-1,  # the driver counts them, from the newest checkpoint on
                 controller_failure_limit=-1,  # waits for room; the driver has a deadline for them
             ),
-            callbacks=[FailureReport(run.attempt_folder)],
+            callbacks=[FailureReport(messages)],
             worker_runtime_env={"env_vars": worker_environment(settings, job["threads"])},
         ),
     )

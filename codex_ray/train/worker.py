@@ -68,9 +68,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     rank = context.get_world_rank()
     run: RunFolder = job["run"]
     messages = Messages(run.attempt_folder)
-    _log_to(run.log("worker", rank))
     if messages.has_fatal():
         return {"status": "failed", "step": 0, "total_steps": None}
+    log = _log_to(run.log("worker", rank))
     torch.set_num_threads(job["threads"])
     address = ray.util.get_node_ip_address()
     messages.send("worker", rank=rank, pid=os.getpid(), node=address)
@@ -88,9 +88,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         with SystemSampler(run.system(address), sampled):
             while (outcome := begin(started, state).work())["status"] == "again":
                 state, started = State(), time.time()
-                gc.collect()  # the engine of before holds as much memory as the next will
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                let_go()
             return outcome
     except LeavingError:
         raise
@@ -104,14 +102,24 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     finally:
         notice.stop()
         pulse.stop()
+        logging.getLogger().removeHandler(log)
+        log.close()
 
 
-def _log_to(path: Path) -> None:
+def let_go() -> None:
+    """Free what an engine held, for the next will hold as much; it and its model refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _log_to(path: Path) -> logging.Handler:
     """Have what this process logs in a file of the run; Ray has handlers in place already."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(logging.INFO)
+    return handler
 
 
 class Worker:

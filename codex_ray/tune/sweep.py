@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codex_ray.cluster import preflight
 from codex_ray.cluster.session import default_variables, is_embedded, open_session, refuse_relative_in_job
@@ -31,9 +31,6 @@ from codex_ray.tune.records import ENDED, RUNNING, STOPPED, Records, TrialRecord
 from codex_ray.tune.report import write_report
 from codex_ray.tune.scaling_report import facts as scaling_facts
 from codex_ray.tune.space import Space, Values, trial_settings
-
-if TYPE_CHECKING:
-    from codex_ray.tune.watch import Limit, Watch
 
 # What may be others when a sweep goes on.
 FREE_SEARCHING = ("trials", "concurrent", "hours", "tokens", "stall_seconds", "keep")
@@ -107,50 +104,6 @@ def preview(settings: Sweep) -> str:
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class _Rounds:
-    """What each round of trials is run with."""
-
-    settings: Sweep
-    run: RunFolder
-    records: Records
-    concurrent: int
-    own: dict[str, Any]
-    scheduler: Any
-    watch: Watch
-    limit: Limit
-
-    def train(self, listed: list[dict[str, Any]] | None, search_alg: Any = None, **own: Any) -> None:
-        """Run trials to their end: those that are listed, or what ``search_alg`` proposes.
-
-        Args:
-            listed: each trial's number and values.
-            own: settings of this round's runs, by dotted key.
-        """
-        from ray import tune
-
-        from codex_ray.tune.trial import TrialRun
-
-        folder = str(self.run.path.absolute())
-        tune.run(
-            tune.with_parameters(TrialRun, sweep=self.settings, folder=folder, own={**self.own, **own}),
-            name="-".join([str(self.run.attempt), *(str(value) for value in own.values())]),
-            storage_path=str(Path(folder) / EXPERIMENT),
-            config={} if listed is None else {"trial": tune.grid_search(listed)},
-            search_alg=search_alg,
-            num_samples=-1 if listed is None else 1,
-            scheduler=self.scheduler,
-            max_concurrent_trials=self.concurrent,
-            resources_per_trial={"cpu": ACTOR_CPUS},
-            stop=self.limit,
-            callbacks=[self.watch],
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            verbose=0,
-            log_to_file=False,
-        )
-
-
 def _run(
     settings: Sweep,
     space: Space,
@@ -166,7 +119,11 @@ def _run(
     Raises:
         Interrupted: the user stopped it.
     """
+    from ray import tune
+
     from codex_ray.tune.search import ParzenSearch, make_scheduler, remember
+    from codex_ray.tune.segments import Segments
+    from codex_ray.tune.trial import TrialRun
     from codex_ray.tune.watch import Limit, Watch
 
     # What Ray Tune says of trials is in the records; the records are what people see.
@@ -179,15 +136,31 @@ def _run(
     scheduler = make_scheduler(search, longest_tokens(settings, space))
     remember(scheduler, records)
     watch = Watch(records, search, shown)
-    limit = Limit(records, watch, search)
-    rounds = _Rounds(settings, run, records, concurrent, own, scheduler, watch, limit)
+    folder, listed, proposed = str(run.path.absolute()), None, None
     with _stopped_by_signals() as signals, shown.stage("sweep", total=total, unit="trials"):
         if planned is None:
-            rounds.train(None, ParzenSearch(space, search, records))
+            proposed = ParzenSearch(space, search, records)
         elif search.scheduler == "pbt":
-            _train_population(rounds, space, planned, signals)
+            proposed = Segments(settings, space, records, planned, own, watch, signals)
         else:
-            rounds.train([{"number": n, "values": v} for n, v in enumerate(planned) if n not in done])
+            listed = [{"number": n, "values": v} for n, v in enumerate(planned) if n not in done]
+        tune.run(
+            tune.with_parameters(TrialRun, sweep=settings, folder=folder, own=own),
+            name=str(run.attempt),
+            storage_path=str(Path(folder) / EXPERIMENT),
+            config={} if listed is None else {"trial": tune.grid_search(listed)},
+            search_alg=proposed,
+            num_samples=-1 if listed is None else 1,
+            scheduler=scheduler,
+            max_concurrent_trials=concurrent,
+            resources_per_trial={"cpu": ACTOR_CPUS},
+            stop=Limit(records, watch, search),
+            callbacks=[watch],
+            reuse_actors=True,  # whose workers train the next
+            raise_on_failed_trial=False,
+            verbose=0,
+            log_to_file=False,
+        )
         for trial in records:
             if trial.state == RUNNING:
                 records.end(trial.number, STOPPED)
@@ -197,31 +170,6 @@ def _run(
                 f"stopped with {ended} of {total} trials ended; go on with: codex-ray sweep "
                 f"--config {run.config} name={run.name} resume=must"
             )
-
-
-def _train_population(rounds: _Rounds, space: Space, planned: list[Values], signals: list[int]) -> None:
-    """Train segment after segment, and let the worst take over from the best in between."""
-    settings, records = rounds.settings, rounds.records
-    ends = population.segment_ends(settings, space)
-    for step in ends:
-        if any(trial.step > step for trial in records):
-            continue  # an earlier start of the sweep was further
-        known = {trial.number: trial for trial in records}
-        behind = [
-            {"number": number, "values": known[number].values if number in known else values}
-            for number, values in enumerate(planned)
-            if number not in known or (known[number].state not in ENDED and known[number].step < step)
-        ]
-        if behind:
-            rounds.train(behind, **{"train.stop_after": step})
-        if signals or rounds.watch.over or step == ends[-1]:
-            return
-        for one in population.exchanges(space, settings, records, step):
-            try:
-                population.apply(settings, records, one, step, rounds.own)
-                rounds.watch.note(population.line(records, one, step))
-            except CodexRayError as error:  # it goes on from its own, or stays failed
-                rounds.watch.note(str(error))
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """One trial: a whole run of the base verb in an actor of Ray Tune's, which reports what it measures.
 
-The run is the one that a person would start: its own folder with configuration, metrics and report, its own
-Ray Train workers. It is driven by a thread here, so that the actor can ask it to stop: then it ends cleanly,
-with a checkpoint, as after Ctrl-C, and a sweep that is continued goes on from there.
+The run is the one that a person would start: its own folder with configuration, metrics and report. A thread
+drives it, so that the actor can ask it to stop: then it ends cleanly, with a checkpoint, as after Ctrl-C, and
+a sweep that is continued goes on from there. Ray Tune gives the actor one trial after another, and the
+workers of one train the next; a trial that fails takes actor and workers along.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from codex_ray.errors import CodexRayError
 from codex_ray.runs.state import COMPLETED, STOPPED, last_attempt, outcome
 from codex_ray.track.metrics import MetricsFollower, Row
 from codex_ray.train.checkpoint import CheckpointFolder, Found
+from codex_ray.train.reuse import KEPT, Kept
 from codex_ray.tune.names import TRIALS, trial_name
 from codex_ray.tune.space import trial_settings
 
@@ -34,7 +36,7 @@ STALLED_SECONDS = 10.0  # for one that does nothing any more; it ends with this 
 class TrialRun(tune.Trainable):
     """A run of the base verb; each step of it lasts until the metrics are measured again.
 
-    ``config["trial"]`` holds the ``number`` and ``values`` of the trial.
+    ``config["trial"]`` holds the ``number`` and ``values`` of the trial, and what else is its ``own``.
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep, folder: str, own: dict[str, Any]) -> None:
@@ -44,11 +46,12 @@ class TrialRun(tune.Trainable):
         self._sweep, self._folder, self._own = sweep, Path(folder), own
         self._thread = threading.Thread()
         self._last: dict[str, Any] = {}
+        self._kept = Kept()
         self._begin(config["trial"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End this trial's run and begin another's in the same process, whose imports are done."""
-        self.cleanup()
+        """End this trial's run and begin another's in the same processes, whose imports are done."""
+        self._end()
         self._begin(new_config["trial"])
         return True
 
@@ -84,6 +87,11 @@ class TrialRun(tune.Trainable):
         """Nothing; see :meth:`save_checkpoint`."""
 
     def cleanup(self) -> None:
+        """End the run and the workers."""
+        self._end()
+        self._kept.close()
+
+    def _end(self) -> None:
         """Ask the run to stop, and wait until it has."""
         if self._thread.is_alive():
             self._stop.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +101,7 @@ class TrialRun(tune.Trainable):
     def _begin(self, trial: dict[str, Any]) -> None:
         name, runs = trial_name(trial["number"]), self._folder / TRIALS
         own = {"name": name, "runs": str(runs), "resume": "auto", "track.progress": "off"}
-        settings = trial_settings(self._sweep, trial["values"], **own, **self._own)
+        settings = trial_settings(self._sweep, trial["values"], **own, **self._own, **trial.get("own", {}))
         self._run_folder = runs / name
         self._rows = MetricsFollower(self._run_folder / "metrics.jsonl")
         self._stop = self._run_folder / "stop"
@@ -106,6 +114,7 @@ class TrialRun(tune.Trainable):
 
     def _run(self, settings: Any) -> None:
         """Do the run, unless an earlier start of the sweep did it and ended before it wrote that down."""
+        KEPT.set(self._kept)
         try:
             if self._complete():
                 return

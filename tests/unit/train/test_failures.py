@@ -87,7 +87,7 @@ def test_recoveries_last_from_the_last_step_to_the_next(monkeypatch: pytest.Monk
 
 
 def test_the_controller_names_the_lost_rank_and_not_those_that_missed_it(tmp_path: Path) -> None:
-    report = FailureReport(tmp_path)
+    report = FailureReport(lambda: tmp_path)
     report.after_exception(None, {1: ActorDiedError(), 0: RuntimeError("Connection closed by peer")})
     report.after_exception(None, {1: ValueError("one\ntwo")})
     lost, raised = MessageReader(tmp_path).new()
