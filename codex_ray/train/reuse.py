@@ -118,18 +118,22 @@ class Group:
 
     Attributes:
         alike: what its jobs have in common, for processes cannot change it.
-        free: whether it waits for a job.
     """
 
     def __init__(self, job: dict[str, Any], settings: TrainingRun, alike: Any) -> None:
         from codex_ray.train.trainer import make_trainer
 
-        self.alike, self.free = alike, True
+        self.alike, self._free = alike, True
         self._desk = Desk(secrets.token_hex(8), settings.cluster.workers)
         self._number = 0
         trainer = make_trainer(job, settings, train_jobs, {"desk": self._desk}, self._desk.folder)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, args=[trainer], name="kept-workers", daemon=True)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can be given a job."""
+        return self._free and self._thread.is_alive()
 
     def do(self, job: dict[str, Any]) -> dict[str, Any]:
         """Have a job done and return what it came to.
@@ -137,22 +141,23 @@ class Group:
         Raises:
             BaseException: what Ray Train ended with.
         """
-        self.free, self._number = False, self._number + 1
+        self._free, self._number = False, self._number + 1
         self._desk.give(self._number, job)
         if self._number == 1:
             self._thread.start()
         while self._thread.is_alive():
             if (outcome := self._desk.outcome(self._number)) is not None:
-                self.free = True
+                self._free = True
                 return outcome
             self._thread.join(POLL_SECONDS)
         raise self._error or RuntimeError("Ray Train ended before its job was done")
 
     def close(self) -> None:
         """End workers that wait for a job; others end with this process."""
-        if self.free and self._thread.is_alive():
+        if self.waits:
             self._desk.give(self._number + 1, None)
             self._thread.join(CLOSE_SECONDS)
+        if self._free and not self._thread.is_alive():
             self._desk.clear()
 
     def _fit(self, trainer: Any) -> None:
@@ -172,7 +177,7 @@ class Kept:
         """Have a job done by the workers that are here, where they are as it needs them."""
         environment = worker_environment(settings, job["threads"])
         alike = (settings.cluster, settings.deepspeed, settings.compute, environment)
-        if self._group is None or not self._group.free or self._group.alike != alike:
+        if self._group is None or not self._group.waits or self._group.alike != alike:
             self.close()
             self._group = Group(job, settings, alike)
         return self._group.do(job)
@@ -196,7 +201,7 @@ def fitting(job: dict[str, Any], settings: TrainingRun) -> Callable[[], dict[str
     # Compiled code and sampling leave much behind in a process; workers that come and go are Ray Train's own.
     if kept is not None and not (settings.cluster.elastic or settings.train.compile or job["task"].on_policy):
         return partial(kept.train, job, settings)
-    trainer = make_trainer(job, settings, train_worker, job, lambda: job["run"].attempt_folder)
+    trainer = make_trainer(job, settings, train_worker, job, partial(Path, job["run"].attempt_folder))
 
     def fit() -> dict[str, Any]:
         outcome: dict[str, Any] = trainer.fit().return_value

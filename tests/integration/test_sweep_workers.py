@@ -89,6 +89,22 @@ def test_workers_train_trial_after_trial_also_after_one_is_killed(tiny_corpus: P
     assert_same_end(runs[3], tmp_path / "alone")
 
 
+def test_trials_that_fail_or_differ_in_what_processes_hold_have_workers_of_their_own(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    base = _base(tiny_corpus, tmp_path, steps=8)
+    space = {RATE: [1e30, 1e-3], "deepspeed.stage": [1, 2]}
+    searching = Searching(space=space, search="grid", concurrent=1, keep=4)
+    with open_session(Cluster(workers=1, logical_cpus=8)):
+        result = sweep(Sweep(base_config=str(base), name="s", runs=str(tmp_path), sweep=searching))
+        _assert_nothing_held()
+    found = json.loads((result.folder / "trials.json").read_text())
+    assert [trial["state"] for trial in found] == ["failed", "failed", "completed", "completed"]
+    assert all("not finite" in trial["reason"] for trial in found[:2])
+    workers = [_workers(tmp_path / "s" / "trials" / f"trial_{number:04d}")[-1] for number in range(4)]
+    assert len(set(workers)) == 4
+
+
 def _assert_nothing_held() -> None:
     """No worker, no actor and no placement group of the sweep's is left, and no key of its jobs."""
     import ray
