@@ -13,6 +13,7 @@ from codex_ray.errors import ConfigError
 
 BASES = ("pretrain", "finetune", "discover")
 KINDS = ("choice", "uniform", "log_uniform", "integer")
+FUNCTIONS = ("interval", "choice", "range", "tag")  # of Hydra's grammar that give several values
 # A sweep's own keys; every other word is the base verb's.
 OWN = ("base", "base_config", "paths", "run", "name", "runs", "resume", "sweep")
 
@@ -117,15 +118,19 @@ def sort_words(words: Sequence[str]) -> tuple[list[str], list[tuple[Key, Any]]]:
         key, text = match["key"], match["value"]
         if key.partition(".")[0] in OWN:
             own.append(word)
-        elif (several := _several(text)) is not None:
+        elif (several := _several(key, text)) is not None:
             others.append((("sweep", "space", key), several))
         else:
             others.append((("run", key), text))
     return own, others + ([(("paths",), paths)] if paths else [])
 
 
-def _several(text: str) -> Any:
-    """Return the part of a space that a right side gives in Hydra's grammar of sweeps; None for one value."""
+def _several(key: str, text: str) -> Any:
+    """Return the part of a space that a right side gives in Hydra's grammar of sweeps; None for one value.
+
+    Raises:
+        ConfigError: it is one of the grammar's functions with what that does not take.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
     from hydra.errors import HydraException
@@ -134,7 +139,12 @@ def _several(text: str) -> Any:
         return None
     try:
         override = OverridesParser.create().parse_override(f"value={text}")
-    except HydraException:
+    except HydraException as error:
+        if text.partition("(")[0] in FUNCTIONS:
+            raise ConfigError(
+                f"{key}={text} is not understood; give values, such as {key}=1,2, or bounds, such as "
+                f"{key}=interval(1,2)"
+            ) from error
         return None
     value: Any = override.value() if override.is_sweep_override() else None
     if isinstance(value, IntervalSweep):

@@ -233,8 +233,9 @@ def _range(key: str, kind: str, values: Sequence[Any], when: tuple[tuple[str, An
     low, high, *rest = values
     if not low < high or (kind == "log_uniform" and low <= 0) or (rest and rest[0] < 1):
         positive = ", above 0," if kind == "log_uniform" else ""
+        steps = " in steps of 1 or more" if rest else ""
         raise ConfigError(
-            f"sweep.space {key}: {kind} {list(values)} must go from a low{positive} to a high bound"
+            f"sweep.space {key}: {kind} {list(values)} must go from a low{positive} to a high bound{steps}"
         )
     step = rest[0] if rest else 1
     return Axis(key, kind, (low, low + (high - low) // step * step if rest else high), step, when)

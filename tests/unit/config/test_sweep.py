@@ -46,6 +46,7 @@ def test_words_are_laid_over_a_group_and_quoted_text_is_one_value() -> None:
     ("words", "sentence"),
     [
         (["seed=1,2", "sweep.trails=3"], "did you mean 'sweep.trials'?"),
+        (["seed=interval(a,b)"], "seed=interval(a,b) is not understood"),
         (["seed=1,2", "sweep=larning_rate"], "did you mean 'learning_rate'?"),
         (["seed=1,2", "base=prepare"], "must be one of pretrain, finetune, discover"),
         (["seed=1,2", "sweep.metrics=[a,b]", "sweep.modes=[min,min]"], "needs sweep.search=tpe"),

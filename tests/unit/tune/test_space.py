@@ -84,6 +84,7 @@ def test_a_trial_has_the_words_values_and_groups() -> None:
         ({RATE: ["a", "b"]}, {}, "must be a number"),
         ({RATE: [1e-3, 1e-3]}, {}, "lists a value twice"),
         ({RATE: {"uniform": [2.0, 1.0]}}, {}, "must go from a low to a high bound"),
+        ({"train.batch_tokens": {"integer": [1, 5, 0]}}, {}, "in steps of 1 or more"),
         ({RATE: {"log_uniform": [0.0, 1.0]}}, {}, "from a low, above 0, to a high bound"),
         ({RATE: {"uniform": [1.0]}}, {}, "needs numbers [low, high]"),
         ({RATE: {"uniform": [1.0, "x"]}}, {}, "needs numbers [low, high]"),
