@@ -63,21 +63,20 @@ def a_sweep(base: Path, runs: Path, space: dict[str, Any], **search: Any) -> Swe
 
 
 def test_trials_are_runs_and_one_that_fails_does_not_stop_the_rest(base: Path, tmp_path: Path) -> None:
-    space = {RATE: [1e-3, 3e-3], "train.batch_tokens": [256, 100]}  # rows have 32 tokens
-    settings = a_sweep(
-        base, tmp_path, space, search="grid", constraints=[f"train.batch_tokens > 200 or {RATE} < 2e-3"]
-    )
+    space = {RATE: [1e-3, 3e-3, 5e-3], "train.batch_tokens": [256, 100]}  # rows have 32 tokens
+    only = [f"train.batch_tokens > 200 or {RATE} < 2e-3"]
+    settings = a_sweep(base, tmp_path, space, search="grid", constraints=only, concurrent=1)
     result = sweep(settings)
     trials = json.loads((result.folder / "trials.json").read_text())
-    assert [trial["state"] for trial in trials] == ["completed", "failed", "completed"]
+    assert [trial["state"] for trial in trials] == ["completed", "failed", "completed", "completed"]
     assert trials[1]["reason"].startswith("train.batch_tokens=100 cannot be divided")
     assert "\n" not in trials[1]["reason"]
-    for number in (0, 2):
+    for number in (0, 2, 3):
         rows = read_metrics(result.folder / "trials" / f"trial_{number:04d}" / "metrics.jsonl")
         measured = [row for row in rows if "validation_loss" in row]
         assert [one["step"] for one in trials[number]["results"]] == [row["step"] for row in measured]
         assert trials[number]["results"][-1]["validation_loss"] == measured[-1]["validation_loss"]
-    finals = {number: trials[number]["results"][-1]["validation_loss"] for number in (0, 2)}
+    finals = {number: trials[number]["results"][-1]["validation_loss"] for number in (0, 2, 3)}
     best = min(finals, key=lambda number: finals[number])
     assert result.figures["best_trial"] == best and result.figures["failed"] == 1
     assert result.best is not None
@@ -87,9 +86,18 @@ def test_trials_are_runs_and_one_that_fails_does_not_stop_the_rest(base: Path, t
     assert kept == [f"trial_{best:04d}"]
     page = (result.folder / "report.html").read_text()
     assert "Settings and outcome" in page and "trial_0001" in page
-    _assert_nested(tmp_path, 2)  # the third had no run at all
+    _assert_nested(tmp_path, 3)  # one had no run at all
+    first, third, fourth = (_worker(result.folder / "trials" / f"trial_{n:04d}") for n in (0, 2, 3))
+    assert first != third == fourth  # what failed took its process along
     with pytest.raises(CodexRayError, match="exists; continue it with resume=auto"):
         sweep(settings)
+
+
+def _worker(run: Path) -> int:
+    """The process that trained a run."""
+    messages = MessageReader(run / "attempts" / "1").new()
+    (worker,) = [int(item["pid"]) for item in messages if item["kind"] == "worker"]
+    return worker
 
 
 def _assert_nested(runs: Path, trials: int) -> None:
@@ -231,8 +239,7 @@ def test_a_trial_that_hangs_is_recorded_and_the_next_one_runs(
     deadline = time.monotonic() + 200
     while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    messages = MessageReader(run / "attempts" / "1").new()
-    (worker,) = [psutil.Process(int(item["pid"])) for item in messages if item["kind"] == "worker"]
+    worker = psutil.Process(_worker(run))
     worker.suspend()
     assert process.wait(300) == 0
     found = json.loads((tmp_path / "s" / "trials.json").read_text())
