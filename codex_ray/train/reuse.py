@@ -40,14 +40,22 @@ class Desk:
     name: str
     ranks: int
 
-    def give(self, number: int, job: dict[str, Any] | None) -> None:
-        """Lay down the next job; None ends the group."""
+    def give(self, number: int, job: dict[str, Any]) -> None:
+        """Lay down the next job."""
         self._put("job", (number, job))
 
-    def job(self) -> tuple[int, dict[str, Any] | None]:
+    def job(self) -> tuple[int, dict[str, Any]]:
         """Return the newest job and its number."""
-        found: tuple[int, dict[str, Any] | None] = self._get("job")
+        found: tuple[int, dict[str, Any]] = self._get("job")
         return found
+
+    def end(self) -> None:
+        """Say that there are no more jobs."""
+        self._put("end", True)
+
+    def ended(self) -> bool:
+        """Whether there are no more jobs."""
+        return self._get("end") is not None
 
     def finish(self, rank: int, number: int, outcome: dict[str, Any]) -> None:
         """Say what a job came to on a rank."""
@@ -65,7 +73,7 @@ class Desk:
     def folder(self) -> Path:
         """Return where what befalls the newest job's workers is written."""
         _, job = self.job()
-        return Path(job["run"].attempt_folder) if job else Path()
+        return Path(job["run"].attempt_folder)
 
     def clear(self) -> None:
         """Take everything away."""
@@ -99,18 +107,18 @@ def train_jobs(config: dict[str, Any]) -> None:
         from codex_ray.train.worker import let_go, train_worker
 
     desk, rank = config["desk"], ray.train.get_context().get_world_rank()
-    number, job = desk.job()
-    done = number if desk.outcome(number) is not None else number - 1
+    number, _ = desk.job()
+    done = number if desk.outcome(number) is not None else number - 1  # by workers that were here before
     while True:
         number, job = desk.job()
-        if number == done:
-            time.sleep(POLL_SECONDS)
-        elif job is None:
-            return
-        else:
+        if number > done:
             desk.finish(rank, number, train_worker(job))
             done = number
             let_go()
+        elif desk.ended():
+            return
+        else:
+            time.sleep(POLL_SECONDS)
 
 
 class Group:
@@ -155,7 +163,7 @@ class Group:
     def close(self) -> None:
         """End workers that wait for a job; others end with this process."""
         if self.waits:
-            self._desk.give(self._number + 1, None)
+            self._desk.end()
             self._thread.join(CLOSE_SECONDS)
         if self._free and not self._thread.is_alive():
             self._desk.clear()
