@@ -64,7 +64,8 @@ def test_only_the_best_keep_model_and_checkpoints_and_all_keep_figures(tmp_path:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    for text in ("{", "[1]", '[{"number": 0, "colour": 1}]'):
+    unlike = ('[{"number": 0, "colour": 1}]', '[{"number": 0, "values": {}, "state": "halfway"}]')
+    for text in ("{", "[1]", *unlike):
         (tmp_path / "trials.json").write_text(text)
         with pytest.raises(CodexRayError, match=r"trials\.json"):
             Records(tmp_path, ONE)
