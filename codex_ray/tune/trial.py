@@ -40,19 +40,20 @@ class TrialRun(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep, folder: str, own: dict[str, Any]) -> None:
-        """Begin the run, or go on with it where its folder has one."""
+        """Take the trial; its first step begins the run, or goes on with it where its folder has one."""
         for key, value in TRAIN_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         self._sweep, self._folder, self._own = sweep, Path(folder), own
         self._thread = threading.Thread()
         self._last: dict[str, Any] = {}
         self._kept = Kept()
-        self._begin(config["trial"])
+        # Ray Tune may yet give this trial to another actor, and two runs cannot have one folder.
+        self._taken: dict[str, Any] | None = config["trial"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End this trial's run and begin another's in the same processes, whose imports are done."""
+        """End this trial's run and take another, for the same processes, whose imports are done."""
         self._end()
-        self._begin(new_config["trial"])
+        self._taken = new_config["trial"]
         return True
 
     def step(self) -> dict[str, Any]:
@@ -61,6 +62,9 @@ class TrialRun(tune.Trainable):
         Raises:
             CodexRayError: the run failed, or has not gone on for too long.
         """
+        if self._taken is not None:
+            self._begin(self._taken)
+            self._taken = None
         while True:
             ended = not self._thread.is_alive()
             if rows := self._rows.new_rows():
@@ -119,7 +123,8 @@ class TrialRun(tune.Trainable):
             if self._complete():
                 return
             saved, end = CheckpointFolder(self._run_folder / "checkpoints"), settings.train.stop_after
-            if end in saved.steps():  # the line of this step may not have been written
+            # The line of this step may not have been written. A last segment has more to do than its steps.
+            if end in saved.steps() and end != settings.train.steps:
                 row = Found.read(saved.path(end)).manifest["figures"]
                 self._waiting += [row] if self._measured(row) else []
                 return
