@@ -20,12 +20,12 @@ from ray.tune.result import DONE
 from codex_ray.cluster.session import TRAIN_ENVIRONMENT
 from codex_ray.config.sweep import Sweep
 from codex_ray.config.verbs import find_verb
-from codex_ray.errors import CodexRayError
+from codex_ray.errors import CodexRayError, nearest
 from codex_ray.runs.state import COMPLETED, STOPPED, last_attempt, outcome
 from codex_ray.track.metrics import MetricsFollower, Row
 from codex_ray.train.checkpoint import CheckpointFolder, Found
 from codex_ray.train.reuse import KEPT, Kept
-from codex_ray.tune.names import TRIALS, trial_name
+from codex_ray.tune.names import NEVER_MEASURED, TRIALS, trial_name
 from codex_ray.tune.space import trial_settings
 
 POLL_SECONDS = 0.2
@@ -70,6 +70,7 @@ class TrialRun(tune.Trainable):
             if rows := self._rows.new_rows():
                 self._moved = time.monotonic()
             self._waiting += [row for row in rows if self._measured(row)]
+            self._names.update(*rows)
             if self._waiting:
                 self._last = self._result(self._waiting.pop(0))
                 return self._last
@@ -110,6 +111,7 @@ class TrialRun(tune.Trainable):
         self._rows = MetricsFollower(self._run_folder / "metrics.jsonl")
         self._stop = self._run_folder / "stop"
         self._waiting: list[Row] = []
+        self._names: set[str] = set()
         self._last = {}
         self._error: BaseException | None = None
         self._moved, self._patience = time.monotonic(), STOP_SECONDS
@@ -153,8 +155,11 @@ class TrialRun(tune.Trainable):
             reason = str(self._error).strip().split("\n")[0] or type(self._error).__name__
             raise CodexRayError(reason) from self._error
         if not self._last:
+            wanted = self._sweep.sweep.metrics
+            missing = next((name for name in wanted if name not in self._names), None)
+            hint = nearest(missing, self._names) if missing else ""
             raise CodexRayError(
-                f"the run ended and never measured {', '.join(self._sweep.sweep.metrics)}, which "
-                "sweep.metrics names; see its metrics.jsonl for what it measures"
+                f"the run ended and {NEVER_MEASURED} {' and '.join(wanted)}, which sweep.metrics names"
+                f"{hint or '; see its metrics.jsonl for what it measures'}"
             )
         return {**self._last, "state": COMPLETED if self._complete() else STOPPED, DONE: True}

@@ -12,6 +12,7 @@ from ray.tune import Callback, Stopper
 
 from codex_ray.config.sweep import Searching
 from codex_ray.track.progress import Progress, figure
+from codex_ray.tune.names import NEVER_MEASURED
 from codex_ray.tune.records import FAILED, GIVEN_UP, STOPPED, Records, TrialRecord, shown
 
 _RAISED = re.compile(r"[\w.]*codex_ray\.errors\.\w+: ")  # before the sentence, in Python's traceback
@@ -52,6 +53,8 @@ class Watch(Callback):
         lines = Path(trial.error_file).read_text(encoding="utf-8").strip().split("\n")
         told = [line for line in lines if _RAISED.match(line)] or lines
         reason = _RAISED.sub("", told[-1])
+        if NEVER_MEASURED in reason and not any(one.results for one in self._records):
+            self.over = True  # nor will the others
         self._note(self._records.end(_number(trial), FAILED, reason))
 
     def note(self, text: str) -> None:

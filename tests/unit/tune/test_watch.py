@@ -19,6 +19,9 @@ ray::TrialRun.train() (pid=5, ip=192.0.2.2, actor_id=1, repr=<codex_ray.tune.tri
     raise CodexRayError(reason) from self._error
 codex_ray.errors.CodexRayError: train.batch_tokens=100 cannot be divided; give 96 or 128
 """
+NEVER = """ray::TrialRun.train() (pid=5, ip=192.0.2.2)
+codex_ray.errors.CodexRayError: the run ended and never measured validation_los, which sweep.metrics names
+"""
 THEIRS = """Failure # 1 (occurred at 2026-11-29_03-18-10)
 The actor died unexpectedly before finishing this task.
 """
@@ -51,3 +54,18 @@ def test_the_reason_is_one_sentence(tmp_path: Path, text: str, reason: str) -> N
         watch.on_trial_error(0, [], trial)
     (found,) = list(Records(tmp_path, Searching(space={"seed": [1, 2]})))
     assert (found.state, found.reason) == ("failed", reason)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_what_no_trial_ever_measures_ends_the_sweep(tmp_path: Path, measured: bool) -> None:
+    (tmp_path / "error.txt").write_text(NEVER)
+    search = Searching(space={"seed": [1, 2]})
+    records = Records(tmp_path, search)
+    if measured:
+        records.begin(1, {"seed": 2})
+        records.result(1, {"step": 1, "tokens": 1, "validation_loss": 1.0})
+    with open_progress(None, "off") as shown:
+        watch, trial = Watch(records, search, shown), Failed(f"{tmp_path}/error.txt")
+        watch.on_trial_start(0, [], trial)
+        watch.on_trial_error(0, [], trial)
+    assert watch.over == (not measured)
