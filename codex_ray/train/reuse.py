@@ -161,12 +161,11 @@ class Group:
         raise self._error or RuntimeError("Ray Train ended before its job was done")
 
     def close(self) -> None:
-        """End workers that wait for a job; others end with this process."""
+        """End workers that wait for a job; others end with this process. Nothing is left of the jobs."""
         if self.waits:
             self._desk.end()
             self._thread.join(CLOSE_SECONDS)
-        if self._free and not self._thread.is_alive():
-            self._desk.clear()
+        self._desk.clear()
 
     def _fit(self, trainer: Any) -> None:
         try:
@@ -186,12 +185,13 @@ class Kept:
         environment = worker_environment(settings, job["threads"])
         alike = (settings.cluster, settings.deepspeed, settings.compute, environment)
         if self._group is None or not self._group.waits or self._group.alike != alike:
-            self.close()
+            if self._group is not None and self._group.waits:
+                self.close()
             self._group = Group(job, settings, alike)
         return self._group.do(job)
 
     def close(self) -> None:
-        """End the workers, where they wait for a job."""
+        """End the workers; at once where they wait for a job."""
         if self._group is not None:
             self._group.close()
         self._group = None
