@@ -77,13 +77,10 @@ class Completion:
 
 
 class Drawn(NamedTuple):
-    """One token of one request.
+    """One token of one request, by the number that ``submit`` gave; with the last comes the completion.
 
-    Attributes:
-        request: the number that ``submit`` gave.
-        token: its id; ``text``: what may be shown because of it, where the request is streamed.
-        logprob, sampling_logprob: as in :class:`Completion`.
-        completion: the whole, with the last token.
+    ``text`` is what may be shown because of it, where the request is streamed; the log-probabilities are as
+    in :class:`Completion`.
     """
 
     request: int
