@@ -58,6 +58,7 @@ _LEFT_BEHIND_AT_TOP = {"corpus", "runs", "quickstart", "mlruns"}
 _MARKS_OF_OUTPUT = ("manifest.json", "metrics.jsonl", "model.safetensors")
 _CONFIG_NAME = "submitted.yaml"
 _DIED = "JOB_SUPERVISOR_ACTOR_DIED"  # Ray's name for it
+AGENT_SECONDS = 30  # for the first node's agent to report
 STOP_SECONDS = 120  # for a driver that is asked to stop, and writes its last checkpoint; Ray gives 3
 
 
@@ -120,15 +121,29 @@ def start(
         job: str = _within(
             UPLOAD_SECONDS,
             address,
-            lambda: client.submit_job(
-                entrypoint=entrypoint,
-                runtime_env=runtime_env,
-                metadata=dict(told),
-                entrypoint_label_selector=json.loads(told.get("driver_labels", "null")),
+            lambda: _with_an_agent(
+                lambda: client.submit_job(
+                    entrypoint=entrypoint,
+                    runtime_env=runtime_env,
+                    metadata=dict(told),
+                    entrypoint_label_selector=json.loads(told.get("driver_labels", "null")),
+                )
             ),
         )
     print(f"codex-ray: job {job} runs at {address}: {entrypoint}", file=sys.stderr)
     return job
+
+
+def _with_an_agent(submit: Callable[[], str]) -> str:
+    """Submit again while no node's agent, which starts jobs, has reported to a head that has just begun."""
+    deadline = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return submit()
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 def _metadata(verb: str, settings: Any) -> dict[str, str]:

@@ -69,6 +69,7 @@ def serve_verb(settings: Serve) -> None:
         finally:
             if not is_embedded():  # which ends with the session
                 serve.delete(APP)
+                _shut_unless_others_serve()
 
 
 def absolute(settings: Serve) -> Serve:
@@ -192,7 +193,9 @@ def _start(settings: Serve, stop: threading.Event) -> None:
         serve.start(proxy_location="Disabled", logging_config=_logging())
         app = build_alone(to_dict(settings))
     else:
+        _shut_unless_others_serve()  # what an earlier one left would keep its port
         serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=_logging())
+        _check_address(settings)
         app = build_app(to_dict(settings))
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=_logging())
     serve.run_many([target], wait_for_applications_running=False)
@@ -207,6 +210,25 @@ def _start(settings: Serve, stop: threading.Event) -> None:
             )
         if stop.wait(0.1):
             return
+
+
+def _shut_unless_others_serve() -> None:
+    from ray import serve
+
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _check_address(settings: Serve) -> None:
+    """Ray Serve that runs already, for others, goes on listening where it does."""
+    from ray.serve.context import _get_global_client
+
+    found = _get_global_client().http_config
+    if (found.host, found.port) != (settings.host, settings.port):
+        raise CodexRayError(
+            f"Ray Serve listens on {found.host}:{found.port} in this cluster, for other applications; take "
+            f"host={found.host} port={found.port}, or end those first"
+        )
 
 
 def _logging() -> dict[str, Any]:

@@ -75,6 +75,68 @@ def deploy(cluster: LocalCluster, file: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+OTHERS = """
+import sys, time, ray
+from ray import serve
+ray.init(log_to_driver=False, logging_level="ERROR")
+@serve.deployment
+class Other:
+    async def __call__(self): return "other"
+serve.start(http_options={"host": "127.0.0.1", "port": 18700})
+serve.run(Other.bind(), name="other", route_prefix="/other")
+print("ready", flush=True)
+time.sleep(600)
+"""
+GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).status)"
+
+
+def test_each_server_listens_where_it_says(cluster: LocalCluster, folder: Path, tmp_path: Path) -> None:
+    """One after another with other ports; beside somebody else's application it says whose port it is."""
+
+    def serving(port: int) -> subprocess.Popen[str]:
+        words = ["compute.dtype=float32", f"port={port}", f"access.keys={tmp_path / 'keys'}"]
+        command = [
+            *cluster.entering(0),
+            sys.executable,
+            "-m",
+            "codex_ray",
+            "serve",
+            str(folder / "tiny"),
+            *words,
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(cluster),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    for port in (18701, 18702):
+        server = serving(port)
+        try:
+            assert server.stdout is not None and f":{port}/v1" in server.stdout.readline()
+            assert (
+                python(cluster, "-c", GET, f"http://127.0.0.1:{port}/health", node=0).stdout.strip() == "200"
+            )
+        finally:
+            server.terminate()
+            server.communicate(timeout=120)
+    assert python(cluster, "-c", GET, "http://127.0.0.1:18702/health", node=0).returncode != 0
+    command = [*cluster.entering(0), sys.executable, "-c", OTHERS]
+    with subprocess.Popen(command, env=environment(cluster), text=True, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "ready\n"
+            refused = serving(18703)
+            said = refused.communicate(timeout=120)[1]
+            assert refused.returncode == 1 and "listens on 127.0.0.1:18700" in said, said
+        finally:
+            done = python(cluster, "-c", "from ray import serve; serve.shutdown()", node=0)
+            other.terminate()
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_deployed_application_goes_on_while_model_and_settings_change(
     cluster: LocalCluster, folder: Path, tmp_path: Path
 ) -> None:
