@@ -55,7 +55,8 @@ def serve_verb(settings: Serve) -> None:
         logical_cpus=max(os.cpu_count() or 1, math.ceil(settings.replicas.cpus * settings.replicas.max) + 1),
         dashboard=settings.dashboard,
     )
-    with _stopping() as stop, default_variables(QUIET), open_session(cluster):
+    # Ray takes SIGTERM for a crash as soon as it begins; the last handler counts.
+    with default_variables(QUIET), open_session(cluster), _stopping() as stop:
         from ray import serve
 
         if is_embedded():

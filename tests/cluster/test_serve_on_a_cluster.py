@@ -122,7 +122,8 @@ def test_each_server_listens_where_it_says(cluster: LocalCluster, folder: Path, 
             )
         finally:
             server.terminate()
-            server.communicate(timeout=120)
+            said = server.communicate(timeout=120)
+            assert server.returncode == 0, said
     assert python(cluster, "-c", GET, "http://127.0.0.1:18702/health", node=0).returncode != 0
     command = [*cluster.entering(0), sys.executable, "-c", OTHERS]
     with subprocess.Popen(command, env=environment(cluster), text=True, stdout=subprocess.PIPE) as other:
