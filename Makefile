@@ -23,14 +23,14 @@ setup-dev: ## Create .venv with the tools for tests, checks and documentation to
 quickstart: setup ## Raw text to a trained, evaluated, talking model; text=FOLDER takes your own
 	$(BIN)/codex-ray quickstart $(if $(text),"text=$$text")
 
-test: setup-dev ## Run the unit tests, then the integration tests (15 minutes on two cores)
+test: setup-dev ## Run the unit tests, then the integration tests (20 minutes on two cores)
 	$(BIN)/python -m pytest tests/unit -m "not verify" --numprocesses logical --maxprocesses 8 --dist loadfile
 	$(BIN)/python -m pytest tests/integration -m "not verify and not cluster" --numprocesses 3 --dist loadfile --no-loadscope-reorder --timeout 600
 
 gpu-test: setup-dev ## Run the tests that need an NVIDIA GPU (minutes)
 	$(BIN)/python -m pytest tests/gpu
 
-coverage: setup-dev ## The lines that the tests run, in all processes (an hour); minutes=N for a part
+coverage: setup-dev ## The lines that the tests run, in all processes (hours); minutes=N for a part
 	$(BIN)/python -m tools.measure_coverage $(if $(minutes),--minutes "$(minutes)")
 
 verify: setup-dev ## Run the long campaign (hours); what passed and has not changed is not run again

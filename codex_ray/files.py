@@ -81,18 +81,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str, remedy: str = "make it again") -> Any:
     """Read JSON that this project wrote.
 
     Raises:
-        CodexRayError: the file is missing or is not JSON; ``what`` names it in the sentence.
+        CodexRayError: the file is missing or is not JSON; ``what`` names it in the sentence, ``remedy`` says
+            what to do where it is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CodexRayError(f"{what} {path} does not exist; check the folder's name") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CodexRayError(f"{what} {path} is damaged ({error}); make it again") from error
+        raise CodexRayError(f"{what} {path} is damaged ({error}); {remedy}") from error
 
 
 def _free_bytes(path: Path) -> float:

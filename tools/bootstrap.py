@@ -48,7 +48,7 @@ class Size(NamedTuple):
 
 
 RUNTIME = Size(download=540, disk=2400)
-DEVELOPMENT = Size(download=84, disk=357)
+DEVELOPMENT = Size(download=72, disk=275)
 CUDA_EXTRA = Size(download=2550, disk=4000)
 BROWSER = Size(download=125, disk=415)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

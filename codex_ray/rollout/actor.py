@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from codex_ray.plugins import find
 from codex_ray.rollout.episode import Continuation, Task, Turn
+from codex_ray.rollout.layout import Layout
 
 if TYPE_CHECKING:
     from codex_ray.config.common import Device
     from codex_ray.config.train import Lora
-    from codex_ray.rollout.layout import Layout, Packed
+    from codex_ray.rollout.layout import Packed
     from codex_ray.rollout.request import Completion
     from codex_ray.tokenizer import Tokenizer
 
@@ -92,8 +93,6 @@ class SamplingActor:
             CodexRayError: it cannot be built.
         """
         import torch
-
-        from codex_ray.rollout.layout import Layout
 
         torch.set_num_threads(self._threads)
         self._model, self._tokenizer = self._build()

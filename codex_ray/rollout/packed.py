@@ -86,8 +86,8 @@ class PackedGate(PackedLinear):
         if self._kernels is None:
             return super()._pack(weights)
         size = len(weights[0])
-        biases = [] if self._bias is None else [_side_by_side(self._bias.chunk(2))]
-        weight_FD, bias_F = _side_by_side(weights), biases[0] if biases else None
+        weight_FD = _side_by_side(weights)
+        bias_F = None if self._bias is None else _side_by_side(self._bias.chunk(2))
         self.panels = Panels(weight_FD, bias_F, 2 * size)
         self._whole = Panels(weight_FD, bias_F) if len(weight_FD) > 2 * size else self.panels
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from codex_ray.tokenizer import StreamDecoder
 
 UNIFORMS = 32
-"""Numbers that a row draws at a time; one call for each would take longer than the rest of its step."""
+"""Numbers that a row draws at a time, for a call takes longer than a number."""
 
 Adjust = Callable[[Sequence[int], Tensor], Tensor]
 """Given the tokens drawn so far and the model's logits ``[V]``, returns those to draw from: a grammar sets

@@ -61,6 +61,7 @@ def serve_verb(settings: Serve) -> None:
 
         if is_embedded():
             _check_port(settings.host, settings.port)
+        _refuse_a_second()  # before what ends the application again
         try:
             _start(settings, stop)
             print(_greeting(settings), flush=True)
@@ -185,11 +186,6 @@ def _start(settings: Serve, stop: threading.Event) -> None:
     from codex_ray.serve.app import build_alone, build_app
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if APP in serve.status().applications:
-        raise CodexRayError(
-            "this cluster serves already; change its model with `codex-ray serve update MODEL`, or end "
-            "the other server first"
-        )
     if is_embedded():
         serve.start(proxy_location="Disabled", logging_config=_logging())
         app = build_alone(to_dict(settings))
@@ -211,6 +207,16 @@ def _start(settings: Serve, stop: threading.Event) -> None:
             )
         if stop.wait(0.1):
             return
+
+
+def _refuse_a_second() -> None:
+    from ray import serve
+
+    if APP in serve.status().applications:
+        raise CodexRayError(
+            "this cluster serves already; change its model with `codex-ray serve update MODEL`, or end "
+            "the other server first"
+        )
 
 
 def _shut_unless_others_serve() -> None:

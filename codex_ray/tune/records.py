@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from codex_ray.config.sweep import Searching
 from codex_ray.errors import CodexRayError
-from codex_ray.files import write_json
+from codex_ray.files import read_json, write_json
 from codex_ray.track.progress import figure
 from codex_ray.tune.names import TRIALS, trial_name
 
@@ -80,17 +79,15 @@ class Records:
         self._path, self._folder, self._search = folder / "trials.json", folder / TRIALS, search
         self._trials: dict[int, TrialRecord] = {}
         if self._path.exists():
+            remedy = "restore it from a copy, or give another name=NAME"
+            rows = read_json(self._path, "record of trials", remedy)
             try:
-                rows = json.loads(self._path.read_text(encoding="utf-8"))
                 self._trials = {row["number"]: TrialRecord(**row) for row in rows}
                 unknown = {trial.state for trial in self._trials.values()} - {RUNNING, STOPPED, *ENDED}
                 if unknown:
                     raise ValueError(f"no state is called {unknown.pop()!r}")
-            except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
-                raise CodexRayError(
-                    f"{self._path} is no record of trials ({error}); restore it from a copy, or give another "
-                    "name=NAME"
-                ) from error
+            except (ValueError, TypeError, KeyError) as error:
+                raise CodexRayError(f"{self._path} is no record of trials ({error}); {remedy}") from error
 
     def __iter__(self) -> Iterator[TrialRecord]:
         return iter(sorted(self._trials.values(), key=lambda trial: trial.number))

@@ -161,15 +161,20 @@ def _run(
             verbose=0,
             log_to_file=False,
         )
-        for trial in records:
-            if trial.state == RUNNING:
-                records.end(trial.number, STOPPED)
-        if signals:
-            ended = sum(trial.state in ENDED for trial in records)
-            raise Interrupted(
-                f"stopped with {ended} of {total} trials ended; go on with: codex-ray sweep "
-                f"--config {run.config} name={run.name} resume=must"
-            )
+        _leave(run, records, total, interrupted=bool(signals))
+
+
+def _leave(run: RunFolder, records: Records, total: int, *, interrupted: bool) -> None:
+    """Write down what did not come to its end, and tell who interrupted it how to go on."""
+    for trial in records:
+        if trial.state == RUNNING:
+            records.end(trial.number, STOPPED)
+    if interrupted:
+        ended = sum(trial.state in ENDED for trial in records)
+        raise Interrupted(
+            f"stopped with {ended} of {total} trials ended; go on with: codex-ray sweep "
+            f"--config {run.config} name={run.name} resume=must"
+        )
 
 
 @contextmanager
